@@ -1,0 +1,51 @@
+"""Predictions of a network in eval mode, and what is counted from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlnt.data import ImageStore, index_batches
+from mlnt.functional import Network
+
+
+@torch.no_grad()
+def predict_logits(network: Network, images: ImageStore, indices: Tensor, batch_size: int) -> Tensor:
+    """Logits [N, C] on the CPU: eval mode, un-augmented images. The module's mode is restored afterwards."""
+    was_training = network.module.training
+    network.module.eval()
+    try:
+        chunks = [network(images.batch(chunk)).cpu() for chunk in index_batches(indices, batch_size)]
+    finally:
+        network.module.train(was_training)
+    return torch.cat(chunks)
+
+
+def accuracy(logits_NC: Tensor, labels_N: Tensor) -> float:
+    """Share of samples whose arg-max is the label."""
+    return int((logits_NC.argmax(dim=1) == labels_N).sum()) / len(labels_N)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """counts[i, j]: samples of true class i that are predicted as j."""
+
+    counts: NDArray[np.int64]
+
+    @property
+    def per_class_accuracy(self) -> list[float | None]:
+        """Recall of each class; None for a class without samples."""
+        totals = self.counts.sum(axis=1)
+        return [float(self.counts[c, c] / totals[c]) if totals[c] else None for c in range(len(self.counts))]
+
+
+def confusion(logits_NC: Tensor, labels_N: Tensor) -> Confusion:
+    """Confusion matrix of the arg-max predictions."""
+    num_classes = logits_NC.shape[1]
+    flat = labels_N * num_classes + logits_NC.argmax(dim=1)
+    counts = torch.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return Confusion(counts.numpy())

@@ -1,0 +1,195 @@
+"""Networks: the paper's PreAct ResNets, and every timm model by its name.
+
+The PreAct ResNets are written out here, not built from timm's parts, because importing timm costs more
+time than a whole stage of the default pipeline; a test holds them equal to timm's `ResNetV2`. They keep timm's
+interface (`forward_features`, `forward_head`, `num_features`), and `register_in_timm` makes
+`timm.create_model` find them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlnt import seeding
+
+
+class PreActBlock(nn.Module):
+    """Pre-activation basic block (He et al. 2016): x + conv(relu(bn(conv(relu(bn(x)))))).
+
+    With `project`, the shortcut is a 1×1 convolution of relu(bn1(x)).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, project: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.project = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False) if project else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.norm1(x))
+        shortcut = x if self.project is None else self.project(activated)
+        residual = self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        return shortcut + residual  # type: ignore[no-any-return]
+
+
+class PreActResNet(nn.Module):
+    """The CIFAR ResNet of Joint Optimization: 3×3 stem without norm, stages of basic blocks, BN → ReLU → mean.
+
+    The first block of every stage projects its shortcut, the other stages than the first halve the size.
+    Convolutions are He-normal.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        depths: tuple[int, ...],
+        num_classes: int = 10,
+        in_chans: int = 3,
+        stem_stride: int = 1,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_features = channels[-1]
+        self.stem = nn.Conv2d(in_chans, channels[0], 3, stem_stride, padding=1, bias=False)
+        blocks: list[nn.Module] = []
+        width = channels[0]
+        for stage, (out_width, depth) in enumerate(zip(channels, depths, strict=True)):
+            for block in range(depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(PreActBlock(width, out_width, stride, project=block == 0))
+                width = out_width
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """[B, in_chans, H, W] → the last feature map [B, num_features, h, w]."""
+        return F.relu(self.norm(self.blocks(self.stem(x))))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Feature map → logits [B, C], or the pre-logit features [B, num_features]."""
+        pooled = x.mean(dim=(2, 3))
+        return pooled if pre_logits else self.fc(pooled)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def preact_resnet32(num_classes: int = 10, in_chans: int = 3) -> PreActResNet:
+    """The paper's CIFAR-10 network: 32/64/128 channels, five blocks a stage, 1.86 M parameters."""
+    return PreActResNet((32, 64, 128), (5, 5, 5), num_classes, in_chans)
+
+
+def preact_resnet32_narrow(num_classes: int = 10, in_chans: int = 3) -> PreActResNet:
+    """The same depth at 16/32/64 channels, 0.46 M parameters; not the network of the paper."""
+    return PreActResNet((16, 32, 64), (5, 5, 5), num_classes, in_chans)
+
+
+def preact_resnet_tiny(num_classes: int = 10, in_chans: int = 1) -> PreActResNet:
+    """For 8×8 images: stem of stride 2, one block each of 16 and 32 channels, 20 k parameters."""
+    return PreActResNet((16, 32), (1, 1), num_classes, in_chans, stem_stride=2)
+
+
+BUILT_IN: dict[str, Callable[..., PreActResNet]] = {
+    "preact_resnet32": preact_resnet32,
+    "preact_resnet32_narrow": preact_resnet32_narrow,
+    "preact_resnet_tiny": preact_resnet_tiny,
+}
+
+
+def register_in_timm() -> None:
+    """Make `timm.create_model` and `timm.list_models` know the networks of this module."""
+    import timm
+    from timm.models import register_model
+
+    for name, build in BUILT_IN.items():
+        if not timm.is_model(name):
+            register_model(_timm_entry_point(name, build))
+
+
+def _timm_entry_point(name: str, build: Callable[..., PreActResNet]) -> Callable[..., PreActResNet]:
+    def entry_point(pretrained: bool = False, **kwargs: Any) -> PreActResNet:
+        if pretrained:
+            raise ValueError(f"there are no pretrained weights of {name}")
+        unused = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+        return build(**{key: value for key, value in kwargs.items() if key not in unused})
+
+    entry_point.__name__ = name
+    entry_point.__module__ = __name__  # timm looks the module up and lists the model under its name
+    return entry_point
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_chans: int,
+    seed: int,
+    pretrained: bool = False,
+    weights: Path | None = None,
+) -> nn.Module:
+    """Build a network with an initialisation that depends on `seed` alone; the global generator is left alone.
+
+    Args:
+        name: one of `BUILT_IN`, or any name that `timm.create_model` knows.
+        pretrained: load timm's ImageNet weights (needs a network or timm's cache); the head stays fresh.
+        weights: a safetensors file to start from instead; tensors of another shape (the head) stay fresh.
+
+    Raises:
+        ValueError: unknown name (with the nearest ones), or weights that fit nowhere.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name in BUILT_IN and not pretrained:
+            model: nn.Module = BUILT_IN[name](num_classes=num_classes, in_chans=in_chans)
+        else:
+            import timm
+
+            register_in_timm()
+            if not timm.is_model(name.split(".")[0]) and ":" not in name:
+                near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
+                raise ValueError(
+                    f"no network is called {name!r}; near it: {', '.join(near) or 'nothing'}; "
+                    f"built in: {', '.join(BUILT_IN)}; `timm.list_models()` lists the others"
+                )
+            model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans)
+    if weights is not None:
+        load_matching_(model, weights)
+    return model
+
+
+def load_matching_(model: nn.Module, path: Path) -> None:
+    """Load the tensors of a safetensors file whose name and shape fit; mutates `model`.
+
+    Raises:
+        ValueError: tensors other than the classifier's are missing or of another shape.
+    """
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    state = model.state_dict()
+    fits = {key: value for key, value in tensors.items() if key in state and value.shape == state[key].shape}
+    rest = [key for key in state if key not in fits and not key.endswith("num_batches_tracked")]
+    stems = {key.rsplit(".", 1)[0] for key in rest}
+    if len(stems) > 1:  # one layer may be fresh: the classifier
+        raise ValueError(
+            f"{path}: its weights are of another network: {len(rest)} of {len(state)} tensors do not fit, {rest[0]} first"
+        )
+    model.load_state_dict(fits, strict=False)
+
+
+def pre_logit_features(model: Any, images: Tensor) -> Tensor:
+    """What the classifier layer sees, [B, D]: the "pre-softmax layer activations" of the paper's section 3.2."""
+    features: Tensor = model.forward_head(model.forward_features(images), pre_logits=True)
+    return features

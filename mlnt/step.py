@@ -1,0 +1,256 @@
+"""One training step: Algorithm 1 of the paper, and cross entropy as its special case.
+
+The M inner gradients of (2) share one forward pass at θ, because cross entropy is linear in the label:
+gₘ = Jᵀ((p − Ŷᵐ)/k) is one vector-Jacobian product on one retained graph. That is exact; the plain
+transcription in tests/reference/ is the judge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mlnt import losses, mentor, neighbors, teacher
+from mlnt.functional import Network
+from mlnt.schedules import Rates
+
+Order = Literal["first", "second"]
+Update = Literal["sequential", "joint"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One mini-batch (X, Y).
+
+    Attributes:
+        images: X, augmented once, float [B, in_chans, H, W].
+        labels: Y, given labels [B].
+        kept: boolean [B], the samples in D′ (10); None where nothing is filtered.
+        any_kept: whether `kept` has a True, known on the host so that no step waits for the device.
+        features: pre-logit features [B, D] of the pre-trained network; None when no neighbours are needed.
+        generator: a CPU generator for the synthetic labels of this step; None likewise.
+    """
+
+    images: Tensor
+    labels: Tensor
+    kept: Tensor | None = None
+    any_kept: bool = True
+    features: Tensor | None = None
+    generator: torch.Generator | None = None
+
+
+class TrainState:
+    """What a step changes: student θ, teacher θ̃ (a copy of the student), SGD's momentum buffers."""
+
+    def __init__(self, student: nn.Module, amp_dtype: torch.dtype | None = None) -> None:
+        self.student = Network(student, amp_dtype)
+        self.teacher = Network(teacher.make_teacher(student), amp_dtype)
+        named = dict(self.teacher.module.named_parameters())
+        self.teacher.parameters = [named[name] for name in self.student.names]
+        self.momentum = [torch.zeros_like(p) for p in self.student.parameters]
+        student.train()
+        self.teacher.module.train()
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Scalars of one step, left on the device.
+
+    Attributes:
+        class_loss: L_c over the kept samples, in nats, before the update.
+        meta_loss: L_meta in nats; NaN when there was no meta update.
+        student_correct: samples whose given label the student predicts, before the update, augmented, train mode.
+        teacher_correct: the same for the teacher; NaN when it made no forward pass.
+    """
+
+    class_loss: Tensor
+    meta_loss: Tensor
+    student_correct: Tensor
+    teacher_correct: Tensor
+
+
+class StepFunction(Protocol):
+    """What the training loop calls: mutates `state`, returns metrics."""
+
+    needs_features: bool
+
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics: ...
+
+
+@dataclass
+class MLNTStep:
+    """Algorithm 1, lines 5-14, with the mentor of iterations 2 and 3.
+
+    Reductions, to the bit on one thread: M = 0 and η = 0 are both cross entropy with an EMA.
+
+    Attributes:
+        num_synthetic: M.
+        replace_fraction: ρ.
+        num_neighbors: K.
+        inner_lr: α.
+        momentum, weight_decay: of the classification update (9); the meta update of `sequential` has neither.
+        order: `first` takes ∇J at θ′ₘ (the paper's approximation), `second` differentiates through (2).
+        update: `sequential` is the paper's, `joint` one SGD step on both gradients at the same θ (released code).
+        kl_reduction: see `losses.consistency_loss`.
+        teacher_bn: `own`: the teacher's BatchNorm statistics come from its own forward passes;
+            `ema`: they follow the student's by (3).
+        mentor: θ* in eval mode, for the target (12); None in iteration 1.
+    """
+
+    num_synthetic: int
+    replace_fraction: float
+    num_neighbors: int
+    inner_lr: float
+    momentum: float
+    weight_decay: float
+    order: Order = "first"
+    update: Update = "sequential"
+    kl_reduction: losses.KLReduction = "batchmean"
+    teacher_bn: teacher.TeacherBatchNorm = "own"
+    mentor: Network | None = None
+    needs_features: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.needs_features = self.num_synthetic > 0
+
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
+        """One step; mutates `state`, draws only from `batch.generator`.
+
+        Raises:
+            ValueError: fewer than K + 1 samples, or no features where neighbours are needed.
+        """
+        meta = self.num_synthetic > 0 and rates.meta_lr > 0
+        student = state.student
+        teacher_logits = self._teacher_logits(state, batch, needed=meta)
+        target = self._target(teacher_logits, batch, rates) if meta and teacher_logits is not None else None
+
+        meta_gradient: list[Tensor] | None = None
+        meta_loss = torch.full((), torch.nan, device=batch.labels.device)
+        if self.update == "joint":
+            # Both gradients at the same θ: the inner updates share the classification forward pass.
+            logits = student(batch.images)
+            if target is not None:
+                meta_loss, meta_gradient = self._meta_gradient(student, logits, batch, target)
+        else:
+            if target is not None:
+                with student.frozen_statistics():
+                    logits = student(batch.images)
+                meta_loss, meta_gradient = self._meta_gradient(student, logits, batch, target)
+                with torch.no_grad():  # line 11: θ ← θ − η ∇L_meta(θ)                            (8)
+                    torch._foreach_add_(student.parameters, meta_gradient, alpha=-rates.meta_lr)
+                meta_gradient = None
+            logits = student(batch.images)  # line 12, at the new θ
+
+        class_loss = losses.classification_loss(logits, batch.labels, batch.kept)
+        if batch.any_kept or meta_gradient is not None:
+            gradient = list(torch.autograd.grad(class_loss, student.parameters))
+            if meta_gradient is not None:
+                torch._foreach_add_(gradient, meta_gradient, alpha=rates.meta_lr / rates.lr)
+            # line 13: θ ← θ − β ∇L_c(X, Y, θ)                                                    (9)
+            sgd_(student.parameters, gradient, state.momentum, rates.lr, self.momentum, self.weight_decay)
+
+        # line 14: θ̃ ← γθ̃ + (1 − γ)θ                                                             (3)
+        teacher.update_average_(state.teacher.parameters, student.parameters, rates.ema_decay)
+        if self.teacher_bn == "ema":
+            teacher.update_buffers_(state.teacher.module, student.module, rates.ema_decay)
+        return StepMetrics(
+            class_loss.detach(), meta_loss, _correct(logits, batch.labels), _correct(teacher_logits, batch.labels)
+        )
+
+    @torch.no_grad()
+    def _teacher_logits(self, state: TrainState, batch: Batch, needed: bool) -> Tensor | None:
+        """The teacher on X, by batch statistics; with `teacher_bn: own` its running statistics move along."""
+        if self.teacher_bn == "own":
+            return state.teacher(batch.images)
+        if not needed:
+            return None
+        with state.teacher.frozen_statistics():
+            return state.teacher(batch.images)
+
+    @torch.no_grad()
+    def _target(self, teacher_logits: Tensor, batch: Batch, rates: Rates) -> Tensor:
+        """f(X, θ̃), or s of (12) where there is a mentor."""
+        probs = teacher_logits.softmax(dim=1)
+        if self.mentor is None:
+            return probs
+        return mentor.merged_target(probs, self.mentor(batch.images).softmax(dim=1), rates.teacher_weight)
+
+    def _meta_gradient(
+        self, student: Network, logits: Tensor, batch: Batch, target: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """L_meta and its gradient, Algorithm 1, lines 5-10. `logits` is the student at θ, with its graph."""
+        if batch.features is None or batch.generator is None:
+            raise ValueError("synthetic labels need the batch's features and a generator, got none")
+        num_replaced = round(self.replace_fraction * len(batch.labels))
+        neighbors_BK = neighbors.nearest_neighbors(batch.features, self.num_neighbors)
+        labels_MB = neighbors.synthetic_labels(  # line 6, for all m at once
+            batch.labels, neighbors_BK, self.num_synthetic, num_replaced, batch.generator
+        )
+        gradient_at = self._second_order if self.order == "second" else self._first_order
+        probs = logits.detach().softmax(dim=1)
+        total = [torch.zeros_like(parameter) for parameter in student.parameters]
+        loss = torch.zeros((), device=logits.device, dtype=logits.dtype)
+        for labels in labels_MB:
+            loss_m, gradient_m = gradient_at(student, logits, probs, labels, batch.images, target)
+            loss += loss_m
+            torch._foreach_add_(total, gradient_m)
+        torch._foreach_div_(total, self.num_synthetic)  # line 10: the mean over m                (6)
+        return loss / self.num_synthetic, total
+
+    def _first_order(
+        self, student: Network, logits: Tensor, probs: Tensor, labels: Tensor, images: Tensor, target: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """∇J at θ′ₘ, taken for ∇J at θ: the second derivatives of (7) are left out."""
+        inner = torch.autograd.grad(
+            logits, student.parameters, losses.classification_gradient(probs, labels), retain_graph=True
+        )
+        with torch.no_grad():  # line 7: θ′ₘ = θ − α ∇L_c(X, Ŷᵐ, θ)                               (2)
+            fast = torch._foreach_add(student.parameters, list(inner), alpha=-self.inner_lr)
+        for parameter in fast:
+            parameter.requires_grad_()
+        with student.frozen_statistics():
+            fast_logits = student.at(fast, images)
+        detached = fast_logits.detach()
+        loss = losses.consistency_loss(target, detached, self.kl_reduction)  # line 8            (4, 5)
+        gradient = losses.consistency_gradient(target, detached, self.kl_reduction)
+        return loss, list(torch.autograd.grad(fast_logits, fast, gradient))
+
+    def _second_order(
+        self, student: Network, logits: Tensor, probs: Tensor, labels: Tensor, images: Tensor, target: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """∇θ J(θ − α ∇L_c(X, Ŷᵐ, θ)) = (I − αH) ∇J(θ′ₘ), H the Hessian of the inner loss: in full."""
+        inner = torch.autograd.grad(losses.classification_loss(logits, labels), student.parameters, create_graph=True)
+        fast = torch._foreach_add(student.parameters, list(inner), alpha=-self.inner_lr)
+        with student.frozen_statistics():
+            fast_logits = student.at(fast, images)
+        loss = losses.consistency_loss(target, fast_logits, self.kl_reduction)
+        gradient = torch.autograd.grad(loss, student.parameters, retain_graph=True)
+        return loss.detach(), list(gradient)
+
+
+@torch.no_grad()
+def sgd_(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    buffers: list[Tensor],
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    """SGD as `torch.optim.SGD` does it: d = g + wd·θ; v ← μv + d; θ ← θ − lr·v. Mutates parameters and buffers.
+
+    Written out because creating a `torch.optim` optimizer imports torch's compiler, at 3 s a stage.
+    """
+    gradients = torch._foreach_add(gradients, parameters, alpha=weight_decay)
+    torch._foreach_mul_(buffers, momentum)
+    torch._foreach_add_(buffers, gradients)
+    torch._foreach_add_(parameters, buffers, alpha=-lr)
+
+
+def _correct(logits: Tensor | None, labels: Tensor) -> Tensor:
+    if logits is None:
+        return torch.full((), torch.nan, device=labels.device)
+    return (logits.detach().argmax(dim=1) == labels).sum()

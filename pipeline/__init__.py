@@ -1,0 +1,1 @@
+"""The pipeline around `mlnt`: parameters, files, one command per DVC stage, and the report."""

@@ -1,0 +1,74 @@
+"""Checkpoints: a training stage that was stopped goes on after its last saved epoch.
+
+They lie outside of DVC's outs, which it deletes before a run, in a folder named by a digest of all that the result depends
+on: after a changed parameter a stage cannot pick up the wrong run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.weights import load_tensors, save_tensors
+
+
+class Checkpoint:
+    """The checkpoint of one run of one stage; obtained from `opened`, which holds its lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = folder / "state.safetensors"
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What `save` was given last, or None where there is nothing to go on from.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self._file.exists():
+            return None
+        tensors = load_tensors(self._file)
+        with safe_open(self._file, "pt") as file:
+            metadata = file.metadata() or {}
+        return tensors, json.loads(metadata.get("values", "{}"))
+
+    def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Replace the checkpoint, atomically."""
+        save_tensors(self._file, tensors, {"values": json.dumps(values)})
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def opened(stage: str, identity: Mapping[str, Any]) -> Iterator[Checkpoint]:
+    """The checkpoint of the run that `identity` (parameters and digests of inputs) describes, locked.
+
+    The folder is `$MLNT_CHECKPOINT_DIR` (default `checkpoints/`)/<stage>/<digest>.
+
+    Raises:
+        UserError: another process is training the same.
+    """
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("MLNT_CHECKPOINT_DIR", "checkpoints")) / stage / digest
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process is training {stage} with the same parameters; "
+                "wait for it, or end it (`pgrep -fa pipeline` shows it)"
+            ) from None
+        yield Checkpoint(folder)

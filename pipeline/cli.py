@@ -1,0 +1,193 @@
+"""The commands: they read params.yaml, call a stage, and turn errors into one message and an exit status.
+
+Stages are imported inside their commands, so that `mlnt --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlnt import __version__
+from pipeline import console
+from pipeline.errors import RunError, UserError
+from pipeline.params import load
+
+app = typer.Typer(
+    name="mlnt",
+    help="Train image classifiers on partly wrong labels, and find those labels (MLNT, CVPR 2019).\n\n"
+    "`dvc repro` runs the stages in order; the commands here run one of them, or look after the rest.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.", show_default=True)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+PARAMS = Path("params.yaml")
+STAGES = "Stages of the pipeline"
+HELPERS = "Around it"
+
+
+@contextmanager
+def _errors(debug: bool) -> Iterator[None]:
+    """Exit status 2 for what the user can mend, 1 for the rest; one message, and no traceback without --debug."""
+    try:
+        yield
+    except (UserError, RunError) as error:
+        if debug:
+            raise
+        console.fail(str(error))
+        raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
+    except Exception as error:
+        if debug or isinstance(error, typer.Exit):
+            raise
+        console.fail(f"{type(error).__name__}: {error} (--debug shows where)")
+        raise typer.Exit(1) from None
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        typer.echo(f"mlnt {__version__}")
+        raise typer.Exit
+
+
+@app.command("download", rich_help_panel=STAGES)
+def download(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+    """Get the data set: its source → data/dataset.h5.
+
+    The source is `data.source`: digits (inside scikit-learn), cifar10, imagefolder (your own) or clothing1m.
+    """
+    with _errors(debug):
+        checked = load(params)
+        from pipeline.stages import download as stage
+
+        console.say(stage.run(checked))
+
+
+@app.command("inject-noise", rich_help_panel=STAGES)
+def inject_noise(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+    """Split off validation samples and make labels wrong: data/dataset.h5 → data/labels.h5.
+
+    `noise.kind: none` takes the labels as given. Also writes the realised rate and the noise matrix.
+    """
+    with _errors(debug):
+        checked = load(params)
+        from pipeline.stages import noise as stage
+
+        console.say(stage.run(checked))
+
+
+@app.command("pretrain", rich_help_panel=STAGES)
+def pretrain(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+    """Train by plain cross entropy on the noisy labels → models/pretrain/.
+
+    The source of the features, the rows Cross Entropy and CE-EMA of the table, and the first mentor of CE + filter.
+    """
+    _train("pretrain", params, debug)
+
+
+@app.command("extract-features", rich_help_panel=STAGES)
+def extract_features(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+    """Store the pre-trained network's features of every image → data/features.h5.
+
+    Synthetic labels are drawn from neighbours by these features.
+    """
+    with _errors(debug):
+        checked = load(params)
+        from pipeline.stages import features as stage
+
+        console.say(stage.run(checked))
+
+
+@app.command("meta-train", rich_help_panel=STAGES)
+def meta_train(
+    iteration: Annotated[int, typer.Option(min=1, max=3, help="Which iteration; 2 and 3 need the one before.")],
+    control: Annotated[
+        bool, typer.Option("--control", help="The control CE + filter: the same mentor rule and tau, no meta update.")
+    ] = False,
+    params: ParamsFile = PARAMS,
+    debug: Debug = False,
+) -> None:
+    """Train one iteration of MLNT → models/meta1/, meta2/, meta3/ (with --control: control2/, control3/).
+
+    From iteration 2 on, the best model of the iteration before, the mentor, filters the labels and joins the target.
+    """
+    if control and iteration == 1:
+        console.fail(
+            "--control: found --iteration 1, expected 2 or 3; iteration 1 without meta update is `mlnt pretrain`"
+        )
+        raise typer.Exit(2)
+    _train(f"{'control' if control else 'meta'}{iteration}", params, debug)
+
+
+@app.command("evaluate", rich_help_panel=STAGES)
+def evaluate(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+    """Judge every model on the test split and list the suspicious labels → metrics/evaluate.json, reports/."""
+    with _errors(debug):
+        checked = load(params)
+        from pipeline.stages import evaluate as stage
+
+        console.say(stage.run(checked))
+
+
+@app.command("report", rich_help_panel=STAGES)
+def report(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+    """Gather metrics, curves and doubtful images into one page → reports/index.html."""
+    with _errors(debug):
+        checked = load(params)
+        from pipeline.stages import report as stage
+
+        console.say(stage.run(checked))
+
+
+@app.command("show", rich_help_panel=HELPERS)
+def show(debug: Debug = False) -> None:
+    """Print the table of results of the last run."""
+    with _errors(debug):
+        from pipeline import results
+
+        results.show()
+
+
+@app.command("preset", rich_help_panel=HELPERS)
+def preset(
+    name: Annotated[str | None, typer.Argument(help="Which one; none lists them.")] = None,
+    params: ParamsFile = PARAMS,
+    debug: Debug = False,
+) -> None:
+    """Merge a preset into params.yaml, its comments kept; without a name, list the presets."""
+    with _errors(debug):
+        from pipeline import presets
+
+        if name is None:
+            for key, what in presets.available().items():
+                typer.echo(f"{key:20} {what}")
+        else:
+            for line in presets.apply(name, params):
+                typer.echo(line)
+
+
+@app.command("doctor", rich_help_panel=HELPERS)
+def doctor(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+    """Look at this machine and project: what would run, what is missing, what to do. Exit status 2 if it cannot run."""
+    with _errors(debug):
+        from pipeline import doctor as examination
+
+        if not examination.examine(params):
+            raise typer.Exit(2)
+
+
+def _train(stage: str, params: Path, debug: bool) -> None:
+    with _errors(debug):
+        checked = load(params)
+        from pipeline.stages import train
+
+        console.say(train.run(checked, stage))

@@ -1,0 +1,57 @@
+"""What people see while a stage runs: on standard error, and no progress bars where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_stderr = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    _stderr.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    _stderr.print(f"warning: {text}", markup=False, style="yellow")
+
+
+def fail(text: str) -> None:
+    _stderr.print(f"error: {text}", markup=False, style="red")
+
+
+class Bar:
+    """A progress bar, or nothing at all."""
+
+    def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
+        self._progress = progress
+        self._task = task
+
+    def at(self, step: int) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=step + 1)
+
+    def note(self, text: str) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, note=text)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Bar]:
+    """A bar of `total` steps while the block runs; quiet when standard error is no terminal."""
+    if not _stderr.is_terminal:
+        yield Bar(None, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=_stderr, transient=True) as shown:
+        yield Bar(shown, shown.add_task(title, total=total, note=""))

@@ -1,0 +1,242 @@
+"""The schema of params.yaml: every parameter, its type and its range. Nothing has a default here.
+
+A parameter is what params.yaml says, so that `dvc params diff` shows all there is to know about a run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Length(Section):
+    """A stretch of training: `20` is epochs, `2000 steps` is steps."""
+
+    epochs: float | None = None
+    steps: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+            return {"epochs": float(value)}
+        if isinstance(value, str):
+            number, _, unit = value.strip().partition(" ")
+            if number.isdigit() and unit.strip() in ("steps", "step", "epochs", "epoch"):
+                steps = unit.strip().startswith("step")
+                return {"steps": int(number)} if steps else {"epochs": float(number)}
+        raise ValueError("expected a number of epochs, such as 20, or of steps, such as '2000 steps'")
+
+    def in_steps(self, steps_per_epoch: int) -> int:
+        return self.steps if self.steps is not None else round((self.epochs or 0.0) * steps_per_epoch)
+
+
+class Data(Section):
+    source: Literal["digits", "cifar10", "imagefolder", "clothing1m"]
+    root: str | None
+    url: str | None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    limit: Positive | None
+    limit_test: Positive | None
+    channels: Literal["auto", 1, 3]
+    resize: Positive | None
+    crop: Positive | None
+    normalize: Literal["mean_image", "channel"]
+    storage: Literal["memory"]
+
+
+class Noise(Section):
+    kind: Literal["none", "symmetric", "asymmetric", "pairflip", "matrix", "human"]
+    rate: Fraction
+    symmetric_excludes_true: bool
+    sampling: Literal["exact", "bernoulli"]
+    mapping: dict[str, str]
+    matrix_file: str | None
+    human_file: str | None
+    human_labels: Literal["aggre_label", "random_label1", "random_label2", "random_label3", "worse_label"]
+    validation: Literal["clean", "noisy"]
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _files(self) -> Noise:
+        for kind, key in (("matrix", "matrix_file"), ("human", "human_file")):
+            if self.kind == kind and getattr(self, key) is None:
+                raise ValueError(f"kind {kind} needs {key}: the path of a file")
+        return self
+
+
+class Model(Section):
+    name: Annotated[str, Field(min_length=1)]
+    pretrained: bool
+    weights: str | None
+
+
+class Train(Section):
+    epochs: Positive
+    batch_size: Positive
+    lr: PositiveRate
+    lr_drop_epochs: tuple[Positive, ...]
+    lr_drop_factor: Annotated[float, Field(gt=0, le=1)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Rate
+    crop_padding: Count
+    horizontal_flip: bool
+    eval_batch_size: Positive
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Positive | None
+    amp: Literal["none", "bfloat16"]
+    channels_last: bool
+    compile: bool
+    deterministic: bool
+    checkpoint_epochs: Positive
+
+    @field_validator("lr_drop_epochs", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Mlnt(Section):
+    M: Count
+    rho: Fraction
+    neighbors: Positive
+    alpha: PositiveRate
+    eta: Rate
+    eta_ramp: Literal["linear", "sigmoid"]
+    eta_ramp_length: Length
+    eta_ramp_iterations: Annotated[int, Field(ge=0, le=3)]
+    eta_decays: bool
+    gamma_start: Fraction
+    gamma_start_length: Length
+    gamma_start_iterations: Annotated[int, Field(ge=0, le=3)]
+    gamma: Fraction
+    order: Literal["first", "second"]
+    update: Literal["sequential", "joint"]
+    kl_reduction: Literal["batchmean", "mean"]
+    teacher_bn: Literal["own", "ema"]
+
+
+class Mentor(Section):
+    tau: Annotated[float, Field(ge=0, lt=1)]
+    lambda_: Annotated[Fraction, Field(alias="lambda")]
+    lambda_ramp: Literal["linear", "constant"]
+
+
+class Features(Section):
+    dtype: Literal["float32", "float16"]
+
+
+class Evaluate(Section):
+    label_issue_threshold: Fraction | None
+
+
+class Report(Section):
+    gallery: Count
+
+
+class Params(Section):
+    seed: Count
+    data: Data
+    noise: Noise
+    model: Model
+    train: Train
+    features: Features
+    mlnt: Mlnt
+    mentor: Mentor
+    evaluate: Evaluate
+    report: Report
+
+    @model_validator(mode="after")
+    def _together(self) -> Params:
+        if self.mlnt.M > 0 and self.mlnt.neighbors >= self.train.batch_size:
+            raise ValueError(
+                f"mlnt.neighbors is {self.mlnt.neighbors}, expected less than train.batch_size, {self.train.batch_size}"
+            )
+        if self.data.crop and self.data.resize and self.data.crop > self.data.resize:
+            raise ValueError(f"data.crop is {self.data.crop}, expected at most data.resize, {self.data.resize}")
+        if self.model.pretrained and self.model.weights:
+            raise ValueError("model.pretrained and model.weights are both given, expected one of them")
+        return self
+
+
+def load(path: Path) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        UserError: no such file, no YAML, or every key that is unknown, missing or out of range.
+    """
+    return check(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> Any:
+    """The file as plain Python values (YAML 1.2, in which 1e-4 is a number); tags build nothing.
+
+    Raises:
+        UserError: no such file, or no YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        # The pure parser: the C one reads YAML 1.1, where 1e-4 is text and `no` a boolean.
+        return YAML(typ="safe", pure=True).load(text)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run this where params.yaml lies, or name it with --params") from None
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from error
+
+
+def check(values: Any, path: Path) -> Params:
+    """Validate plain values; `path` is for the message."""
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected sections such as `train:`, found {type(values).__name__}")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(dict(item)) for item in error.errors()]
+        raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def leaf_keys(model: type[BaseModel] = Params, prefix: str = "") -> list[str]:
+    """Every parameter by its dotted name, in the order of the schema; for dvc.yaml, docs and tests."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not Length:
+            keys += leaf_keys(kind, key + ".")
+        else:
+            keys.append(key)
+    return keys
+
+
+def _explain(error: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    found = error["input"]
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key.lower(), [k.lower() for k in leaf_keys()], n=1)
+        names = {k.lower(): k for k in leaf_keys()}
+        hint = f"; did you mean {names[near[0]]}?" if near else ""
+        return f"{key}: no such parameter{hint}"
+    if error["type"] == "missing":
+        return f"{key}: missing; expected a value (params.yaml holds every parameter; a preset restores them)"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return (
+        f"{key}: found {found!r}; {message}" if key and not isinstance(found, dict) else f"{key or 'params'}: {message}"
+    )

@@ -1,0 +1,90 @@
+"""The machine: device, threads, precision; and the network on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mlnt import networks, seeding
+from mlnt.data import InputStatistics, MemoryImages, input_statistics
+from pipeline.artifacts import TRAIN, Dataset, Labels
+from pipeline.errors import UserError
+from pipeline.params import Model, Params, Train
+
+
+def prepare(train: Train) -> torch.device:
+    """Set threads and determinism for this process and choose the device: CUDA when there is one.
+
+    Raises:
+        UserError: `train.device` is cuda and there is none.
+    """
+    if train.threads is not None:
+        torch.set_num_threads(train.threads)
+    if train.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    has_cuda = torch.cuda.is_available()
+    if train.device == "cuda" and not has_cuda:
+        raise UserError("train.device: found cuda, but torch sees no GPU; `mlnt doctor` says why; expected auto or cpu")
+    return torch.device("cuda" if has_cuda and train.device != "cpu" else "cpu")
+
+
+def describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
+
+
+def amp_dtype(train: Train) -> torch.dtype | None:
+    return torch.bfloat16 if train.amp == "bfloat16" else None
+
+
+def build_network(params: Params, dataset: Dataset, device: torch.device, iteration: int) -> nn.Module:
+    """A fresh network. The initialisation depends on the seed and the iteration, not on the system, so that
+    cross entropy and MLNT start alike in iteration 1 and their difference is that of the method.
+
+    Raises:
+        UserError: unknown name, weights of another network, or weights that cannot be had.
+    """
+    model: Model = params.model
+    try:
+        module = networks.create_model(
+            model.name,
+            num_classes=len(dataset.class_names),
+            in_chans=dataset.images.shape[1],
+            seed=seeding.derive(params.seed, "initialisation", iteration),
+            pretrained=model.pretrained,
+            weights=Path(model.weights).expanduser() if model.weights else None,
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"model.weights: {model.weights}: no such file") from error
+    except ValueError as error:
+        raise UserError(f"model: {error}") from error
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"model: {model.name} could not be built with these weights: {error}") from error
+    return place(module, params.train, device)
+
+
+def empty_network(params: Params, dataset: Dataset, device: torch.device) -> nn.Module:
+    """The network without its weights being fetched: for weights that a stage has saved."""
+    module = networks.create_model(
+        params.model.name, num_classes=len(dataset.class_names), in_chans=dataset.images.shape[1], seed=0
+    )
+    return place(module, params.train, device)
+
+
+def place(module: nn.Module, train: Train, device: torch.device) -> nn.Module:
+    module = module.to(device)
+    return module.to(memory_format=torch.channels_last) if train.channels_last else module
+
+
+def image_store(
+    params: Params, dataset: Dataset, labels: Labels, device: torch.device
+) -> tuple[MemoryImages, InputStatistics]:
+    """All images on the device, normalised by the statistics of the training split."""
+    images = torch.from_numpy(dataset.images)
+    train = torch.from_numpy(labels.rows(TRAIN))
+    statistics = input_statistics(images[train], params.data.normalize)
+    return MemoryImages(images, statistics, device, params.train.channels_last), statistics

@@ -1,0 +1,1 @@
+"""Where images and labels come from; every source ends in one `Dataset`."""

@@ -1,0 +1,79 @@
+"""An own data set: train/ [val/] test/ with a folder per class, in a folder or an archive, or a CSV."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path, PurePosixPath
+
+from pipeline.artifacts import SPLITS, TRAIN, Dataset
+from pipeline.errors import UserError
+from pipeline.sources.containers import Folder, open_container
+from pipeline.sources.decode import EXTENSIONS
+from pipeline.sources.listing import SPLIT_NAMES, ImageOptions, Sample, load_listing
+
+
+def load(root: Path, options: ImageOptions) -> Dataset:
+    """
+    Raises:
+        UserError: another layout, no images, or what `load_listing` finds.
+    """
+    if root.suffix.lower() == ".csv":
+        return load_listing(_numbered(_read_csv(root)), Folder(root.parent), options, "imagefolder")
+    container = open_container(root)
+    names = [name for name in container.names() if name.lower().endswith(EXTENSIONS)]
+    if not names:
+        raise UserError(
+            f"data.root: {root}: no images in it; expected train/CLASS/FILE, or a .csv file with the columns "
+            f"path,label; images end in {' '.join(EXTENSIONS)}"
+        )
+    return load_listing(_numbered([_place(name, root) for name in names]), container, options, "imagefolder")
+
+
+def _place(name: str, root: Path) -> Sample:
+    """The split and the class that a path says: …/train/CLASS/…, or CLASS/… for a folder without splits."""
+    parts = PurePosixPath(name).parts
+    for i, part in enumerate(parts[:-2]):
+        if part in SPLIT_NAMES:
+            return Sample(name, parts[i + 1], SPLIT_NAMES[part], -1)
+    if len(parts) >= 2 and parts[-2] not in SPLIT_NAMES:
+        return Sample(name, parts[-2], TRAIN, -1)
+    raise UserError(f"data.root: {root}: {name} lies in no class folder; expected train/CLASS/FILE or CLASS/FILE")
+
+
+def _read_csv(path: Path) -> list[Sample]:
+    samples: list[Sample] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            if not {"path", "label"} <= set(columns):
+                raise UserError(
+                    f"data.root: {path}: expected the columns path,label[,split], found {','.join(columns)}"
+                )
+            for line, row in enumerate(reader, start=2):
+                split = (row.get("split") or "train").strip()
+                if split not in SPLIT_NAMES or not row["path"] or not row["label"]:
+                    raise UserError(
+                        f"data.root: {path}, line {line}: found {dict(row)}, expected a path, a label and, in a column "
+                        f"split, one of {', '.join(SPLIT_NAMES)}"
+                    )
+                if not (path.parent / row["path"]).is_file():
+                    raise UserError(f"data.root: {path}, line {line}: no such file: {row['path']}")
+                samples.append(Sample(row["path"], row["label"], SPLIT_NAMES[split], -1))
+    except FileNotFoundError:
+        raise UserError(f"data.root: {path}: no such file") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"data.root: {path}: not readable as CSV: {error}") from error
+    return samples
+
+
+def _numbered(samples: list[Sample]) -> list[Sample]:
+    """Number each split's samples: by the number in the file name where all have one of their own, else by order."""
+    numbered: list[Sample] = []
+    for split in range(len(SPLITS)):
+        members = [sample for sample in samples if sample.split == split]
+        stems = [PurePosixPath(sample.path).stem for sample in members]
+        by_name = all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems)
+        numbers = [int(stem) for stem in stems] if by_name else range(len(members))
+        numbered += [sample._replace(number=i) for sample, i in zip(members, numbers, strict=True)]
+    return numbered

@@ -1,0 +1,54 @@
+"""Stage download: the data set's source → data/dataset.h5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import artifacts
+from pipeline.artifacts import Dataset
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.sources import cifar10, clothing1m, digits, imagefolder
+from pipeline.sources.fetch import check_sha256, fetch
+from pipeline.sources.limit import limit_dataset
+from pipeline.sources.listing import ImageOptions
+
+RAW = Path("data/raw")
+"""Where downloaded archives stay, so that another `data.limit` needs no second download."""
+
+
+def run(params: Params) -> str:
+    """Write the data set; returns a line that says what it is.
+
+    Raises:
+        UserError: the data is missing, damaged or laid out in another way.
+    """
+    dataset = _load(params)
+    artifacts.write_dataset(dataset)
+    counts = [f"{int((dataset.split == i).sum())} {name}" for i, name in enumerate(artifacts.SPLITS)]
+    channels, height, width = dataset.images.shape[1:]
+    return f"{dataset.source}: {' + '.join(counts)} images of {width}×{height}×{channels}, {len(dataset.class_names)} classes"
+
+
+def _load(params: Params) -> Dataset:
+    data = params.data
+    options = ImageOptions(data.channels, data.resize, data.crop, data.limit, data.limit_test, params.seed)
+    if data.source == "digits":
+        return limit_dataset(digits.load(), data.limit, data.limit_test, params.seed)
+    if data.source == "cifar10":
+        root = Path(data.root) if data.root else RAW
+        return limit_dataset(cifar10.load(root, data.url), data.limit, data.limit_test, params.seed)
+    if data.source == "imagefolder":
+        return imagefolder.load(_local(data.root, data.url, data.sha256), options)
+    return clothing1m.load(_local(data.root, None, None), options)
+
+
+def _local(root: str | None, url: str | None, sha256: str | None) -> Path:
+    if root is not None:
+        path = Path(root).expanduser()
+        if sha256 is not None and path.is_file():
+            check_sha256(path, sha256, root)
+        return path
+    if url is not None:
+        return fetch(url, sha256, RAW)
+    raise UserError("data.root: found null, expected the path of your folder, archive or .csv file")

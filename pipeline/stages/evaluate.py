@@ -1,0 +1,201 @@
+"""Stage evaluate: every model on the test split, and the labels that are probably wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlnt import mentor
+from mlnt.evaluation import Confusion, accuracy, confusion, predict_logits
+from mlnt.functional import Network
+from mlnt.noise import realised_matrix
+from mlnt.training import MODELS
+from pipeline import artifacts, files, runtime, weights
+from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
+from pipeline.params import Params
+from pipeline.stages.train import load_best
+from pipeline.systems import FINAL, SYSTEMS, System
+
+METRICS = files.METRICS / "evaluate.json"
+CONFUSION = files.PLOTS / "confusion.csv"
+CONFUSIONS = files.REPORT.parent / "confusions.csv"
+ESTIMATED = files.PLOTS / "noise_estimated.csv"
+
+
+def run(params: Params) -> str:
+    """Write accuracies, confusion matrices and the table of label issues; what cannot be known is left out.
+
+    Raises:
+        UserError: inputs that are missing, damaged or of another run.
+    """
+    evaluation = Evaluation(params)
+    metrics: dict[str, Any] = {"samples": {name: evaluation.count(i) for i, name in enumerate(artifacts.SPLITS)}}
+    confusions: list[dict[str, Any]] = []
+    for system in SYSTEMS:
+        values, counts = evaluation.accuracies(system)
+        metrics[system.name] = values
+        for (model, choice), matrix in counts.items():
+            confusions += _confusion_rows(evaluation.dataset.class_names, system, model, choice, matrix)
+        metrics[system.name]["label_issues"] = evaluation.label_issues(system).metrics(evaluation.threshold)
+    files.write_json(METRICS, metrics)
+    files.write_csv(CONFUSIONS, confusions)
+    files.write_csv(CONFUSION, evaluation.final_predictions())
+    issues = evaluation.label_issues(FINAL)
+    files.write_csv(ESTIMATED, evaluation.estimated_matrix(issues))
+    files.write_csv(files.LABEL_ISSUES, evaluation.issue_rows(issues))
+    doubted = int((issues.score <= evaluation.threshold).sum())
+    return f"evaluate: {len(SYSTEMS)} systems; {doubted} of {len(issues.score)} training labels are probably wrong"
+
+
+@dataclass(frozen=True)
+class LabelIssues:
+    """A model's view of the training labels; in-sample, since it was trained on them.
+
+    Attributes:
+        rows: rows of the data set.
+        given: given labels.
+        predicted: the model's labels.
+        score: probability of the given label; low is suspicious.
+        wrong: which given labels are wrong, or None where nobody knows.
+    """
+
+    rows: NDArray[np.int64]
+    given: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    score: NDArray[np.float32]
+    wrong: NDArray[np.bool_] | None
+
+    def metrics(self, threshold: float) -> dict[str, Any]:
+        kept = self.score > threshold
+        values: dict[str, Any] = {"found_fraction": float((~kept).mean())}
+        if self.wrong is not None:
+            quality = mentor.filter_quality(self.score, kept, self.wrong)
+            values |= {"precision": quality.precision, "recall": quality.recall, "auc": quality.auc}
+        return values
+
+
+class Evaluation:
+    """The data set on the device, and the models as they are asked for."""
+
+    def __init__(self, params: Params) -> None:
+        self.device = runtime.prepare(params.train)
+        self.params = params
+        self.dataset: Dataset = artifacts.read_dataset()
+        self.labels: Labels = artifacts.read_labels(self.dataset)
+        self.images, _ = runtime.image_store(params, self.dataset, self.labels, self.device)
+        chosen = params.evaluate.label_issue_threshold
+        self.threshold = params.mentor.tau if chosen is None else chosen
+
+    def count(self, split: int) -> int:
+        return len(self.labels.rows(split))
+
+    def accuracies(self, system: System) -> tuple[dict[str, Any], dict[tuple[str, str], Confusion]]:
+        """model → choice → accuracies, and the confusion matrices on the test split."""
+        card = weights.read_card(system.stage, self.params.model.name, self.labels.digest)
+        values: dict[str, Any] = {"mentor": card.mentor}
+        counts: dict[tuple[str, str], Confusion] = {}
+        for model in MODELS:
+            values[model] = {}
+            for choice in weights.CHOICES:
+                network = self._network(system, model, choice)
+                entry: dict[str, Any] = {"validation_accuracy": self._accuracy(network, VALIDATION)}
+                if self.count(TEST):
+                    logits, labels = self._logits(network, TEST)
+                    matrix = confusion(logits, labels)
+                    entry["test_accuracy"] = accuracy(logits, labels)
+                    entry["test_accuracy_by_class"] = dict(
+                        zip(self.dataset.class_names, matrix.per_class_accuracy, strict=True)
+                    )
+                    counts[model, choice] = matrix
+                values[model][choice] = entry
+        return values, counts
+
+    def label_issues(self, system: System) -> LabelIssues:
+        """What the system's best model on validation says of the training labels."""
+        module, _ = load_best(self.params, self.dataset, self.labels, system.stage, self.device)
+        logits, given = self._logits(Network(module, runtime.amp_dtype(self.params.train)), TRAIN)
+        probs = logits.softmax(dim=1)
+        rows = self.labels.rows(TRAIN)
+        true = self.labels.true_labels
+        return LabelIssues(
+            rows=rows,
+            given=given.numpy(),
+            predicted=probs.argmax(dim=1).numpy(),
+            score=mentor.given_label_probability(probs, given).numpy(),
+            wrong=None if true is None else true[rows] != given.numpy(),
+        )
+
+    def issue_rows(self, issues: LabelIssues) -> list[dict[str, Any]]:
+        """The table of label issues in cleanlab's columns, most suspicious first."""
+        names, classes, true = self.dataset.names, self.dataset.class_names, self.labels.true_labels
+        table: list[dict[str, Any]] = []
+        for i in np.argsort(issues.score, kind="stable"):
+            row = int(issues.rows[i])
+            entry: dict[str, Any] = {
+                "index": row,
+                "name": names[row],
+                "is_label_issue": bool(issues.score[i] <= self.threshold),
+                "label_score": float(issues.score[i]),
+                "given_label": classes[issues.given[i]],
+                "predicted_label": classes[issues.predicted[i]],
+            }
+            if true is not None:
+                entry["true_label"] = classes[true[row]]
+            table.append(entry)
+        return table
+
+    def estimated_matrix(self, issues: LabelIssues) -> list[dict[str, Any]]:
+        """The noise matrix with the model's labels in the place of the true ones."""
+        classes = self.dataset.class_names
+        matrix = realised_matrix(issues.predicted, issues.given, len(classes))
+        return [
+            {"predicted": predicted, "label": label, "estimated": matrix[i, j]}
+            for i, predicted in enumerate(classes)
+            for j, label in enumerate(classes)
+        ]
+
+    def final_predictions(self) -> list[dict[str, Any]]:
+        """The final model on the test split (validation, where there is none), a row per sample."""
+        module, _ = load_best(self.params, self.dataset, self.labels, FINAL.stage, self.device)
+        logits, labels = self._logits(Network(module), TEST if self.count(TEST) else VALIDATION)
+        classes = self.dataset.class_names
+        return [
+            {"actual": classes[int(actual)], "predicted": classes[int(predicted)]}
+            for actual, predicted in zip(labels, logits.argmax(dim=1), strict=True)
+        ]
+
+    def _network(self, system: System, model: str, choice: str) -> Network:
+        module = runtime.empty_network(self.params, self.dataset, self.device)
+        weights.load_into(module, weights.weights_file(system.stage, model, choice))
+        return Network(module, runtime.amp_dtype(self.params.train))
+
+    def _logits(self, network: Network, split: int) -> tuple[Tensor, Tensor]:
+        rows = self.labels.rows(split)
+        labels = torch.from_numpy(self.labels.labels[rows])
+        logits = predict_logits(network, self.images, torch.from_numpy(rows), self.params.train.eval_batch_size)
+        return logits, labels
+
+    def _accuracy(self, network: Network, split: int) -> float:
+        return accuracy(*self._logits(network, split))
+
+
+def _confusion_rows(
+    class_names: list[str], system: System, model: str, choice: str, matrix: Confusion
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "system": system.name,
+            "model": model,
+            "choice": choice,
+            "actual": actual,
+            "predicted": predicted,
+            "count": int(matrix.counts[i, j]),
+        }
+        for i, actual in enumerate(class_names)
+        for j, predicted in enumerate(class_names)
+    ]

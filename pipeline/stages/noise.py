@@ -1,0 +1,168 @@
+"""Stage noise: data/dataset.h5 → data/labels.h5, by splitting off validation samples and injecting noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlnt import human_labels, noise, seeding
+from pipeline import artifacts, files
+from pipeline.artifacts import TRAIN, VALIDATION, Dataset, Labels
+from pipeline.errors import UserError
+from pipeline.params import Params
+
+METRICS = files.METRICS / "noise.json"
+MATRIX = files.PLOTS / "noise_matrix.csv"
+
+
+def run(params: Params) -> str:
+    """Write the labels, the realised rates and the matrices; returns a line that says what was realised.
+
+    Raises:
+        UserError: parameters or files that do not fit the data set.
+    """
+    dataset = artifacts.read_dataset()
+    split = _split(dataset, params)
+    true_labels = dataset.labels
+    labels, intended = _noisy_labels(dataset, split, params)
+    if params.noise.validation == "clean":
+        labels = np.where(split == TRAIN, labels, true_labels)
+    known = dataset.labels_are_true or params.noise.kind != "none"
+    result = Labels(labels, true_labels if known else None, split, intended, dataset.digest)
+    artifacts.write_labels(result)
+
+    train = result.rows(TRAIN)
+    metrics: dict[str, Any] = {
+        "train_samples": len(train),
+        "validation_samples": len(result.rows(VALIDATION)),
+        "validation_labels": _validation_labels(dataset, params),
+    }
+    rows: list[dict[str, Any]] = []
+    if known:
+        metrics["realised_rate"] = float((labels[train] != true_labels[train]).mean())
+        realised = noise.realised_matrix(true_labels[train], labels[train], len(dataset.class_names))
+        rows = _matrix_rows(dataset.class_names, intended, realised)
+    files.write_json(METRICS, metrics)
+    files.write_csv(MATRIX, rows)
+    rate = f"realised rate {metrics['realised_rate']:.4f}" if known else "true labels unknown"
+    return f"{params.noise.kind}: {len(train)} training samples, {rate}; {len(result.rows(VALIDATION))} for validation"
+
+
+def _split(dataset: Dataset, params: Params) -> NDArray[np.uint8]:
+    """The source's split; without a validation part there, a stratified one is taken off the training part."""
+    if (dataset.split == VALIDATION).any():
+        return dataset.split
+    split = dataset.split.copy()
+    train = np.flatnonzero(split == TRAIN)
+    generator = seeding.numpy_generator(params.seed, "validation split")
+    chosen = noise.stratified_split(dataset.labels[train], params.noise.validation_fraction, generator)
+    split[train[chosen]] = VALIDATION
+    return split
+
+
+def _noisy_labels(
+    dataset: Dataset, split: NDArray[np.uint8], params: Params
+) -> tuple[noise.Labels, noise.Matrix | None]:
+    """Labels with noise in the training and the validation part, and the matrix that was asked for."""
+    kind = params.noise.kind
+    if kind == "none":
+        return dataset.labels, None
+    if kind == "human":
+        return _human(dataset, params), None
+    matrix = _matrix(dataset.class_names, params)
+    labels = dataset.labels.copy()
+    for part in (TRAIN, VALIDATION):
+        rows = np.flatnonzero(split == part)
+        generator = seeding.numpy_generator(params.seed, "noise", part)
+        if kind == "symmetric":
+            labels[rows] = noise.symmetric_labels(
+                dataset.labels[rows],
+                len(dataset.class_names),
+                params.noise.rate,
+                params.noise.symmetric_excludes_true,
+                params.noise.sampling,
+                generator,
+            )
+        else:
+            labels[rows] = noise.replace_labels(dataset.labels[rows], matrix, params.noise.sampling, generator)
+    return labels, matrix
+
+
+def _matrix(class_names: list[str], params: Params) -> noise.Matrix:
+    rate, count = params.noise.rate, len(class_names)
+    if params.noise.kind == "symmetric":
+        return noise.symmetric_matrix(count, rate, params.noise.symmetric_excludes_true)
+    if params.noise.kind == "pairflip":
+        return noise.pairflip_matrix(count, rate)
+    if params.noise.kind == "asymmetric":
+        mapping = params.noise.mapping
+        if not mapping and set(class_names) >= set(noise.CIFAR10_ASYMMETRIC):
+            mapping = noise.CIFAR10_ASYMMETRIC
+        if not mapping:
+            raise UserError(
+                "noise.mapping: found nothing, expected CLASS: CLASS pairs for asymmetric noise; "
+                f"the classes are {', '.join(class_names)}"
+            )
+        try:
+            return noise.mapping_matrix(class_names, mapping, rate)
+        except ValueError as error:
+            raise UserError(f"noise.mapping: {error}") from error
+    return _read_matrix(Path(params.noise.matrix_file or ""), count)
+
+
+def _read_matrix(path: Path, num_classes: int) -> noise.Matrix:
+    try:
+        matrix = np.loadtxt(path, delimiter=",", ndmin=2)
+        noise.check_matrix(matrix, num_classes)
+    except (OSError, ValueError) as error:
+        raise UserError(f"noise.matrix_file: {path}: {error}; row i holds P(label = j | true label = i)") from error
+    return matrix
+
+
+def _human(dataset: Dataset, params: Params) -> noise.Labels:
+    """Human labels of the training part (its validation samples included), found by `source_index`."""
+    path = Path(params.noise.human_file or "").expanduser()
+    try:
+        clean, human = human_labels.load_human_labels(path, params.noise.human_labels)
+    except FileNotFoundError:
+        raise UserError(f"noise.human_file: {path}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"noise.human_file: {path}: {error}") from error
+    rows = np.flatnonzero(dataset.split == TRAIN)
+    index = dataset.source_index[rows]
+    if index.max() >= len(clean) or human.max() >= len(dataset.class_names):
+        raise UserError(
+            f"noise.human_file: {path} labels {len(clean)} images, the data set's numbers go to {index.max()}: "
+            "it belongs to other data"
+        )
+    if (differ := clean[index] != dataset.labels[rows]).any():
+        raise UserError(
+            f"noise.human_file: {path}: its clean labels differ from the data set's for {int(differ.sum())} of "
+            f"{len(rows)} images ({dataset.names[rows[differ.argmax()]]} first): it belongs to other data or another order"
+        )
+    labels = dataset.labels.copy()
+    labels[rows] = human[index]
+    return labels
+
+
+def _validation_labels(dataset: Dataset, params: Params) -> str:
+    """Which labels choose the best models: `clean`, `noisy`, or `as given` where nobody knows."""
+    if params.noise.kind == "none":
+        return "clean" if dataset.labels_are_true else "as given"
+    return params.noise.validation
+
+
+def _matrix_rows(class_names: list[str], intended: noise.Matrix | None, realised: noise.Matrix) -> list[dict[str, Any]]:
+    return [
+        {
+            "true": true,
+            "label": label,
+            "intended": None if intended is None else intended[i, j],
+            "realised": realised[i, j],
+        }
+        for i, true in enumerate(class_names)
+        for j, label in enumerate(class_names)
+    ]

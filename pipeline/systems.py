@@ -1,0 +1,45 @@
+"""The systems of a run by their names: which stage trains each, in which iteration, under which mentor."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class System(NamedTuple):
+    """One training stage.
+
+    Attributes:
+        name: in metrics and tables.
+        title: for people.
+        stage: in dvc.yaml, and the folder below models/.
+        iteration: 1, 2 or 3.
+        meta: whether the meta update is made; without it, cross entropy with an EMA as teacher.
+        mentor_stage: whose best model filters the samples; None in iteration 1.
+    """
+
+    name: str
+    title: str
+    stage: str
+    iteration: int
+    meta: bool
+    mentor_stage: str | None
+
+
+SYSTEMS = (
+    System("cross_entropy", "Cross Entropy", "pretrain", 1, False, None),
+    System("ce_filter_2", "CE + filter, round 2", "control2", 2, False, "pretrain"),
+    System("ce_filter_3", "CE + filter, round 3", "control3", 3, False, "control2"),
+    System("mlnt_1", "MLNT, iteration 1", "meta1", 1, True, None),
+    System("mlnt_2", "MLNT, iteration 2", "meta2", 2, True, "meta1"),
+    System("mlnt_3", "MLNT, iteration 3", "meta3", 3, True, "meta2"),
+)
+
+BY_STAGE = {system.stage: system for system in SYSTEMS}
+FINAL = SYSTEMS[-1]
+
+
+def model_title(system: System, model: str) -> str:
+    """How tables call one of the two models of a system; the student's EMA under cross entropy is CE-EMA."""
+    if system.meta:
+        return f"{system.title}, {model}"
+    return {"cross_entropy": "CE-EMA"}.get(system.name, f"{system.title}, EMA") if model == "teacher" else system.title

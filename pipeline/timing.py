@@ -1,0 +1,43 @@
+"""Wall times: for people, in ignored files, never in a metric, because metrics are committed and must repeat."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from pipeline import files, runtime
+
+
+@dataclass
+class Clock:
+    """What the stage tells: how many training steps it made in this process."""
+
+    steps: int = 0
+
+
+@contextmanager
+def measured(stage: str, device: torch.device) -> Iterator[Clock]:
+    """Write timings/<stage>.json when the block ends well."""
+    clock = Clock()
+    start = time.perf_counter()
+    yield clock
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - start
+    files.write_json(
+        files.TIMINGS / f"{stage}.json",
+        {
+            "seconds": seconds,
+            "milliseconds_per_step": 1000 * seconds / clock.steps if clock.steps else None,
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "device": runtime.describe(device),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+        },
+    )

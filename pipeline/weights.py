@@ -1,0 +1,129 @@
+"""models/<stage>/: the weights of a finished training stage, as safetensors, and what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mlnt.data import InputStatistics
+from mlnt.training import MODELS, ModelName, Training
+from pipeline import files
+from pipeline.errors import RunError, UserError
+
+CHOICES = ("best", "last")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """models/<stage>/model.json.
+
+    Attributes:
+        network: `model.name`.
+        labels_digest: of the labels it was trained on.
+        mentor: the better model on validation; its best weights are the next iteration's mentor.
+        best_epoch, validation_accuracy: by model.
+    """
+
+    network: str
+    labels_digest: str
+    mentor: ModelName
+    best_epoch: dict[str, int]
+    validation_accuracy: dict[str, float]
+
+
+def folder(stage: str) -> Path:
+    return files.MODELS / stage
+
+
+def weights_file(stage: str, model: str, choice: str) -> Path:
+    return folder(stage) / f"{model}_{choice}.safetensors"
+
+
+def save_models(
+    stage: str, training: Training, statistics: InputStatistics, network: str, labels_digest: str
+) -> ModelCard:
+    """Write student and teacher, best and last, the input statistics, and last of all the card."""
+    for name in MODELS:
+        save_tensors(weights_file(stage, name, "last"), training.module(name).state_dict())
+        save_tensors(weights_file(stage, name, "best"), training.best[name].weights)
+    save_tensors(folder(stage) / "input.safetensors", {"mean": statistics.mean, "std": statistics.std})
+    card = ModelCard(
+        network=network,
+        labels_digest=labels_digest,
+        mentor=training.mentor(),
+        best_epoch={name: training.best[name].epoch for name in MODELS},
+        validation_accuracy={name: training.best[name].accuracy for name in MODELS},
+    )
+    files.write_json(folder(stage) / "model.json", asdict(card))
+    return card
+
+
+def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:
+    """
+    Raises:
+        UserError: missing, or trained with another network or on other labels.
+    """
+    path = folder(stage) / "model.json"
+    values = files.read_json(path)
+    try:
+        card = ModelCard(**values)
+    except TypeError as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+    for what, found, expected in (
+        ("network", card.network, network),
+        ("labels", card.labels_digest, labels_digest),
+    ):
+        if found != expected:
+            raise UserError(
+                f"{path}: trained with other {what} ({found[:24]}, expected {expected[:24]}); run `dvc repro`"
+            )
+    return card
+
+
+def load_into(module: nn.Module, path: Path) -> nn.Module:
+    """Load a weights file into the network; mutates and returns it.
+
+    Raises:
+        UserError: missing, damaged, or of another network.
+    """
+    try:
+        module.load_state_dict(load_tensors(path))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: not the weights of this network ({reason}); run `dvc repro`") from error
+    return module
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """
+    Raises:
+        UserError: missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `dvc repro` makes it") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Atomic; tensors go to the CPU in their plain memory format.
+
+    Raises:
+        RunError: the folder cannot be written or the disk is full.
+    """
+    plain = {
+        key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format) for key, value in tensors.items()
+    }
+    with files.replacing(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata)
+        except SafetensorError as error:
+            raise RunError(f"{path}: could not be written: {error}; it is as it was before") from error
