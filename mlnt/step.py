@@ -244,9 +244,9 @@ def sgd_(
 
     Written out because creating a `torch.optim` optimizer imports torch's compiler, at 3 s a stage.
     """
-    gradients = torch._foreach_add(gradients, parameters, alpha=weight_decay)
+    decayed = torch._foreach_add(gradients, parameters, alpha=weight_decay)
     torch._foreach_mul_(buffers, momentum)
-    torch._foreach_add_(buffers, gradients)
+    torch._foreach_add_(buffers, decayed)
     torch._foreach_add_(parameters, buffers, alpha=-lr)
 
 
