@@ -24,7 +24,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
 }
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ALLOWED[_module, "_reconstruct"] = lambda kind, shape, code: np.ndarray.__new__(np.ndarray, shape, code)
+    _ALLOWED[_module, "_reconstruct"] = lambda _kind, shape, code: np.ndarray.__new__(np.ndarray, shape, code)
     _ALLOWED[_module, "scalar"] = lambda dtype, data: np.frombuffer(data, dtype)[0]
 
 

@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlnt import seeding
-
 
 class PreActBlock(nn.Module):
     """Pre-activation basic block (He et al. 2016): x + conv(relu(bn(conv(relu(bn(x)))))).
@@ -157,8 +155,8 @@ def create_model(
             import timm
 
             register_in_timm()
-            if not timm.is_model(name.split(".")[0]) and ":" not in name:
-                near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
+            if not timm.is_model(name.split(".", maxsplit=1)[0]) and ":" not in name:
+                near = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:8]}*")[:5]
                 raise ValueError(
                     f"no network is called {name!r}; near it: {', '.join(near) or 'nothing'}; "
                     f"built in: {', '.join(BUILT_IN)}; `timm.list_models()` lists the others"
@@ -184,7 +182,8 @@ def load_matching_(model: nn.Module, path: Path) -> None:
     stems = {key.rsplit(".", 1)[0] for key in rest}
     if len(stems) > 1:  # one layer may be fresh: the classifier
         raise ValueError(
-            f"{path}: its weights are of another network: {len(rest)} of {len(state)} tensors do not fit, {rest[0]} first"
+            f"{path}: its weights are of another network: {len(rest)} of {len(state)} tensors do not fit, "
+            f"{rest[0]} first"
         )
     model.load_state_dict(fits, strict=False)
 

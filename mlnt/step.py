@@ -190,23 +190,21 @@ class MLNTStep:
             batch.labels, neighbors_BK, self.num_synthetic, num_replaced, batch.generator
         )
         gradient_at = self._second_order if self.order == "second" else self._first_order
-        probs = logits.detach().softmax(dim=1)
         total = [torch.zeros_like(parameter) for parameter in student.parameters]
         loss = torch.zeros((), device=logits.device, dtype=logits.dtype)
         for labels in labels_MB:
-            loss_m, gradient_m = gradient_at(student, logits, probs, labels, batch.images, target)
+            loss_m, gradient_m = gradient_at(student, logits, labels, batch.images, target)
             loss += loss_m
             torch._foreach_add_(total, gradient_m)
         torch._foreach_div_(total, self.num_synthetic)  # line 10: the mean over m                (6)
         return loss / self.num_synthetic, total
 
     def _first_order(
-        self, student: Network, logits: Tensor, probs: Tensor, labels: Tensor, images: Tensor, target: Tensor
+        self, student: Network, logits: Tensor, labels: Tensor, images: Tensor, target: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """∇J at θ′ₘ, taken for ∇J at θ: the second derivatives of (7) are left out."""
-        inner = torch.autograd.grad(
-            logits, student.parameters, losses.classification_gradient(probs, labels), retain_graph=True
-        )
+        inner_gradient = losses.classification_gradient(logits.detach().softmax(dim=1), labels)
+        inner = torch.autograd.grad(logits, student.parameters, inner_gradient, retain_graph=True)
         with torch.no_grad():  # line 7: θ′ₘ = θ − α ∇L_c(X, Ŷᵐ, θ)                               (2)
             fast = torch._foreach_add(student.parameters, list(inner), alpha=-self.inner_lr)
         for parameter in fast:
@@ -219,7 +217,7 @@ class MLNTStep:
         return loss, list(torch.autograd.grad(fast_logits, fast, gradient))
 
     def _second_order(
-        self, student: Network, logits: Tensor, probs: Tensor, labels: Tensor, images: Tensor, target: Tensor
+        self, student: Network, logits: Tensor, labels: Tensor, images: Tensor, target: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """∇θ J(θ − α ∇L_c(X, Ŷᵐ, θ)) = (I − αH) ∇J(θ′ₘ), H the Hessian of the inner loss: in full."""
         inner = torch.autograd.grad(losses.classification_loss(logits, labels), student.parameters, create_graph=True)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -189,7 +189,7 @@ class Training:
                     self.best[name] = Best(value, epoch + 1, weights)
         return row
 
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything needed to go on after the last finished epoch: tensors, and plain values for JSON."""
         tensors = {f"momentum/{name}": v for name, v in zip(self.state.student.names, self.state.momentum, strict=True)}
         for name in MODELS:
@@ -198,18 +198,16 @@ class Training:
         best = {name: [self.best[name].accuracy, self.best[name].epoch] for name in MODELS}
         return tensors, {"history": self.history, "best": best}
 
-    def load_state_dict(self, tensors: Mapping[str, Tensor], values: Mapping[str, object]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Go back to what `state_dict` described."""
         for name, buffer in zip(self.state.student.names, self.state.momentum, strict=True):
             buffer.copy_(tensors[f"momentum/{name}"])
-        best = values["best"]
-        history = values["history"]
-        assert isinstance(best, dict) and isinstance(history, list)
+        best: dict[str, list[float]] = values["best"]
         for name in MODELS:
             self.module(name).load_state_dict(_below(tensors, f"{name}/last/"))
             weights = {k: v.to(self._data.images.device) for k, v in _below(tensors, f"{name}/best/").items()}
             self.best[name] = Best(float(best[name][0]), int(best[name][1]), weights)
-        self.history = list(history)
+        self.history = list(values["history"])
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:

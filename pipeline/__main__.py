@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from types import FrameType
 
 # Set before NumPy and torch are loaded: OpenMP's idle threads else spin beside DVC's next stage.
@@ -15,7 +14,7 @@ def main() -> None:
     """Run a command and end with its exit status: 0, 2 for what the user can mend, 1 else, 130/143 when stopped."""
     from pipeline import cli
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
@@ -24,5 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path[0] = os.getcwd()
     main()

@@ -1,7 +1,7 @@
 """Checkpoints: a training stage that was stopped goes on after its last saved epoch.
 
-They lie outside of DVC's outs, which it deletes before a run, in a folder named by a digest of all that the result depends
-on: after a changed parameter a stage cannot pick up the wrong run.
+They lie outside of DVC's outs, which it deletes before a run, in a folder named by a digest of all that the result
+depends on: after a changed parameter a stage cannot pick up the wrong run.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ class System(NamedTuple):
 
     Attributes:
         name: in metrics and tables.
-        title: for people.
+        title: for people; the number is the iteration.
         stage: in dvc.yaml, and the folder below models/.
         iteration: 1, 2 or 3.
         meta: whether the meta update is made; without it, cross entropy with an EMA as teacher.
@@ -27,11 +27,11 @@ class System(NamedTuple):
 
 SYSTEMS = (
     System("cross_entropy", "Cross Entropy", "pretrain", 1, False, None),
-    System("ce_filter_2", "CE + filter, round 2", "control2", 2, False, "pretrain"),
-    System("ce_filter_3", "CE + filter, round 3", "control3", 3, False, "control2"),
-    System("mlnt_1", "MLNT, iteration 1", "meta1", 1, True, None),
-    System("mlnt_2", "MLNT, iteration 2", "meta2", 2, True, "meta1"),
-    System("mlnt_3", "MLNT, iteration 3", "meta3", 3, True, "meta2"),
+    System("ce_filter_2", "CE + filter 2", "control2", 2, False, "pretrain"),
+    System("ce_filter_3", "CE + filter 3", "control3", 3, False, "control2"),
+    System("mlnt_1", "MLNT 1", "meta1", 1, True, None),
+    System("mlnt_2", "MLNT 2", "meta2", 2, True, "meta1"),
+    System("mlnt_3", "MLNT 3", "meta3", 3, True, "meta2"),
 )
 
 BY_STAGE = {system.stage: system for system in SYSTEMS}
@@ -41,5 +41,5 @@ FINAL = SYSTEMS[-1]
 def model_title(system: System, model: str) -> str:
     """How tables call one of the two models of a system; the student's EMA under cross entropy is CE-EMA."""
     if system.meta:
-        return f"{system.title}, {model}"
-    return {"cross_entropy": "CE-EMA"}.get(system.name, f"{system.title}, EMA") if model == "teacher" else system.title
+        return f"{system.title} {model}"
+    return {"cross_entropy": "CE-EMA"}.get(system.name, f"{system.title} EMA") if model == "teacher" else system.title

@@ -28,6 +28,8 @@ class ModelCard:
         labels_digest: of the labels it was trained on.
         mentor: the better model on validation; its best weights are the next iteration's mentor.
         best_epoch, validation_accuracy: by model.
+        kept_fraction: share of the training samples in D′; 1 without a filter.
+        kept_purity: share of correct labels among them; None where nobody knows.
     """
 
     network: str
@@ -35,6 +37,8 @@ class ModelCard:
     mentor: ModelName
     best_epoch: dict[str, int]
     validation_accuracy: dict[str, float]
+    kept_fraction: float
+    kept_purity: float | None
 
 
 def folder(stage: str) -> Path:
@@ -45,23 +49,13 @@ def weights_file(stage: str, model: str, choice: str) -> Path:
     return folder(stage) / f"{model}_{choice}.safetensors"
 
 
-def save_models(
-    stage: str, training: Training, statistics: InputStatistics, network: str, labels_digest: str
-) -> ModelCard:
+def save_models(stage: str, training: Training, statistics: InputStatistics, card: ModelCard) -> None:
     """Write student and teacher, best and last, the input statistics, and last of all the card."""
     for name in MODELS:
         save_tensors(weights_file(stage, name, "last"), training.module(name).state_dict())
         save_tensors(weights_file(stage, name, "best"), training.best[name].weights)
     save_tensors(folder(stage) / "input.safetensors", {"mean": statistics.mean, "std": statistics.std})
-    card = ModelCard(
-        network=network,
-        labels_digest=labels_digest,
-        mentor=training.mentor(),
-        best_epoch={name: training.best[name].epoch for name in MODELS},
-        validation_accuracy={name: training.best[name].accuracy for name in MODELS},
-    )
     files.write_json(folder(stage) / "model.json", asdict(card))
-    return card
 
 
 def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:

@@ -52,9 +52,8 @@ class Tar:
                 name = member.name.removeprefix("./")
                 if member.isreg() and name in left:
                     left.discard(name)
-                    file = archive.extractfile(member)
-                    assert file is not None  # a regular file has content
-                    yield name, file.read()
+                    if (file := archive.extractfile(member)) is not None:
+                        yield name, file.read()
 
 
 class Zip:

@@ -31,7 +31,6 @@ class ImageOptions(NamedTuple):
     crop: int | None
     limit: int | None
     limit_test: int | None
-    seed: int
 
 
 def load_listing(
@@ -62,7 +61,7 @@ def load_listing(
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
     split = np.array([sample.split for sample in samples], dtype=np.uint8)
-    rows = limited_rows(labels, split, options.limit, options.limit_test, options.seed)
+    rows = limited_rows(labels, split, options.limit, options.limit_test)
     chosen = [samples[row] for row in rows]
     images = decode_images(
         container.read([sample.path for sample in chosen]), options.channels, options.resize, options.crop

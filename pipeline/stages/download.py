@@ -27,17 +27,18 @@ def run(params: Params) -> str:
     artifacts.write_dataset(dataset)
     counts = [f"{int((dataset.split == i).sum())} {name}" for i, name in enumerate(artifacts.SPLITS)]
     channels, height, width = dataset.images.shape[1:]
-    return f"{dataset.source}: {' + '.join(counts)} images of {width}×{height}×{channels}, {len(dataset.class_names)} classes"
+    size = f"{width}×{height}×{channels}"
+    return f"{dataset.source}: {' + '.join(counts)} images of {size}, {len(dataset.class_names)} classes"
 
 
 def _load(params: Params) -> Dataset:
     data = params.data
-    options = ImageOptions(data.channels, data.resize, data.crop, data.limit, data.limit_test, params.seed)
+    options = ImageOptions(data.channels, data.resize, data.crop, data.limit, data.limit_test)
     if data.source == "digits":
-        return limit_dataset(digits.load(), data.limit, data.limit_test, params.seed)
+        return limit_dataset(digits.load(), data.limit, data.limit_test)
     if data.source == "cifar10":
         root = Path(data.root) if data.root else RAW
-        return limit_dataset(cifar10.load(root, data.url), data.limit, data.limit_test, params.seed)
+        return limit_dataset(cifar10.load(root, data.url), data.limit, data.limit_test)
     if data.source == "imagefolder":
         return imagefolder.load(_local(data.root, data.url, data.sha256), options)
     return clothing1m.load(_local(data.root, None, None), options)

@@ -22,6 +22,7 @@ from pipeline.stages.train import load_best
 from pipeline.systems import FINAL, SYSTEMS, System
 
 METRICS = files.METRICS / "evaluate.json"
+SUMMARY = files.METRICS / "summary.json"
 CONFUSION = files.PLOTS / "confusion.csv"
 CONFUSIONS = files.REPORT.parent / "confusions.csv"
 ESTIMATED = files.PLOTS / "noise_estimated.csv"
@@ -43,6 +44,7 @@ def run(params: Params) -> str:
             confusions += _confusion_rows(evaluation.dataset.class_names, system, model, choice, matrix)
         metrics[system.name]["label_issues"] = evaluation.label_issues(system).metrics(evaluation.threshold)
     files.write_json(METRICS, metrics)
+    files.write_json(SUMMARY, _summary(metrics))
     files.write_csv(CONFUSIONS, confusions)
     files.write_csv(CONFUSION, evaluation.final_predictions())
     issues = evaluation.label_issues(FINAL)
@@ -97,7 +99,12 @@ class Evaluation:
     def accuracies(self, system: System) -> tuple[dict[str, Any], dict[tuple[str, str], Confusion]]:
         """model → choice → accuracies, and the confusion matrices on the test split."""
         card = weights.read_card(system.stage, self.params.model.name, self.labels.digest)
-        values: dict[str, Any] = {"mentor": card.mentor}
+        values: dict[str, Any] = {
+            "mentor": card.mentor,
+            "best_epoch": card.best_epoch,
+            "kept_fraction": card.kept_fraction,
+            "kept_purity": card.kept_purity,
+        }
         counts: dict[tuple[str, str], Confusion] = {}
         for model in MODELS:
             values[model] = {}
@@ -182,6 +189,21 @@ class Evaluation:
 
     def _accuracy(self, network: Network, split: int) -> float:
         return accuracy(*self._logits(network, split))
+
+
+def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers that `dvc exp show` and `dvc metrics diff` are readable with: best-on-validation models."""
+    kind = "test_accuracy" if metrics["samples"]["test"] else "validation_accuracy"
+    chosen = {"ce": ("cross_entropy", "student"), "ce_ema": ("cross_entropy", "teacher")}
+    chosen |= {"ce_filter": ("ce_filter_3", "teacher")}
+    chosen |= {f"mlnt_{i}": (f"mlnt_{i}", "teacher") for i in (1, 2, 3)}
+    summary: dict[str, Any] = {
+        kind: {short: metrics[system][model]["best"][kind] for short, (system, model) in chosen.items()}
+    }
+    summary["kept"] = metrics[FINAL.name]["kept_fraction"]
+    if (auc := metrics[FINAL.name]["label_issues"].get("auc")) is not None:
+        summary["issue_auc"] = auc
+    return summary
 
 
 def _confusion_rows(

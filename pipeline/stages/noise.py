@@ -141,7 +141,7 @@ def _human(dataset: Dataset, params: Params) -> noise.Labels:
     if (differ := clean[index] != dataset.labels[rows]).any():
         raise UserError(
             f"noise.human_file: {path}: its clean labels differ from the data set's for {int(differ.sum())} of "
-            f"{len(rows)} images ({dataset.names[rows[differ.argmax()]]} first): it belongs to other data or another order"
+            f"{len(rows)} images ({dataset.names[rows[differ.argmax()]]} first): it belongs to other data"
         )
     labels = dataset.labels.copy()
     labels[rows] = human[index]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ def run(params: Params, stage: str) -> str:
     inputs = Inputs(params, system, dataset, labels, images, device)
 
     network, mentor_digest = inputs.mentor()
-    kept, kept_metrics = inputs.filter(network)
+    kept = inputs.filter(network)
     features, features_digest = inputs.features()
     student = runtime.build_network(params, dataset, device, system.iteration)
     training = _training(params, system, student, network, inputs.training_data(kept, features))
@@ -50,9 +49,17 @@ def run(params: Params, stage: str) -> str:
     }
     with checkpoint.opened(stage, identity) as saved, timing.measured(stage, device) as clock:
         _train(training, params, system, saved, clock)
-        card = weights.save_models(stage, training, statistics, params.model.name, labels.digest)
+        card = weights.ModelCard(
+            network=params.model.name,
+            labels_digest=labels.digest,
+            mentor=training.mentor(),
+            best_epoch={name: best.epoch for name, best in training.best.items()},
+            validation_accuracy={name: best.accuracy for name, best in training.best.items()},
+            kept_fraction=1.0 if kept is None else float(kept.double().mean()),
+            kept_purity=inputs.purity(kept),
+        )
+        weights.save_models(stage, training, statistics, card)
         files.write_csv(files.PLOTS / f"{stage}.csv", training.history)
-        files.write_json(files.METRICS / f"{stage}.json", {**_metrics(training), **kept_metrics})
         saved.remove()
     best = card.validation_accuracy[card.mentor]
     return (
@@ -90,10 +97,10 @@ class Inputs:
         module, digest = load_best(self.params, self.dataset, self.labels, stage, self.device)
         return Network(module, runtime.amp_dtype(self.params.train)), digest
 
-    def filter(self, network: Network | None) -> tuple[Tensor | None, dict[str, Any]]:
-        """D′ over the training set, and how much it keeps."""
+    def filter(self, network: Network | None) -> Tensor | None:
+        """D′ over the training set; None keeps all."""
         if network is None:
-            return None, {}
+            return None
         train = self.split(TRAIN)
         logits = predict_logits(network, self.images, train.indices, self.params.train.eval_batch_size)
         tau = self.params.mentor.tau
@@ -103,13 +110,18 @@ class Inputs:
             raise UserError(f"mentor.tau: {tau} keeps none of {len(kept)} training samples; lower it")
         if share < FEW_KEPT:
             console.warn(
-                f"mentor.tau {tau} keeps {share:.1%} of the training samples; below 30 % training often collapses"
+                f"mentor.tau {tau} keeps {share:.1%} of the training samples; "
+                f"below {FEW_KEPT:.0%} training often collapses"
             )
-        metrics: dict[str, Any] = {"kept_fraction": share}
-        if self.labels.true_labels is not None:
-            true = torch.from_numpy(self.labels.true_labels)[train.indices]
-            metrics["kept_purity"] = float((true == train.labels)[kept].double().mean())
-        return kept, metrics
+        return kept
+
+    def purity(self, kept: Tensor | None) -> float | None:
+        """Share of correct labels in D′, where the truth is known."""
+        if self.labels.true_labels is None:
+            return None
+        rows = self.labels.rows(TRAIN)
+        correct = torch.from_numpy(self.labels.true_labels[rows] == self.labels.labels[rows])
+        return float((correct if kept is None else correct[kept]).double().mean())
 
     def features(self) -> tuple[Tensor | None, str]:
         """Rows of the feature store for the training set, where the step needs neighbours."""
@@ -213,18 +225,3 @@ def _train(
                 f"{system.stage}: {error}; lower train.lr ({params.train.lr}), mlnt.eta ({params.mlnt.eta}) "
                 f"or mlnt.alpha ({params.mlnt.alpha})"
             ) from error
-
-
-def _metrics(training: Training) -> dict[str, Any]:
-    last = training.history[-1]
-    return {
-        name: {
-            "best_epoch": best.epoch,
-            "best": {"validation_accuracy": best.accuracy},
-            "last": {
-                "validation_accuracy": last[f"{name}_validation_accuracy"],
-                "train_accuracy": last[f"{name}_train_accuracy"],
-            },
-        }
-        for name, best in training.best.items()
-    }

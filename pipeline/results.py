@@ -1,0 +1,118 @@
+"""The table of results: the same rows for the terminal, the report and the README."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import files
+from pipeline.systems import SYSTEMS, model_title
+
+EVALUATE = files.METRICS / "evaluate.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of one system; accuracies as fractions, None where they cannot be known.
+
+    `mentor` marks the better model of the two on validation.
+    """
+
+    title: str
+    mentor: bool
+    validation_best: float
+    test_best: float | None
+    test_last: float | None
+    kept_fraction: float
+    kept_purity: float | None
+    paper: str
+
+
+def rows(metrics: dict[str, Any], paper: dict[str, str]) -> list[Row]:
+    """From metrics/evaluate.json; `paper` as `paper_column` gives it."""
+    table: list[Row] = []
+    for system in SYSTEMS:
+        values = metrics[system.name]
+        for model in ("student", "teacher"):
+            best, last = values[model]["best"], values[model]["last"]
+            table.append(
+                Row(
+                    title=model_title(system, model),
+                    mentor=values["mentor"] == model,
+                    validation_best=best["validation_accuracy"],
+                    test_best=best.get("test_accuracy"),
+                    test_last=last.get("test_accuracy"),
+                    kept_fraction=values["kept_fraction"],
+                    kept_purity=values["kept_purity"],
+                    paper=paper.get(_paper_method(system.name, model), ""),
+                )
+            )
+    return table
+
+
+def paper_column(kind: str, rate: float) -> dict[str, str]:
+    """The paper's CIFAR-10 column for this noise, method → "accuracy ± standard error"; empty if it has none."""
+    name = {"symmetric": "table1_symmetric.csv", "none": "table1_symmetric.csv", "asymmetric": "table2_asymmetric.csv"}
+    if kind not in name:
+        return {}
+    column = f"r={0 if kind == 'none' else rate:g}"
+    text = resources.files("pipeline").joinpath("paper", name[kind]).read_text(encoding="utf-8")
+    found: dict[str, str] = {}
+    for row in csv.DictReader(text.splitlines()):
+        if row.get(column):
+            error = row.get(f"stderr_{column}")
+            found[row["method"]] = f"{row[column]} ± {error}" if error else row[column]
+    return found
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def show() -> None:
+    """Print the table of the last run.
+
+    Raises:
+        UserError: there is no finished run.
+    """
+    metrics = files.read_json(EVALUATE)
+    console = Console(highlight=False)
+    samples = metrics["samples"]
+    title = (
+        f"{samples['train']} training, {samples['validation']} validation, {samples['test']} test samples; in percent"
+    )
+    table = Table(title=title, title_justify="left", title_style="")
+    has_test = samples["test"] > 0
+    columns = ["validation", *(["test best", "test last"] if has_test else []), "kept", "correct"]
+    table.add_column("system")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows(metrics, {}):
+        tests = [percent(row.test_best), percent(row.test_last)] if has_test else []
+        table.add_row(
+            row.title + (" *" if row.mentor else ""),
+            percent(row.validation_best),
+            *tests,
+            percent(row.kept_fraction),
+            percent(row.kept_purity),
+        )
+    console.print(table)
+    console.print(
+        "1, 2, 3: iterations. best: the epoch of the highest validation accuracy; last: the last epoch.\n"
+        "*: the better of the two on validation, the mentor of the next iteration.\n"
+        "kept: training labels in the class loss; correct: share of them that is right.\n"
+        f"{files.REPORT}: curves, noise matrices, and the labels that are probably wrong.",
+        soft_wrap=True,
+    )
+
+
+def _paper_method(system: str, model: str) -> str:
+    if system == "cross_entropy" and model == "student":
+        return "Cross Entropy (reproduced)"
+    ordinal = {"mlnt_1": "1st", "mlnt_2": "2nd", "mlnt_3": "3rd"}.get(system)
+    return f"MLNT-{model} ({ordinal} iter.)" if ordinal else ""

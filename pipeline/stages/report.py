@@ -1,0 +1,110 @@
+"""Stage report: every metric, curve and doubtful image of a run → reports/index.html, one self-contained file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline import artifacts, figures, files, results
+from pipeline.artifacts import TRAIN, Dataset
+from pipeline.params import Params
+from pipeline.systems import FINAL, SYSTEMS
+
+SMALLEST_PICTURE = 64
+
+
+def run(params: Params) -> str:
+    """Write the report.
+
+    Raises:
+        UserError: inputs that are missing, damaged or of another run.
+    """
+    dataset = artifacts.read_dataset()
+    labels = artifacts.read_labels(dataset)
+    metrics = files.read_json(results.EVALUATE)
+    noise = files.read_json(files.METRICS / "noise.json")
+    issues = figures.read_table(files.LABEL_ISSUES)
+    chosen = params.evaluate.label_issue_threshold
+    threshold = params.mentor.tau if chosen is None else chosen
+    paper = results.paper_column(params.noise.kind, params.noise.rate)
+    final = metrics[FINAL.name]
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            params=params.model_dump(mode="json", by_alias=True),
+            dataset=dataset,
+            shape=dataset.images.shape[1:],
+            noise=noise,
+            metrics=metrics,
+            systems=SYSTEMS,
+            rows=results.rows(metrics, paper),
+            paper=bool(paper),
+            percent=results.percent,
+            curves=figures.progress_curves(files.PLOTS),
+            matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names)),
+            confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
+            histogram=figures.score_histogram(
+                [float(row["label_score"]) for row in issues],
+                [row["true_label"] != row["given_label"] for row in issues] if labels.true_labels is not None else None,
+                threshold,
+            ),
+            threshold=threshold,
+            num_issues=sum(row["is_label_issue"] == "True" for row in issues),
+            num_train=len(labels.rows(TRAIN)),
+            gallery=[_card(dataset, row) for row in issues[: params.report.gallery]],
+            final=final,
+        )
+    )
+    files.write_text(files.REPORT, page)
+    return f"report: open {files.REPORT} in a browser; `mlnt show` prints its table"
+
+
+def _environment() -> Environment:
+    """Everything is escaped: class and file names come from strangers."""
+    return Environment(
+        loader=PackageLoader("pipeline", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+
+
+def _matrices(class_names: list[str]) -> dict[str, NDArray[np.float64]]:
+    """Those that are known, in the order intended, realised, estimated."""
+    size = len(class_names)
+    found: dict[str, NDArray[np.float64]] = {}
+    realised = figures.read_table(files.PLOTS / "noise_matrix.csv")
+    estimated = figures.read_table(files.PLOTS / "noise_estimated.csv")
+    for name, table in (("intended", realised), ("realised", realised), ("estimated", estimated)):
+        values = [row[name] for row in table]
+        if values and any(values):
+            found[name] = np.array([float(v) if v else np.nan for v in values]).reshape(size, size)
+    return found
+
+
+def _confusion(class_names: list[str], mentor: str) -> str:
+    counts = [
+        float(row["count"])
+        for row in figures.read_table(files.REPORT.parent / "confusions.csv")
+        if (row["system"], row["model"], row["choice"]) == (FINAL.name, mentor, "best")
+    ]
+    return figures.confusion_matrix(class_names, np.array(counts).reshape(len(class_names), -1))
+
+
+def _card(dataset: Dataset, row: dict[str, str]) -> dict[str, Any]:
+    """One picture of the gallery."""
+    return {**row, "image": _data_uri(dataset.images[int(row["index"])])}
+
+
+def _data_uri(image: NDArray[np.uint8]) -> str:
+    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if (scale := SMALLEST_PICTURE // max(picture.size)) > 1:
+        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,38 @@
+"""Which files of this project a module needs, found in its import statements, those inside functions included."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("mlnt", "pipeline")
+
+
+def closure(*start: str) -> set[str]:
+    """Paths, relative to the project, of everything that these files import, themselves included."""
+    found: set[str] = set()
+    left = list(start)
+    while left:
+        path = left.pop()
+        if path not in found:
+            found.add(path)
+            left += _imported(path)
+    return found
+
+
+def _imported(path: str) -> list[str]:
+    files: list[str] = []
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] in PACKAGES:
+                module = Path(*name.split("."))
+                candidates = (module.with_suffix(".py"), module / "__init__.py")
+                files += [str(candidate) for candidate in candidates if (ROOT / candidate).is_file()]
+    return files
