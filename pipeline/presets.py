@@ -41,11 +41,13 @@ def apply(name: str, target: Path) -> list[str]:
     folder = target.parent / FOLDER
     if name not in (presets := available(folder)):
         raise UserError(f"preset: found {name!r}, expected one of {', '.join(presets)}")
-    changes = params.read_yaml(folder / f"{name}.yaml")
-    params.read_yaml(target)  # one message if it is missing or no YAML
-    yaml = YAML()  # round-trip: comments are part of the document
+    for path in (folder / f"{name}.yaml", target):
+        params.read_yaml(path)  # one message if it is missing or no YAML
+    yaml = YAML()  # round-trip: comments, and the way that a value is written, are part of the document
     yaml.preserve_quotes = True
     yaml.width = 200
+    yaml.representer.add_representer(type(None), _represent_null)
+    changes = yaml.load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     document = yaml.load(target.read_text(encoding="utf-8"))
     lines = list(_merge(document, changes, ""))
     buffer = io.StringIO()
@@ -63,6 +65,10 @@ def _merge(document: Any, changes: Mapping[str, Any], prefix: str) -> Iterator[s
         elif document.get(key, ...) != value:
             yield f"{prefix}{key}: {_text(document.get(key))} → {_text(value)}"
             document[key] = value
+
+
+def _represent_null(representer: Any, _: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def _text(value: Any) -> str:
