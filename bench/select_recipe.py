@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import os
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from runs import checked, paired, set_key, standard_error, write_table
 
 from pipeline import figures
 from pipeline import params as schema
@@ -73,7 +74,7 @@ def main() -> None:
                     }
                 )
                 print(table[-1], flush=True)
-            write(out, table)
+            write_table(out, table)
 
 
 def score(values: dict[str, Any], seeds: dict[int, Path], key: str, choice: Any, stages: list[str]) -> list[float]:
@@ -103,31 +104,6 @@ def select(scores: dict[Any, list[float]]) -> Any:
     first, best = next(iter(scores)), max(scores, key=lambda choice: statistics.mean(scores[choice]))
     difference = paired(scores[best], scores[first])
     return best if statistics.mean(difference) > standard_error(difference) else first
-
-
-def paired(left: list[float], right: list[float]) -> list[float]:
-    return [a - b for a, b in zip(left, right, strict=True)]
-
-
-def standard_error(values: list[float]) -> float:
-    return statistics.stdev(values) / len(values) ** 0.5
-
-
-def write(out: Path, table: list[dict[str, Any]]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-
-
-def checked(values: dict[str, Any], seed: int) -> schema.Params:
-    return schema.check({**values, "seed": seed}, Path("params.yaml"))
-
-
-def set_key(values: dict[str, Any], key: str, value: Any) -> None:
-    section, _, name = key.partition(".")
-    values[section][name] = value
 
 
 if __name__ == "__main__":

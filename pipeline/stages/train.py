@@ -42,6 +42,8 @@ def run(params: Params, stage: str) -> str:
     features, features_digest = inputs.features()
     student = runtime.build_network(params, dataset, device, system.iteration)
     training = _training(params, system, student, network, inputs.training_data(kept, features))
+    if params.train.compile:
+        training.compile()
     identity = {
         "stage": stage,
         "params": params.model_dump(mode="json", include={"seed", "data", "model", "train", "mlnt", "mentor"}),

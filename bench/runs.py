@@ -1,0 +1,50 @@
+"""What the scripts of this folder share: changed parameters, runs outside of DVC, means with standard errors."""
+
+from __future__ import annotations
+
+import csv
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+from pipeline import params as schema
+from pipeline.stages import download, evaluate, features, noise, train
+
+
+def checked(values: dict[str, Any], seed: int) -> schema.Params:
+    return schema.check({**values, "seed": seed}, Path("params.yaml"))
+
+
+def set_key(values: dict[str, Any], key: str, value: Any) -> None:
+    section, _, name = key.partition(".")
+    values[section][name] = value
+
+
+def run_pipeline(params: schema.Params, folder: Path) -> None:
+    """Every stage but the report, in this process, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    download.run(params)
+    noise.run(params)
+    train.run(params, "pretrain")
+    features.run(params)
+    for stage in ("meta1", "meta2", "meta3", "control2", "control3"):
+        train.run(params, stage)
+    evaluate.run(params)
+
+
+def standard_error(values: list[float]) -> float:
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+
+
+def paired(left: list[float], right: list[float]) -> list[float]:
+    return [a - b for a, b in zip(left, right, strict=True)]
+
+
+def write_table(out: Path, table: list[dict[str, Any]]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
