@@ -18,14 +18,50 @@ from mlnt.noise import Labels
 
 LABEL_SETS = ("aggre_label", "random_label1", "random_label2", "random_label3", "worse_label")
 
+_NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
+
+
+class _DataType:
+    """Stands in for `numpy.dtype`, whose own unpickling believes whatever flags the file gives."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if code not in _NUMBERS:
+            raise ValueError(f"it holds values of type {code!r}, expected numbers")
+        self.code = code
+        self.order = "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = {"<": "<", ">": ">", "|": "<", "=": "="}[state[1]]
+
+    def read(self, data: bytes) -> np.ndarray:
+        return np.frombuffer(data, np.dtype(self.order + self.code))
+
+
+class _Array:
+    """Stands in for `numpy.ndarray`."""
+
+    values: np.ndarray
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], _DataType, bool, bytes]) -> None:
+        _, shape, data_type, is_fortran, data = state
+        self.values = data_type.read(data).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How protocol 2 writes bytes."""
+    if encoding != "latin1":
+        raise ValueError(f"it holds text in {encoding!r}, expected latin1")
+    return text.encode("latin1")
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
-    ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
+    ("numpy", "dtype"): _DataType,
+    ("numpy", "ndarray"): _Array,
+    ("_codecs", "encode"): _encode,
 }
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ALLOWED[_module, "_reconstruct"] = lambda _kind, shape, code: np.ndarray.__new__(np.ndarray, shape, code)
-    _ALLOWED[_module, "scalar"] = lambda dtype, data: np.frombuffer(data, dtype)[0]
+    _ALLOWED[_module, "_reconstruct"] = lambda *_: _Array()
+    _ALLOWED[_module, "scalar"] = lambda data_type, data: data_type.read(data)[0].item()
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -39,7 +75,8 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a pickled dict, plain or inside a zip as `torch.save` writes it.
 
     Raises:
-        ValueError: no such pickle, or one that holds more than arrays of numbers.
+        ValueError: no such pickle, or one that holds more than arrays, lists, text and numbers.
+        OSError: the file cannot be read.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -51,19 +88,13 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         else:
             data = path.read_bytes()
         content = _ArrayUnpickler(io.BytesIO(data)).load()
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-    ) as error:
+        if not isinstance(content, dict):
+            raise ValueError(f"expected a dict of arrays, found {type(content).__name__}")
+        return {str(k): v.values if isinstance(v, _Array) else np.asarray(v) for k, v in content.items()}
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(f"not a readable label file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"expected a dict of arrays, found {type(content).__name__}")
-    return {str(key): np.asarray(value) for key, value in content.items()}
 
 
 def load_human_labels(path: Path, label_set: str) -> tuple[Labels, Labels]:

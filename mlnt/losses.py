@@ -35,7 +35,8 @@ def classification_gradient(probs_BC: Tensor, labels_B: Tensor, kept_B: Tensor |
     gradient[torch.arange(len(labels_B), device=labels_B.device), labels_B] -= 1.0
     if kept_B is None:
         return gradient / len(labels_B)
-    return gradient * (kept_B / kept_B.sum().clamp(min=1)).unsqueeze(1).to(gradient.dtype)
+    weight_B = kept_B.to(gradient.dtype)
+    return gradient * (weight_B / weight_B.sum().clamp(min=1)).unsqueeze(1)
 
 
 def consistency_loss(target_BC: Tensor, logits_BC: Tensor, reduction: KLReduction = "batchmean") -> Tensor:
@@ -46,7 +47,9 @@ def consistency_loss(target_BC: Tensor, logits_BC: Tensor, reduction: KLReductio
         logits_BC: logits of the fast network θ′ₘ.
         reduction: `batchmean` is the paper's; `mean` divides by C as well, as the released code does.
     """
-    return F.kl_div(F.log_softmax(logits_BC, dim=1), target_BC, reduction=reduction)
+    loss = F.kl_div(F.log_softmax(logits_BC, dim=1), target_BC, reduction="batchmean")
+    # Not by `kl_div(reduction="mean")`, which warns that it will come to mean `batchmean`.
+    return loss / logits_BC.shape[1] if reduction == "mean" else loss
 
 
 def consistency_gradient(target_BC: Tensor, logits_BC: Tensor, reduction: KLReduction = "batchmean") -> Tensor:

@@ -18,7 +18,8 @@ def nearest_neighbors(features_BD: Tensor, num_neighbors: int) -> Tensor:
     if not 0 < num_neighbors < batch_size:
         raise ValueError(f"need more than {num_neighbors=} samples in a batch, got {batch_size}")
     features_BD = features_BD.float()
-    dist_BB = torch.cdist(features_BD, features_BD)
+    # Not by ‖x‖² + ‖y‖² − 2xy, which loses small distances far from the origin.
+    dist_BB = torch.cdist(features_BD, features_BD, compute_mode="donot_use_mm_for_euclid_dist")
     dist_BB.fill_diagonal_(torch.inf)
     return dist_BB.topk(num_neighbors, dim=1, largest=False).indices
 

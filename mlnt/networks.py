@@ -80,6 +80,10 @@ class PreActResNet(nn.Module):
         pooled = x.mean(dim=(2, 3))
         return pooled if pre_logits else self.fc(pooled)
 
+    def get_classifier(self) -> nn.Module:
+        """The layer after the pre-logit features."""
+        return self.fc
+
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
@@ -178,14 +182,20 @@ def load_matching_(model: nn.Module, path: Path) -> None:
     tensors = load_file(path)
     state = model.state_dict()
     fits = {key: value for key, value in tensors.items() if key in state and value.shape == state[key].shape}
-    rest = [key for key in state if key not in fits and not key.endswith("num_batches_tracked")]
-    stems = {key.rsplit(".", 1)[0] for key in rest}
-    if len(stems) > 1:  # one layer may be fresh: the classifier
+    classifier = _classifier_name(model)
+    fresh = (f"{classifier}.weight", f"{classifier}.bias")
+    rest = [key for key in state if key not in fits and key not in fresh and not key.endswith("num_batches_tracked")]
+    if rest:
         raise ValueError(
             f"{path}: its weights are of another network: {len(rest)} of {len(state)} tensors do not fit, "
             f"{rest[0]} first"
         )
     model.load_state_dict(fits, strict=False)
+
+
+def _classifier_name(model: Any) -> str:
+    classifier = model.get_classifier()
+    return next((name for name, module in model.named_modules() if module is classifier), "")
 
 
 def pre_logit_features(model: Any, images: Tensor) -> Tensor:

@@ -61,15 +61,15 @@ class StepMetrics:
 
     Attributes:
         class_loss: L_c over the kept samples, in nats, before the update.
-        meta_loss: L_meta in nats; NaN when there was no meta update.
+        meta_loss: L_meta in nats; None when there was no meta update.
         student_correct: samples whose given label the student predicts, before the update, augmented, train mode.
-        teacher_correct: the same for the teacher; NaN when it made no forward pass.
+        teacher_correct: the same for the teacher; None when it made no forward pass.
     """
 
     class_loss: Tensor
-    meta_loss: Tensor
+    meta_loss: Tensor | None
     student_correct: Tensor
-    teacher_correct: Tensor
+    teacher_correct: Tensor | None
 
 
 class StepFunction(Protocol):
@@ -128,7 +128,7 @@ class MLNTStep:
         target = self._target(teacher_logits, batch, rates) if meta and teacher_logits is not None else None
 
         meta_gradient: list[Tensor] | None = None
-        meta_loss = torch.full((), torch.nan, device=batch.labels.device)
+        meta_loss: Tensor | None = None
         if self.update == "joint":
             # Both gradients at the same θ: the inner updates share the classification forward pass.
             logits = student(batch.images)
@@ -157,7 +157,10 @@ class MLNTStep:
         if self.teacher_bn == "ema":
             teacher.update_buffers_(state.teacher.module, student.module, rates.ema_decay)
         return StepMetrics(
-            class_loss.detach(), meta_loss, _correct(logits, batch.labels), _correct(teacher_logits, batch.labels)
+            class_loss.detach(),
+            meta_loss,
+            _correct(logits, batch.labels),
+            None if teacher_logits is None else _correct(teacher_logits, batch.labels),
         )
 
     @torch.no_grad()
@@ -248,7 +251,5 @@ def sgd_(
     torch._foreach_add_(parameters, buffers, alpha=-lr)
 
 
-def _correct(logits: Tensor | None, labels: Tensor) -> Tensor:
-    if logits is None:
-        return torch.full((), torch.nan, device=labels.device)
+def _correct(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.detach().argmax(dim=1) == labels).sum()

@@ -5,7 +5,6 @@ The method and its baselines differ only in the step function.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -164,7 +163,7 @@ class Training:
         )
 
     def _stop_if_diverged(self, metrics: list[StepMetrics], first: int) -> None:
-        loss = torch.stack([m.class_loss + torch.nan_to_num(m.meta_loss, nan=0.0, posinf=torch.inf) for m in metrics])
+        loss = torch.stack([m.class_loss if m.meta_loss is None else m.class_loss + m.meta_loss for m in metrics])
         finite = loss.isfinite()
         if not bool(finite.all()):
             step = first + int((~finite).nonzero()[0])
@@ -173,15 +172,14 @@ class Training:
     def _evaluate(self, epoch: int, metrics: list[StepMetrics]) -> HistoryRow:
         last = (epoch + 1) * self.steps_per_epoch - 1
         rates = self._schedule.at(last)
-        seen = self.steps_per_epoch * self._batch_size
         row: HistoryRow = {
             "epoch": epoch + 1,
             "lr": rates.lr,
             "meta_lr": rates.meta_lr if self._step.needs_features else 0.0,
             "class_loss": _mean([m.class_loss for m in metrics]),
             "meta_loss": _mean([m.meta_loss for m in metrics]),
-            "student_train_accuracy": _total([m.student_correct for m in metrics], seen),
-            "teacher_train_accuracy": _total([m.teacher_correct for m in metrics], seen),
+            "student_train_accuracy": _share([m.student_correct for m in metrics], self._batch_size),
+            "teacher_train_accuracy": _share([m.teacher_correct for m in metrics], self._batch_size),
         }
         for name in MODELS:
             network = self.state.student if name == "student" else self.state.teacher
@@ -235,12 +233,12 @@ def _layer_randomness(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def _mean(values: list[Tensor]) -> float | None:
-    """The mean of the steps that have a value; None if there are none."""
-    mean = torch.stack(values).double().nanmean().item()
-    return None if math.isnan(mean) else mean
+def _mean(values: list[Tensor | None]) -> float | None:
+    """The mean over the steps that have a value; None if there are none."""
+    known = [value for value in values if value is not None]
+    return torch.stack(known).double().mean().item() if known else None
 
 
-def _total(values: list[Tensor], seen: int) -> float | None:
-    total = torch.stack(values).double().sum().item()
-    return None if math.isnan(total) else total / seen
+def _share(counts: list[Tensor | None], batch_size: int) -> float | None:
+    mean = _mean(counts)
+    return None if mean is None else mean / batch_size

@@ -1,0 +1,147 @@
+"""What the tests of the pipeline share: parameters of a run of seconds, and files read in plain ways."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from ruamel.yaml import YAML
+
+from pipeline.params import Params, check, read_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TINY: dict[str, Any] = {
+    "seed": 0,
+    "data.source": "digits",
+    "data.limit": 200,
+    "data.limit_test": 60,
+    "noise.kind": "symmetric",
+    "noise.rate": 0.5,
+    "noise.validation": "clean",
+    "noise.validation_fraction": 0.2,
+    "model.name": "preact_resnet_tiny",
+    "train.epochs": 2,
+    "train.batch_size": 32,
+    "train.lr": 0.1,
+    "train.lr_drop_epochs": [1],
+    "train.device": "cpu",
+    "train.threads": 1,
+    "train.checkpoint_epochs": 1,
+    "mlnt.M": 2,
+    "mlnt.eta": 0.4,
+    "mentor.tau": 0.05,  # networks of two epochs are hardly sure of anything
+    "evaluate.label_issue_threshold": None,
+    "report.gallery": 12,
+}
+"""Everything that the tests rely on; the rest is as in params.yaml."""
+
+
+def default_values() -> dict[str, Any]:
+    """params.yaml as plain values."""
+    values: dict[str, Any] = read_yaml(ROOT / "params.yaml")
+    return values
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the values with other ones at dotted keys."""
+    result = copy.deepcopy(values)
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        (result[section] if section else result)[name] = value
+    return result
+
+
+def make_params(**changes: Any) -> Params:
+    """The tiny parameters with changes; `mlnt__M=3` is mlnt.M."""
+    dotted = {key.replace("__", "."): value for key, value in changes.items()}
+    return check(changed(default_values(), {**TINY, **dotted}), Path("params.yaml"))
+
+
+def write_params(folder: Path, **changes: Any) -> None:
+    """The same as a params.yaml in `folder`."""
+    dotted = {key.replace("__", "."): value for key, value in changes.items()}
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(changed(default_values(), {**TINY, **dotted}), file)
+
+
+def edit_params(path: Path, changes: dict[str, Any]) -> None:
+    """Change values of a parameter file, its comments kept."""
+    yaml = YAML()
+    yaml.width = 200
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(changed(document, changes), file)
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted name → value; an empty section is a value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            found |= leaves(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def digests(folder: Path, *below: str) -> dict[str, str]:
+    """Path → SHA-256 of every file below these folders of `folder` (below itself, if none is named)."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for name in below or (".",)
+        for path in sorted((folder / name).rglob("*"))
+        if path.is_file()
+    }
+
+
+def copy_outputs(source: Path, target: Path) -> None:
+    """What stages have written, without their timings and checkpoints."""
+    for name in ("data", "models", "metrics", "plots", "reports"):
+        if (source / name).exists():
+            shutil.copytree(source / name, target / name)
+
+
+def write_picture(path: Path, number: int, size: tuple[int, int] = (6, 5), mode: str = "RGB") -> Image.Image:
+    """An image of noise that `number` determines, width × height; returns what was written."""
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 4)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    image = image if mode == "RGBA" else image.convert("RGB").convert(mode)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return image
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """For processes: this Python first on PATH, one thread, nothing of the user's git and DVC settings."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_", "MLNT_"))}
+    identity = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return {
+        **inherited,
+        **identity,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_SYSTEM": os.devnull,
+        "DVC_NO_ANALYTICS": "1",
+        **variables,
+    }
+
+
+def run(cwd: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A process's exit status and what it said."""
+    return subprocess.run(  # noqa: S603
+        command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False, timeout=200
+    )
+
+
+def run_pipeline(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(cwd, sys.executable, "-m", "pipeline", *arguments)

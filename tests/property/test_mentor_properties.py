@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor
+
+from mlnt.mentor import filter_quality, filter_samples, given_label_probability, merged_target
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    size, num_classes = draw(st.integers(1, 20)), draw(st.integers(2, 5))
+    logits = draw(arrays(np.float64, (size, num_classes), elements=st.floats(-20, 20)))
+    labels = draw(arrays(np.int64, size, elements=st.integers(0, num_classes - 1)))
+    return torch.from_numpy(logits).softmax(1), torch.from_numpy(labels)
+
+
+@given(predictions(), st.floats(-1, 2), st.floats(-1, 2))
+def test_kept_samples_shrink_as_tau_grows(case: tuple[Tensor, Tensor], one: float, two: float) -> None:
+    low, high = (filter_samples(*case, threshold) for threshold in sorted((one, two)))
+    assert not (high & ~low).any()
+
+
+@given(predictions(), st.floats(-10, -1e-9), st.floats(1, 10))
+def test_tau_below_0_keeps_everything_and_from_1_on_nothing(
+    case: tuple[Tensor, Tensor], low: float, high: float
+) -> None:
+    assert filter_samples(*case, low).all()
+    assert not filter_samples(*case, high).any()
+
+
+@given(predictions())
+def test_a_threshold_at_a_samples_own_probability_removes_it(case: tuple[Tensor, Tensor]) -> None:
+    for i, score in enumerate(given_label_probability(*case)):
+        assert not filter_samples(*case, float(score))[i]
+        assert filter_samples(*case, float(np.nextafter(float(score), -1)))[i]
+
+
+@given(predictions(), st.floats(0, 1))
+def test_merged_target_is_a_distribution_between_its_two(case: tuple[Tensor, Tensor], weight: float) -> None:
+    teacher, mentor = case[0], case[0].roll(1, dims=1)
+    merged = merged_target(teacher, mentor, weight)
+    assert torch.allclose(merged.sum(1), torch.ones(len(merged), dtype=torch.float64))
+    assert (merged >= torch.minimum(teacher, mentor) - 1e-15).all()
+    assert (merged <= torch.maximum(teacher, mentor) + 1e-15).all()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10), st.booleans()), min_size=2, max_size=30).filter(
+        lambda samples: 0 < sum(wrong for _, wrong in samples) < len(samples)
+    ),
+    st.integers(0, 10),
+)
+def test_filter_quality_counts_pairs(samples: list[tuple[int, bool]], threshold: int) -> None:
+    scores = np.array([score for score, _ in samples]) / 10
+    wrong = np.array([is_wrong for _, is_wrong in samples])
+    kept = scores > threshold / 10
+    quality = filter_quality(scores, kept, wrong)
+    pairs = [(w < c) + 0.5 * (w == c) for w in scores[wrong] for c in scores[~wrong]]
+    assert np.isclose(quality.auc, np.mean(pairs))
+    assert np.isclose(quality.recall, np.mean(~kept[wrong]))
+    if kept.any():
+        assert np.isclose(quality.purity, np.mean(~wrong[kept]))
+    if not kept.all():
+        assert np.isclose(quality.precision, np.mean(wrong[~kept]))
