@@ -46,7 +46,6 @@ def apply(name: str, target: Path) -> list[str]:
     yaml = YAML()  # round-trip: comments, and the way that a value is written, are part of the document
     yaml.preserve_quotes = True
     yaml.width = 200
-    yaml.representer.add_representer(type(None), _represent_null)
     changes = yaml.load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     document = yaml.load(target.read_text(encoding="utf-8"))
     lines = list(_merge(document, changes, ""))
@@ -65,10 +64,6 @@ def _merge(document: Any, changes: Mapping[str, Any], prefix: str) -> Iterator[s
         elif document.get(key, ...) != value:
             yield f"{prefix}{key}: {_text(document.get(key))} → {_text(value)}"
             document[key] = value
-
-
-def _represent_null(representer: Any, _: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def _text(value: Any) -> str:

@@ -19,6 +19,9 @@ from pipeline.params import Params, check, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
+STAGES: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
+"""In the order of a run."""
+
 TINY: dict[str, Any] = {
     "seed": 0,
     "data.source": "digits",
@@ -93,12 +96,25 @@ def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def written_by(stage: str) -> list[str]:
+    """Outs, metrics and plots of a stage."""
+    kinds = ("outs", "metrics", "plots")
+    entries = [entry for kind in kinds for entry in STAGES[stage].get(kind, [])]
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def listed_params(stage: str) -> set[str]:
+    """The parameters that dvc.yaml names for a stage; none for the report, which has all of them."""
+    return {key for key in STAGES[stage]["params"] if isinstance(key, str)}
+
+
 def digests(folder: Path, *below: str) -> dict[str, str]:
-    """Path → SHA-256 of every file below these folders of `folder` (below itself, if none is named)."""
+    """Path → SHA-256 of these files, and the files below these folders, of `folder`; all, if none is named."""
+    starts = [folder / name for name in below or (".",)]
+    found = [path for start in starts for path in ([start] if start.is_file() else sorted(start.rglob("*")))]
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for name in below or (".",)
-        for path in sorted((folder / name).rglob("*"))
+        for path in found
         if path.is_file()
     }
 
@@ -120,6 +136,14 @@ def write_picture(path: Path, number: int, size: tuple[int, int] = (6, 5), mode:
     return image
 
 
+def run_stage(stage: str, params: Params) -> str:
+    """A stage of dvc.yaml in this process and folder."""
+    from pipeline.stages import download, evaluate, features, noise, report, train
+
+    others = {"download": download, "noise": noise, "features": features, "evaluate": evaluate, "report": report}
+    return others[stage].run(params) if stage in others else train.run(params, stage)
+
+
 def environment(**variables: str) -> dict[str, str]:
     """For processes: this Python first on PATH, one thread, nothing of the user's git and DVC settings."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_", "MLNT_"))}
@@ -136,12 +160,12 @@ def environment(**variables: str) -> dict[str, str]:
     }
 
 
-def run(cwd: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(cwd: Path, *command: str, timeout: float = 200, **variables: str) -> subprocess.CompletedProcess[str]:
     """A process's exit status and what it said."""
     return subprocess.run(  # noqa: S603
-        command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False, timeout=200
+        command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False, timeout=timeout
     )
 
 
-def run_pipeline(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run(cwd, sys.executable, "-m", "pipeline", *arguments)
+def run_pipeline(cwd: Path, *arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    return run(cwd, sys.executable, "-m", "pipeline", *arguments, timeout=timeout)

@@ -93,9 +93,15 @@ def test_exact_counts_are_floors_of_each_class() -> None:
     matrix = np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.26, 0.0, 0.74]])
     true_labels = np.repeat([0, 1, 2], [10, 7, 13])
     labels = replace_labels(true_labels, matrix, "exact", generator())
-    assert np.bincount(labels[true_labels == 0]).tolist() == [5, 3, 2]  # 0.3 · 10 is 2.9999… in binary
+    assert np.bincount(labels[true_labels == 0]).tolist() == [5, 3, 2]
     assert np.bincount(labels[true_labels == 1]).tolist() == [0, 7]
     assert np.bincount(labels[true_labels == 2]).tolist() == [3, 0, 10]  # ⌊3.38⌋
+
+
+def test_exact_counts_do_not_lose_a_sample_to_rounding() -> None:
+    assert 0.29 * 100 < 29  # 28.999999999999996
+    labels = replace_labels(np.zeros(100, dtype=np.int64), pairflip_matrix(2, 0.29), "exact", generator())
+    assert labels.sum() == 29
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.3, 0.4, 0.5])

@@ -203,6 +203,15 @@ def test_every_step_draws_its_own_synthetic_labels_and_augmentation() -> None:
     assert len(draws) == len(step.batches) == 12
 
 
+def test_random_layers_draw_anew_in_every_step_and_for_every_address() -> None:
+    draws: list[float] = []
+    step = FakeStep(lambda *_: draws.append(torch.rand(1).item()))
+    for address in ({}, {"seed": 2}, {"iteration": 3}):
+        step.batches.clear()
+        list(make_training(step, **address).epochs())
+    assert len(set(draws)) == len(draws) == 36
+
+
 # Batches
 
 
