@@ -32,7 +32,8 @@ def run(params: Params) -> str:
     issues = figures.read_table(files.LABEL_ISSUES)
     chosen = params.evaluate.label_issue_threshold
     threshold = params.mentor.tau if chosen is None else chosen
-    paper = results.paper_column(params.noise.kind, params.noise.rate)
+    known = labels.true_labels is not None
+    paper = results.paper_column(params.noise.kind, params.noise.rate) if known else {}
     final = metrics[FINAL.name]
     page = (
         _environment()
@@ -45,6 +46,7 @@ def run(params: Params) -> str:
             metrics=metrics,
             systems=SYSTEMS,
             rows=results.rows(metrics, paper),
+            known=known,
             paper=bool(paper),
             percent=results.percent,
             curves=figures.progress_curves(files.PLOTS),
@@ -52,7 +54,7 @@ def run(params: Params) -> str:
             confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
             histogram=figures.score_histogram(
                 [float(row["label_score"]) for row in issues],
-                [row["true_label"] != row["given_label"] for row in issues] if labels.true_labels is not None else None,
+                [row["true_label"] != row["given_label"] for row in issues] if known else None,
                 threshold,
             ),
             threshold=threshold,
