@@ -152,7 +152,7 @@ def create_model(
         ValueError: unknown name (with the nearest ones), or weights that fit nowhere.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reaches the GPUs as well
         if name in BUILT_IN and not pretrained:
             model: nn.Module = BUILT_IN[name](num_classes=num_classes, in_chans=in_chans)
         else:

@@ -92,7 +92,7 @@ def replace_labels(
             labels[members] = generator.choice(num_classes, size=len(members), p=row / row.sum())
             continue
         shuffled = generator.permutation(members)
-        # A guard against 0.3 * 10 = 2.9999…: the floor is taken of the product rounded to 9 digits.
+        # A guard against 0.29 * 100 = 28.999…: the floor is taken of the product rounded to 9 digits.
         counts = [0 if j == true else int(np.floor(round(row[j] * len(members), 9))) for j in range(num_classes)]
         at = 0
         for j, count in enumerate(counts):

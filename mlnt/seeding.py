@@ -27,7 +27,7 @@ def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """A PyTorch CPU generator for the stream `names`."""
+    """A PyTorch CPU generator for the stream `names`. It takes 32 of the seed's bits, all that torch uses."""
     import torch  # here, so that the stages without a network start without paying for the import
 
     return torch.Generator().manual_seed(derive(seed, *names))

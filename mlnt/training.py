@@ -193,7 +193,10 @@ class Training:
         return row
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything needed to go on after the last finished epoch: tensors, and plain values for JSON."""
+        """Everything needed to go on after the last finished epoch: tensors, and plain values for JSON.
+
+        They are the live ones: save them before the next epoch.
+        """
         tensors = {f"momentum/{name}": v for name, v in zip(self.state.student.names, self.state.momentum, strict=True)}
         for name in MODELS:
             tensors |= {f"{name}/last/{k}": v for k, v in self.module(name).state_dict().items()}
@@ -229,7 +232,9 @@ def _layer_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """Random layers (dropout) draw from the global generator: give it a seed, and put it back afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reaches every GPU
+        if devices:
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
         yield
 
 

@@ -169,6 +169,29 @@ def test_damaged_files_are_value_errors(tmp_path: Path, data: bytes) -> None:
         load_human_labels(path, "worse_label")
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"clean_label": np.array(["a", "b"])}, "it holds values of type 'U1', expected numbers"),
+        ({"clean_label": np.array([{}, None])}, "it holds values of type 'O8', expected numbers"),
+        ({"clean_label": np.array(["2020-01-01"], dtype="M8[D]")}, "it holds values of type 'M8', expected numbers"),
+    ],
+)
+def test_arrays_of_other_things_than_numbers_are_refused(
+    tmp_path: Path, value: dict[str, np.ndarray], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_arrays(as_plain(tmp_path / "labels.pkl", value))
+
+
+def test_only_the_encoding_of_protocol_2_is_known(tmp_path: Path) -> None:
+    # Looking another one up would import a module of the file's choice.
+    path = tmp_path / "labels.pkl"
+    path.write_bytes(WHOLE.replace(b"latin1", b"utf_16"))
+    with pytest.raises(ValueError, match="it holds text in 'utf_16', expected latin1"):
+        load_arrays(path)
+
+
 def test_files_cut_off_anywhere_are_value_errors(tmp_path: Path) -> None:
     path = tmp_path / "labels.pt"
     for size in range(len(WHOLE)):
