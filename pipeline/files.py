@@ -22,8 +22,9 @@ FEATURES = Path("data/features.h5")
 MODELS = Path("models")
 METRICS = Path("metrics")
 PLOTS = Path("plots")
-LABEL_ISSUES = Path("reports/label_issues.csv")
-REPORT = Path("reports/index.html")
+REPORTS = Path("reports")
+LABEL_ISSUES = REPORTS / "label_issues.csv"
+REPORT = REPORTS / "index.html"
 TIMINGS = Path("timings")
 
 

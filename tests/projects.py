@@ -155,6 +155,9 @@ def environment(**variables: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_SYSTEM": os.devnull,
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
         "DVC_NO_ANALYTICS": "1",
         **variables,
     }

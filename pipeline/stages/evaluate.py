@@ -24,8 +24,8 @@ from pipeline.systems import FINAL, SYSTEMS, System
 METRICS = files.METRICS / "evaluate.json"
 SUMMARY = files.METRICS / "summary.json"
 CONFUSION = files.PLOTS / "confusion.csv"
-CONFUSIONS = files.REPORT.parent / "confusions.csv"
-ESTIMATED = files.PLOTS / "noise_estimated.csv"
+CONFUSIONS = files.REPORTS / "confusions.csv"
+ESTIMATED = files.REPORTS / "noise_estimated.csv"
 
 
 def run(params: Params) -> str:

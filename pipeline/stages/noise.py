@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.params import Params
 
 METRICS = files.METRICS / "noise.json"
-MATRIX = files.PLOTS / "noise_matrix.csv"
+MATRIX = files.REPORTS / "noise_matrix.csv"
 
 
 def run(params: Params) -> str:

@@ -79,8 +79,8 @@ def _matrices(class_names: list[str]) -> dict[str, NDArray[np.float64]]:
     """Those that are known, in the order intended, realised, estimated."""
     size = len(class_names)
     found: dict[str, NDArray[np.float64]] = {}
-    realised = figures.read_table(files.PLOTS / "noise_matrix.csv")
-    estimated = figures.read_table(files.PLOTS / "noise_estimated.csv")
+    realised = figures.read_table(files.REPORTS / "noise_matrix.csv")
+    estimated = figures.read_table(files.REPORTS / "noise_estimated.csv")
     for name, table in (("intended", realised), ("realised", realised), ("estimated", estimated)):
         values = [row[name] for row in table]
         if values and any(values):
@@ -91,7 +91,7 @@ def _matrices(class_names: list[str]) -> dict[str, NDArray[np.float64]]:
 def _confusion(class_names: list[str], mentor: str) -> str:
     counts = [
         float(row["count"])
-        for row in figures.read_table(files.REPORT.parent / "confusions.csv")
+        for row in figures.read_table(files.REPORTS / "confusions.csv")
         if (row["system"], row["model"], row["choice"]) == (FINAL.name, mentor, "best")
     ]
     return figures.confusion_matrix(class_names, np.array(counts).reshape(len(class_names), -1))
