@@ -36,7 +36,7 @@ check: install
 	mypy
 
 test: check
-	python -m pytest --numprocesses auto
+	python -m pytest --numprocesses auto --dist loadfile
 
 lock:
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \

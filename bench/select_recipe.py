@@ -22,7 +22,7 @@ from typing import Any
 
 from runs import checked, paired, set_key, standard_error, write_table
 
-from pipeline import figures
+from pipeline import files
 from pipeline import params as schema
 from pipeline.stages import download, features, noise, train
 
@@ -95,7 +95,7 @@ def score(values: dict[str, Any], seeds: dict[int, Path], key: str, choice: Any,
         run_stage(changed, seeds, stage)
     found: list[float] = []
     for place in seeds.values():
-        history = figures.read_table(place / "plots" / f"{stages[-1]}.csv")
+        history = files.read_csv(place / "plots" / f"{stages[-1]}.csv")
         columns = [[float(row[f"{m}_validation_accuracy"]) for row in history] for m in ("student", "teacher")]
         found.append(statistics.mean([value for column in columns for value in (max(column), column[-1])]))
     return found

@@ -78,15 +78,14 @@ def write_dataset(dataset: Dataset) -> None:
         "split": dataset.split,
         "source_index": dataset.source_index,
     }
-    attributes = {
-        "class_names": json.dumps(dataset.class_names),
+    about = {
+        "names": dataset.names,
+        "class_names": dataset.class_names,
         "source": dataset.source,
         "labels_are_true": dataset.labels_are_true,
     }
-    attributes["digest"] = _digest(arrays, {**attributes, "names": "\n".join(dataset.names)})
     with _create(files.DATASET) as file:
-        _store(file, arrays, attributes)
-        file.create_dataset("names", data=dataset.names, dtype=h5py.string_dtype(), chunks=True, fletcher32=False)
+        _store(file, arrays, {**about, "digest": _digest(arrays, about)})
 
 
 def read_dataset() -> Dataset:
@@ -100,11 +99,7 @@ def read_dataset() -> Dataset:
             labels=file["labels"][:],
             split=file["split"][:],
             source_index=file["source_index"][:],
-            names=[name.decode() for name in file["names"][:]],
-            class_names=json.loads(file.attrs["class_names"]),
-            source=file.attrs["source"],
-            labels_are_true=bool(file.attrs["labels_are_true"]),
-            digest=file.attrs["digest"],
+            **_about(file),
         )
 
 
@@ -112,10 +107,9 @@ def write_labels(labels: Labels) -> None:
     optional = {"true_labels": labels.true_labels, "intended_matrix": labels.intended_matrix}
     arrays: dict[str, NDArray[Any]] = {"labels": labels.labels, "split": labels.split}
     arrays |= {name: array for name, array in optional.items() if array is not None}
-    attributes: dict[str, Any] = {"dataset_digest": labels.dataset_digest}
-    attributes["digest"] = _digest(arrays, attributes)
+    about: dict[str, Any] = {"dataset_digest": labels.dataset_digest}
     with _create(files.LABELS) as file:
-        _store(file, arrays, attributes)
+        _store(file, arrays, {**about, "digest": _digest(arrays, about)})
 
 
 def read_labels(dataset: Dataset) -> Labels:
@@ -130,8 +124,7 @@ def read_labels(dataset: Dataset) -> Labels:
             true_labels=file["true_labels"][:] if "true_labels" in file else None,
             split=file["split"][:],
             intended_matrix=file["intended_matrix"][:] if "intended_matrix" in file else None,
-            dataset_digest=file.attrs["dataset_digest"],
-            digest=file.attrs["digest"],
+            **_about(file),
         )
 
 
@@ -140,7 +133,7 @@ def write_features(
 ) -> None:
     """data/features.h5: one row per sample, in sample order; written chunk by chunk."""
     with _create(files.FEATURES) as file:
-        file.attrs.update(labels_digest=labels.digest, network_digest=network_digest)
+        _store(file, {}, {"labels_digest": labels.digest, "network_digest": network_digest})
         table = file.create_dataset("features", (rows, width), dtype, chunks=(min(rows, 1024), width), fletcher32=True)
         at = 0
         for chunk in chunks:
@@ -168,12 +161,18 @@ def _digest(arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _store(file: h5py.File, arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> None:
-    for name, array in arrays.items():
+def _store(file: h5py.File, arrays: dict[str, NDArray[Any]], about: dict[str, Any]) -> None:
+    """Everything with a checksum, text too: HDF5's own strings and attributes have none, and damaged ones hang it."""
+    text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+    for name, array in {**arrays, "about": text}.items():
         # One chunk holds about 1 MiB of whole rows; each chunk carries a checksum.
         rows = max(1, min(len(array), (1 << 20) // max(1, array[0].nbytes)))
         file.create_dataset(name, data=array, chunks=(rows, *array.shape[1:]), fletcher32=True)
-    file.attrs.update(attributes)
+
+
+def _about(file: h5py.File) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(file["about"][:].tobytes())
+    return about
 
 
 @contextmanager
@@ -189,12 +188,12 @@ def _open(path: Path, command: str) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
 
 
 def _check_origin(file: h5py.File, path: Path, what: str, expected: str, command: str) -> None:
-    found = file.attrs.get(f"{what}_digest")
+    found = _about(file).get(f"{what}_digest")
     if found != expected:
         raise UserError(
             f"{path}: made with another {what} (digest {str(found)[:12]}, expected {expected[:12]}); "

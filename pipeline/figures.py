@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pipeline import files
 from pipeline.systems import BY_STAGE, model_title
 
 # One colour a system, dashed for the student, solid for the teacher: the same in every panel.
@@ -22,6 +22,7 @@ mpl.rcParams.update(
     {
         "svg.hashsalt": "mlnt",  # the same run gives the same bytes
         "svg.fonttype": "none",
+        "text.parse_math": False,  # a class name may hold a $
         "font.family": "sans-serif",
         "font.size": 9,
         "axes.spines.top": False,
@@ -33,7 +34,7 @@ mpl.rcParams.update(
 def progress_curves(plots: Path) -> str:
     """Accuracy by epoch: on the noisy training labels, on validation, on test (the paper's Figure 3)."""
     sets = [("train", "on the noisy training labels"), ("validation", "on validation"), ("test", "on test")]
-    histories = {stage: read_table(plots / f"{stage}.csv") for stage, _ in CURVES}
+    histories = {stage: files.read_csv(plots / f"{stage}.csv") for stage, _ in CURVES}
     present = [(key, title) for key, title in sets if f"student_{key}_accuracy" in histories["pretrain"][0]]
     figure = Figure(figsize=(3.6 * len(present), 3.4), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(present), squeeze=False)[0], present, strict=True):
@@ -109,11 +110,6 @@ def heat_map(
             if value >= 0.005:
                 color = "white" if value > 0.55 else "black"
                 axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=6.5, color=color)
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def svg(figure: Figure) -> str:

@@ -80,6 +80,23 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             writer.writerow({key: "" if value is None else value for key, value in _plain(row).items()})
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """
+    Raises:
+        UserError: missing or damaged.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames is None:
+                raise UserError(f"{path}: damaged (it is empty); delete it and run `dvc repro` again")
+            return list(reader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `dvc repro` makes it") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+
+
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

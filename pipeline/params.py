@@ -6,10 +6,11 @@ A parameter is what params.yaml says, so that `dvc params diff` shows all there 
 from __future__ import annotations
 
 import difflib
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -35,7 +36,7 @@ class Length(Section):
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, value: object) -> object:
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
             return {"epochs": float(value)}
         if isinstance(value, str):
             number, _, unit = value.strip().partition(" ")
@@ -43,6 +44,14 @@ class Length(Section):
                 steps = unit.strip().startswith("step")
                 return {"steps": int(number)} if steps else {"epochs": float(number)}
         raise ValueError("expected a number of epochs, such as 20, or of steps, such as '2000 steps'")
+
+    @model_serializer
+    def _plain(self) -> int | float | str:
+        """As it was written."""
+        if self.steps is not None:
+            return f"{self.steps} steps"
+        epochs = self.epochs or 0.0
+        return int(epochs) if epochs.is_integer() else epochs
 
     def in_steps(self, steps_per_epoch: int) -> int:
         return self.steps if self.steps is not None else round((self.epochs or 0.0) * steps_per_epoch)

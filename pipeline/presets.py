@@ -42,7 +42,9 @@ def apply(name: str, target: Path) -> list[str]:
     if name not in (presets := available(folder)):
         raise UserError(f"preset: found {name!r}, expected one of {', '.join(presets)}")
     for path in (folder / f"{name}.yaml", target):
-        params.read_yaml(path)  # one message if it is missing or no YAML
+        # One message if it is missing, no YAML or no mapping.
+        if not isinstance(found := params.read_yaml(path), dict):
+            raise UserError(f"{path}: expected sections such as `train:`, found {type(found).__name__}")
     yaml = YAML()  # round-trip: comments, and the way that a value is written, are part of the document
     yaml.preserve_quotes = True
     yaml.width = 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from mlnt import networks, seeding
@@ -62,6 +63,8 @@ def build_network(params: Params, dataset: Dataset, device: torch.device, iterat
         raise UserError(f"model.weights: {model.weights}: no such file") from error
     except ValueError as error:
         raise UserError(f"model: {error}") from error
+    except SafetensorError as error:
+        raise UserError(f"model.weights: {model.weights}: damaged or no safetensors file ({error})") from error
     except (OSError, RuntimeError) as error:
         raise UserError(f"model: {model.name} could not be built with these weights: {error}") from error
     return place(module, params.train, device)

@@ -5,9 +5,12 @@ Archives are read in place. Nothing is ever extracted, so no member can land out
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -33,7 +36,8 @@ class Folder:
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
         for name in wanted:
-            yield name, (self._root / name).read_bytes()
+            if (path := self._root / name).is_file():  # the caller names those that are missing
+                yield name, path.read_bytes()
 
 
 class Tar:
@@ -41,13 +45,13 @@ class Tar:
         self._path = path
 
     def names(self) -> list[str]:
-        with tarfile.open(self._path) as archive:
+        with _readable(self._path), tarfile.open(self._path) as archive:
             return sorted(member.name.removeprefix("./") for member in archive if member.isreg())
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
         left = set(wanted)
         # In the order of the archive: a compressed one can only be read forwards.
-        with tarfile.open(self._path) as archive:
+        with _readable(self._path), tarfile.open(self._path) as archive:
             for member in archive:
                 name = member.name.removeprefix("./")
                 if member.isreg() and name in left:
@@ -61,13 +65,28 @@ class Zip:
         self._path = path
 
     def names(self) -> list[str]:
-        with zipfile.ZipFile(self._path) as archive:
+        with _readable(self._path), zipfile.ZipFile(self._path) as archive:
             return sorted(info.filename for info in archive.infolist() if not info.is_dir())
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        with zipfile.ZipFile(self._path) as archive:
+        with _readable(self._path), zipfile.ZipFile(self._path) as archive:
             for name in wanted:
-                yield name, archive.read(name)
+                with _readable(self._path, name):
+                    content = archive.read(name)
+                yield name, content
+
+
+@contextmanager
+def _readable(path: Path, name: str = "") -> Iterator[None]:
+    """
+    Raises:
+        UserError: in place of what a damaged archive makes its reader raise.
+    """
+    damaged = (EOFError, OSError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+    try:
+        yield
+    except damaged as error:
+        raise UserError(f"data.root: {path}{', ' if name else ''}{name}: damaged ({error})") from error
 
 
 def open_container(path: Path) -> Container:

@@ -57,6 +57,8 @@ def _decode(content: bytes, channels: Literal["auto", 1, 3], resize: int | None,
         image: Image.Image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of the direct way
     grey = image.mode in ("1", "L", "LA") if channels == "auto" else channels == 1
     image = image.convert("L" if grey else "RGB")
     if resize is not None:

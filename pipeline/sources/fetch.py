@@ -21,7 +21,10 @@ def fetch(url: str, sha256: str | None, folder: Path) -> Path:
     Raises:
         UserError: another scheme, no answer, or another SHA-256 than `data.sha256`.
     """
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise UserError(f"data.url: found {url}: {error}") from error
     name = PurePosixPath(parts.path).name
     if parts.scheme not in SCHEMES or not name:
         raise UserError(f"data.url: found {url}, expected {'://, '.join(SCHEMES)}://…/FILE")

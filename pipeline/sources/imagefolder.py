@@ -20,13 +20,18 @@ def load(root: Path, options: ImageOptions) -> Dataset:
     if root.suffix.lower() == ".csv":
         return load_listing(_numbered(_read_csv(root)), Folder(root.parent), options, "imagefolder")
     container = open_container(root)
-    names = [name for name in container.names() if name.lower().endswith(EXTENSIONS)]
+    names = [name for name in container.names() if name.lower().endswith(EXTENSIONS) and not _is_hidden(name)]
     if not names:
         raise UserError(
             f"data.root: {root}: no images in it; expected train/CLASS/FILE, or a .csv file with the columns "
             f"path,label; images end in {' '.join(EXTENSIONS)}"
         )
     return load_listing(_numbered([_place(name, root) for name in names]), container, options, "imagefolder")
+
+
+def _is_hidden(name: str) -> bool:
+    """What file managers leave behind, such as macOS's __MACOSX/…/._name.png."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
 def _place(name: str, root: Path) -> Sample:

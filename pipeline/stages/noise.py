@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,9 @@ def _matrix(class_names: list[str], params: Params) -> noise.Matrix:
 
 def _read_matrix(path: Path, num_classes: int) -> noise.Matrix:
     try:
-        matrix = np.loadtxt(path, delimiter=",", ndmin=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # an empty file: its shape is refused below
+            matrix = np.loadtxt(path, delimiter=",", ndmin=2)
         noise.check_matrix(matrix, num_classes)
     except (OSError, ValueError) as error:
         raise UserError(f"noise.matrix_file: {path}: {error}; row i holds P(label = j | true label = i)") from error
@@ -133,7 +136,12 @@ def _human(dataset: Dataset, params: Params) -> noise.Labels:
         raise UserError(f"noise.human_file: {path}: {error}") from error
     rows = np.flatnonzero(dataset.split == TRAIN)
     index = dataset.source_index[rows]
-    if index.max() >= len(clean) or human.max() >= len(dataset.class_names):
+    if human.size and not 0 <= human.min() <= human.max() < len(dataset.class_names):
+        raise UserError(
+            f"noise.human_file: {path}: its labels go from {human.min()} to {human.max()}, expected 0 to "
+            f"{len(dataset.class_names) - 1}: it belongs to other data"
+        )
+    if index.max() >= len(clean):
         raise UserError(
             f"noise.human_file: {path} labels {len(clean)} images, the data set's numbers go to {index.max()}: "
             "it belongs to other data"

@@ -29,7 +29,7 @@ def run(params: Params) -> str:
     labels = artifacts.read_labels(dataset)
     metrics = files.read_json(results.EVALUATE)
     noise = files.read_json(files.METRICS / "noise.json")
-    issues = figures.read_table(files.LABEL_ISSUES)
+    issues = files.read_csv(files.LABEL_ISSUES)
     chosen = params.evaluate.label_issue_threshold
     threshold = params.mentor.tau if chosen is None else chosen
     known = labels.true_labels is not None
@@ -79,8 +79,8 @@ def _matrices(class_names: list[str]) -> dict[str, NDArray[np.float64]]:
     """Those that are known, in the order intended, realised, estimated."""
     size = len(class_names)
     found: dict[str, NDArray[np.float64]] = {}
-    realised = figures.read_table(files.REPORTS / "noise_matrix.csv")
-    estimated = figures.read_table(files.REPORTS / "noise_estimated.csv")
+    realised = files.read_csv(files.REPORTS / "noise_matrix.csv")
+    estimated = files.read_csv(files.REPORTS / "noise_estimated.csv")
     for name, table in (("intended", realised), ("realised", realised), ("estimated", estimated)):
         values = [row[name] for row in table]
         if values and any(values):
@@ -91,7 +91,7 @@ def _matrices(class_names: list[str]) -> dict[str, NDArray[np.float64]]:
 def _confusion(class_names: list[str], mentor: str) -> str:
     counts = [
         float(row["count"])
-        for row in figures.read_table(files.REPORTS / "confusions.csv")
+        for row in files.read_csv(files.REPORTS / "confusions.csv")
         if (row["system"], row["model"], row["choice"]) == (FINAL.name, mentor, "best")
     ]
     return figures.confusion_matrix(class_names, np.array(counts).reshape(len(class_names), -1))

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from projects import (
+    ROOT,
+    changed,
+    copy_outputs,
+    default_values,
+    digests,
+    edit_params,
+    environment,
+    make_params,
+    run,
+    run_pipeline,
+    run_stage,
+    write_params,
+)
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from pipeline import console, presets
+from pipeline.cli import app
+from pipeline.errors import RunError, UserError
+
+COMMANDS = {
+    "download": "data/dataset.h5",
+    "inject-noise": "data/labels.h5",
+    "pretrain": "models/pretrain/",
+    "extract-features": "data/features.h5",
+    "meta-train": "models/meta1/",
+    "evaluate": "metrics/evaluate.json",
+    "report": "reports/index.html",
+    "show": "results",
+    "preset": "params.yaml",
+    "doctor": "project",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with parameters and presets, and nothing else."""
+    write_params(tmp_path)
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    return tmp_path
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a command in this process tells on standard error."""
+    lines: list[str] = []
+    for name in ("say", "warn", "fail"):
+        monkeypatch.setattr(console, name, lines.append)
+    return lines
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_a_command_writes(command: str) -> None:
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert COMMANDS[command] in result.output
+    assert "--debug" in result.output
+
+
+def test_help_lists_every_command_and_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pipeline.__main__ import main\n"
+        "sys.argv = ['mlnt', '--help']\n"
+        "try: main()\n"
+        "except SystemExit as end: status = end.code\n"
+        "heavy = {'torch', 'numpy', 'h5py', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "print(f'status {status}, heavy {sorted(heavy)}')\n"
+    )
+    result = run(tmp_path, sys.executable, "-c", code, COLUMNS="200")
+    assert result.stderr == ""
+    assert result.stdout.splitlines()[-1] == "status 0, heavy []"
+    for command in COMMANDS:
+        assert f" {command} " in result.stdout
+    assert {str(command.name) for command in app.registered_commands} == set(COMMANDS)
+
+
+# Errors: one message, an exit status, nothing written
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "expected"),
+    [
+        ({}, ["download", "--params", "nosuch.yaml"], "nosuch.yaml: no such file"),
+        ({"train.lr": 0}, ["download"], "params.yaml: train.lr: found 0"),
+        ({"mlnt.m": 3}, ["pretrain"], "params.yaml: mlnt.m: no such parameter; did you mean mlnt.M?"),
+        ({"data.source": "imagefolder"}, ["download"], "data.root: found null"),
+        ({}, ["inject-noise"], "data/dataset.h5: no such file; `mlnt download` makes it"),
+        ({}, ["report"], "data/dataset.h5: no such file; `mlnt download` makes it"),
+        ({}, ["show"], "metrics/evaluate.json: no such file; `dvc repro` makes it"),
+        ({}, ["meta-train", "--iteration", "1", "--control"], "--control: found --iteration 1, expected 2 or 3"),
+        ({}, ["preset", "nosuch"], "preset: found 'nosuch', expected one of cifar10"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_status_2(
+    changes: dict[str, Any], arguments: list[str], expected: str, folder: Path
+) -> None:
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(changed(default_values(), changes), file)
+    before = digests(folder)
+    result = run_pipeline(folder, *arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error: {expected}")
+    assert result.stderr.count("\n") == 1
+    assert digests(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["meta-train", "--iteration", "4"], "--iteration"),
+        (["meta-train"], "--iteration"),
+        (["pretrain", "--epochs", "3"], "--epochs"),
+        (["nosuch"], "nosuch"),
+    ],
+)
+def test_wrong_arguments_are_status_2(arguments: list[str], expected: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert expected in result.output
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    result = run_pipeline(folder, "inject-noise", "--debug")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "data/dataset.h5: no such file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected"),
+    [
+        (UserError("data.root: wrong"), 2, "data.root: wrong"),
+        (RunError("disk full"), 1, "disk full"),
+        (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero (--debug shows where)"),
+    ],
+)
+def test_the_exit_status_tells_whose_fault_it_is(
+    error: Exception, status: int, expected: str, said: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Any) -> str:
+        raise error
+
+    monkeypatch.setattr("pipeline.stages.download.run", fails)
+    result = invoke("download", "--params", str(folder / "params.yaml"))
+    assert (result.exit_code, said) == (status, [expected])
+    assert invoke("download", "--params", str(folder / "params.yaml"), "--debug").exception is error
+
+
+# Around the pipeline
+
+
+def test_presets_are_listed_and_merged(folder: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    monkeypatch.chdir(folder)
+    listed = invoke("preset")
+    assert listed.exit_code == 0
+    for name, what in presets.available().items():
+        assert f"{name} " in listed.output
+        assert what in listed.output
+    merged = invoke("preset", "cifar10")
+    assert merged.exit_code == 0
+    assert "data.source: digits → cifar10" in merged.output.splitlines()
+    assert "is cifar10 already" in invoke("preset", "cifar10").output
+    assert said == []
+
+
+@pytest.fixture
+def healthy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project that would run."""
+    (folder / ".dvc").mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PATH", environment()["PATH"])
+    return folder
+
+
+def test_the_doctor_lets_a_good_project_go(healthy: Path) -> None:
+    result = invoke("doctor")
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == "Ready: dvc repro"
+    for subject in ("python", "packages", "cuda", "dvc", "git", "machine", "disk", "params"):
+        assert f"  {subject} " in result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train.lr": 0, "mlnt.M": -1}, ["train.lr: found 0", "mlnt.M: found -1"]),
+        ({"data.source": "imagefolder", "data.root": "nosuch"}, ["data.root: nosuch: no such file or folder"]),
+        ({"data.source": "imagefolder"}, ["data.root is null"]),
+        ({"model.weights": "nosuch.safetensors"}, ["model.weights: nosuch.safetensors: no such file"]),
+    ],
+)
+def test_the_doctor_finds_what_is_wrong_with_parameters(
+    changes: dict[str, Any], expected: list[str], healthy: Path
+) -> None:
+    edit_params(healthy / "params.yaml", changes)
+    result = invoke("doctor")
+    assert result.exit_code == 2
+    assert all(f"{text}" in result.output for text in expected), result.output
+    assert result.output.splitlines()[-1] == "It will not run before what failed is mended."
+
+
+def test_the_doctor_finds_another_python_or_no_dvc(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (healthy / ".dvc").rmdir()
+    assert "no DVC repository; run `dvc init`" in invoke("doctor").output
+    monkeypatch.setenv("PATH", str(healthy))
+    result = invoke("doctor")
+    assert result.exit_code == 2
+    assert "`python` on PATH is None" in result.output
+    assert "source .venv/bin/activate" in result.output
+
+
+# Stopping and going on
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All that iteration 1 needs, and parameters under which it takes some seconds."""
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for stage in ("download", "noise", "pretrain", "features"):
+        run_stage(stage, make_params())
+    write_params(folder, train__epochs=40)
+    return folder
+
+
+@contextmanager
+def training(folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`meta-train --iteration 1` in a process of its own."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "meta-train", "--iteration", "1"],
+            cwd=folder,
+            env=environment(),
+            stderr=file,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def state_of(folder: Path) -> tuple[Any, ...]:
+    """The identity of the checkpoint; it is replaced as a whole."""
+    return tuple((path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("checkpoints/*/*/state.*"))
+
+
+def wait_for_another_checkpoint(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    before, deadline = state_of(folder), time.monotonic() + 60
+    while state_of(folder) in (before, ()):
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_a_stopped_run_goes_on_and_gives_the_bits_of_one_that_was_not(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = [tmp_path / f"log{i}" for i in range(4)]
+    with training(prepared, logs[0]) as process:
+        wait_for_another_checkpoint(prepared, process)
+        # While it stands still it holds its lock.
+        process.send_signal(signal.SIGSTOP)
+        second = run_pipeline(prepared, "meta-train", "--iteration", "1")
+        assert second.returncode == 2
+        assert "another process is training meta1 with the same parameters" in second.stderr
+        assert second.stderr.count("\n") == 1
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    for log, number, status in ((logs[1], signal.SIGINT, 130), (logs[2], signal.SIGKILL, -signal.SIGKILL)):
+        assert not (prepared / "models/meta1").exists()
+        with training(prepared, log) as process:
+            wait_for_another_checkpoint(prepared, process)
+            process.send_signal(number)
+            assert process.wait(60) == status
+    with training(prepared, logs[3]) as process:
+        assert process.wait(120) == 0
+    said = [log.read_text(encoding="utf-8") for log in logs]
+    assert not any("Traceback" in text for text in said)
+    epochs = [int(text.split("meta1: going on after epoch ")[1].split("\n")[0]) for text in said[1:]]
+    assert "going on" not in said[0]
+    assert 1 <= epochs[0] < epochs[1] < epochs[2] < 40
+
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    copy_outputs(prepared, straight)
+    shutil.rmtree(straight / "models/meta1")
+    (straight / "plots/meta1.csv").unlink()
+    monkeypatch.chdir(straight)
+    run_stage("meta1", make_params(train__epochs=40))
+    written = ("models", "plots")
+    assert digests(straight, *written) == digests(prepared, *written)
+    assert not [
+        name for name in digests(prepared, "checkpoints", "models") if name.endswith((".tmp", ".safetensors.tmp"))
+    ]
+    assert state_of(prepared) == ()

@@ -1,0 +1,156 @@
+"""The pipeline under DVC, in a copy of this project: what runs, what does not, what comes back from the cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from projects import ROOT, STAGES, TINY, digests, edit_params, run, written_by
+
+META = {"meta1", "meta2", "meta3"}
+CONTROL = {"control2", "control3"}
+END = {"evaluate", "report"}
+
+
+def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(folder, sys.executable, "-m", "dvc", *arguments, DVC_SITE_CACHE_DIR=str(folder.parent / "site-cache"))
+
+
+def git(folder: Path, *arguments: str) -> str:
+    result = run(folder, "git", *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def mentioned(result: subprocess.CompletedProcess[str], how: str) -> list[str]:
+    """The stages of the lines that say this, such as "Running stage '{}'"."""
+    return [stage for line in result.stdout.splitlines() for stage in STAGES if how.format(stage) in line]
+
+
+def ran(result: subprocess.CompletedProcess[str]) -> list[str]:
+    return mentioned(result, "Running stage '{}'")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A committed copy with tiny parameters after `dvc repro`, and what that said."""
+    folder = tmp_path_factory.mktemp("repository")
+    listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    for name in listed:
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    edit_params(folder / "params.yaml", {**TINY, "train.epochs": 1})
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "tiny")
+    result = dvc(folder, "repro")
+    assert result.returncode == 0, result.stderr
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "reproduced")
+    return folder, result
+
+
+@pytest.fixture
+def repository(first: tuple[Path, Any], tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(first[0], tmp_path / "repository", symlinks=True))
+
+
+def change(repository: Path, changes: dict[str, Any]) -> None:
+    edit_params(repository / "params.yaml", changes)
+
+
+def test_every_stage_runs_once_and_writes_its_outputs(first: tuple[Path, Any]) -> None:
+    folder, result = first
+    assert sorted(ran(result)) == sorted(STAGES)
+    for stage in STAGES:
+        for path in written_by(stage):
+            assert digests(folder, path), path
+
+
+def test_a_second_run_runs_nothing_and_leaves_the_tree_clean(repository: Path) -> None:
+    assert git(repository, "status", "--porcelain") == ""
+    before = digests(repository, "dvc.lock", "data", "models", "metrics", "plots", "reports", "timings")
+    result = dvc(repository, "repro")
+    assert result.returncode == 0
+    assert mentioned(result, "Stage '{}' didn't change, skipping") == list(STAGES)
+    assert ran(result) == []
+    assert digests(repository, "dvc.lock", "data", "models", "metrics", "plots", "reports", "timings") == before
+    assert git(repository, "status", "--porcelain") == ""
+
+
+def downstream(stages: set[str]) -> set[str]:
+    """These stages, and all that read what they write."""
+    found = set(stages)
+    for stage in STAGES:  # in the order of a run
+        if any(set(STAGES[stage]["deps"]) & set(written_by(other)) for other in found):
+            found.add(stage)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": 1}, set(STAGES) - {"download"}),
+        ({"mlnt.M": 3}, META | END),
+        ({"mentor.tau": 0.06}, META - {"meta1"} | CONTROL | END),
+        ({"evaluate.label_issue_threshold": 0.5}, END),
+        ({"train.checkpoint_epochs": 2}, {"report"}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_changed_parameter_touches_its_stages_and_what_follows(
+    changes: dict[str, Any], expected: set[str], repository: Path
+) -> None:
+    change(repository, changes)
+    status = dvc(repository, "status", "--json")
+    assert downstream(set(json.loads(status.stdout))) == expected
+
+
+def test_a_changed_line_of_code_touches_the_stages_that_import_it(repository: Path) -> None:
+    with (repository / "pipeline/figures.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert set(json.loads(dvc(repository, "status", "--json").stdout)) == {"report"}
+
+
+def test_an_experiment_and_the_way_back(repository: Path) -> None:
+    before = (repository / "params.yaml").read_text(encoding="utf-8")
+    there = dvc(repository, "exp", "run", "-S", "mlnt.M=3")
+    assert there.returncode == 0, there.stderr
+    assert set(ran(there)) == META | END
+    after = (repository / "params.yaml").read_text(encoding="utf-8")
+    differ = [(a, b) for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
+    assert [(a.split()[:2], b.split()[:2]) for a, b in differ] == [(["M:", "2"], ["M:", "3"])]
+    models = digests(repository, "models/meta1")
+    back = dvc(repository, "exp", "run", "-S", "mlnt.M=2")
+    assert back.returncode == 0, back.stderr
+    assert ran(back) == []
+    assert set(mentioned(back, "Stage '{}' is cached - skipping run")) == META | END
+    assert digests(repository, "models/meta1") != models
+    assert git(repository, "status", "--porcelain") == ""
+
+
+def test_a_wrong_parameter_stops_the_run_before_anything_is_written(repository: Path) -> None:
+    before = digests(repository, "dvc.lock", "models", "metrics", "data")
+    change(repository, {"train.lr": 0})
+    result = dvc(repository, "repro")
+    assert result.returncode != 0
+    assert "error: params.yaml: train.lr: found 0; " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert ran(result) == ["pretrain"]
+    after = digests(repository, "dvc.lock", "models", "metrics", "data")
+    assert after.items() <= before.items()
+    # DVC has removed that stage's outputs, and only them; they come back from its cache.
+    assert {name.split("/")[1] for name in set(before) - set(after)} == {"pretrain"}
+    change(repository, {"train.lr": TINY["train.lr"]})
+    restored = dvc(repository, "repro")
+    assert restored.returncode == 0, restored.stderr
+    assert ran(restored) == []
+    assert digests(repository, "dvc.lock", "models", "metrics", "data") == before
+    assert git(repository, "status", "--porcelain") == ""

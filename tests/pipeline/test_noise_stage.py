@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import csv
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from projects import make_params, write_picture
+
+from mlnt.noise import CIFAR10_ASYMMETRIC
+from pipeline import artifacts, files
+from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
+from pipeline.errors import UserError
+from pipeline.stages import download, noise
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+WHOLE = {"data__limit": None, "data__limit_test": None}
+
+
+@pytest.fixture(scope="module")
+def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        download.run(make_params(**WHOLE))
+    return folder
+
+
+@pytest.fixture
+def digits(downloaded: Path, project: Path) -> Dataset:
+    shutil.copytree(downloaded / "data", project / "data")
+    return artifacts.read_dataset()
+
+
+def inject(dataset: Dataset, **changes: Any) -> tuple[Labels, dict[str, Any]]:
+    """What the stage writes, with parameters such as `kind="pairflip"` of the section noise."""
+    seed = changes.pop("seed", 0)
+    said = noise.run(make_params(seed=seed, **WHOLE, **{f"noise__{key}": value for key, value in changes.items()}))
+    labels, metrics = artifacts.read_labels(dataset), files.read_json(noise.METRICS)
+    assert metrics["train_samples"] == len(labels.rows(TRAIN))
+    assert metrics["validation_samples"] == len(labels.rows(VALIDATION))
+    if "realised_rate" in metrics:
+        assert f"realised rate {metrics['realised_rate']:.4f}" in said
+    return labels, metrics
+
+
+def counts(dataset: Dataset, labels: Labels, split: int = TRAIN) -> NDArray[np.int64]:
+    """[true class, given class] → samples of a split."""
+    size = len(dataset.class_names)
+    table = np.zeros((size, size), dtype=np.int64)
+    np.add.at(table, (dataset.labels[labels.rows(split)], labels.labels[labels.rows(split)]), 1)
+    return table
+
+
+def wrong(dataset: Dataset, labels: Labels, split: int) -> int:
+    table = counts(dataset, labels, split)
+    return int(table.sum() - table.trace())
+
+
+# Kinds
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 1.0])
+def test_symmetric_noise_without_the_true_label_is_exact(rate: float, digits: Dataset) -> None:
+    labels, metrics = inject(digits, kind="symmetric", rate=rate, symmetric_excludes_true=True)
+    size = len(labels.rows(TRAIN))
+    expected = int(round(rate * size, 9))
+    assert wrong(digits, labels, TRAIN) == expected
+    assert metrics["realised_rate"] == pytest.approx(expected / size, abs=1e-6)
+
+
+@pytest.mark.parametrize("sampling", ["exact", "bernoulli"])
+def test_symmetric_noise_realises_less_than_its_rate(sampling: str, digits: Dataset) -> None:
+    labels, metrics = inject(digits, kind="symmetric", rate=0.5, sampling=sampling, symmetric_excludes_true=False)
+    size = len(labels.rows(TRAIN))
+    # r(1 − 1/C), within five standard errors
+    assert metrics["realised_rate"] == pytest.approx(0.45, abs=5 * (0.45 * 0.55 / size) ** 0.5)
+    assert metrics["realised_rate"] == pytest.approx(wrong(digits, labels, TRAIN) / size, abs=1e-6)
+    assert wrong(digits, labels, TRAIN) <= 0.5 * size or sampling == "bernoulli"
+
+
+def test_pairflip_noise_moves_each_class_to_the_next(digits: Dataset) -> None:
+    labels, _ = inject(digits, kind="pairflip", rate=0.4)
+    table = counts(digits, labels)
+    moved = np.floor(0.4 * table.sum(axis=1) + 1e-9).astype(int)
+    expected = np.diag(table.sum(axis=1) - moved)
+    expected[np.arange(10), (np.arange(10) + 1) % 10] += moved
+    assert np.array_equal(table, expected)
+
+
+def test_asymmetric_noise_follows_its_mapping(digits: Dataset) -> None:
+    labels, metrics = inject(digits, kind="asymmetric", rate=0.4, mapping={"3": "5", "5": "3", "7": "1"})
+    table = counts(digits, labels)
+    totals = table.sum(axis=1)
+    expected = np.diag(totals)
+    for source, image in ((3, 5), (5, 3), (7, 1)):
+        expected[source, source] -= int(0.4 * totals[source] + 1e-9)
+        expected[source, image] += int(0.4 * totals[source] + 1e-9)
+    assert np.array_equal(table, expected)
+    assert metrics["realised_rate"] == pytest.approx(1 - table.trace() / table.sum(), abs=1e-6)
+
+
+def test_a_matrix_from_a_file(digits: Dataset, project: Path) -> None:
+    matrix = 0.75 * np.eye(10) + 0.25 * np.roll(np.eye(10), 3, axis=1)
+    np.savetxt(project / "matrix.csv", matrix, delimiter=",")
+    labels, _ = inject(digits, kind="matrix", matrix_file="matrix.csv")
+    table = counts(digits, labels)
+    moved = np.floor(0.25 * table.sum(axis=1) + 1e-9).astype(int)
+    assert table[np.arange(10), (np.arange(10) + 3) % 10].tolist() == moved.tolist()
+    assert table.trace() == table.sum() - moved.sum()
+
+
+def test_no_noise_keeps_labels_that_are_known_to_be_true(digits: Dataset) -> None:
+    labels, metrics = inject(digits, kind="none")
+    assert np.array_equal(labels.labels, digits.labels)
+    assert labels.true_labels is not None
+    assert metrics["realised_rate"] == 0
+    assert metrics["validation_labels"] == "clean"
+
+
+# What every kind shares
+
+KINDS: list[dict[str, Any]] = [
+    {"kind": "symmetric", "rate": 0.5},
+    {"kind": "symmetric", "rate": 0.5, "sampling": "bernoulli"},
+    {"kind": "pairflip", "rate": 0.4},
+    {"kind": "asymmetric", "rate": 0.4, "mapping": {"3": "5"}},
+    {"kind": "none"},
+]
+
+
+@pytest.mark.parametrize("changes", KINDS, ids=lambda changes: "-".join(map(str, changes.values())))
+def test_the_split_does_not_depend_on_the_noise(changes: dict[str, Any], digits: Dataset) -> None:
+    labels, _ = inject(digits, **changes)
+    other, _ = inject(digits, kind="symmetric", rate=0.1)
+    assert np.array_equal(labels.split, other.split)
+    assert np.array_equal(labels.split == TEST, digits.split == TEST)
+    totals = np.bincount(digits.labels[digits.split == TRAIN])
+    assert np.bincount(digits.labels[labels.rows(VALIDATION)]).tolist() == np.round(0.2 * totals).tolist()
+    assert labels.dataset_digest == digits.digest
+    assert labels.true_labels is not None
+    assert np.array_equal(labels.true_labels, digits.labels)
+    assert np.array_equal(labels.labels[labels.rows(TEST)], digits.labels[labels.rows(TEST)])
+
+
+@pytest.mark.parametrize("changes", KINDS[:2], ids=["exact", "bernoulli"])
+def test_noise_and_split_follow_from_the_seed(changes: dict[str, Any], digits: Dataset) -> None:
+    first, _ = inject(digits, **changes)
+    again, _ = inject(digits, **changes)
+    other, _ = inject(digits, **changes, seed=1)
+    assert first.digest == again.digest
+    assert not np.array_equal(first.split, other.split)
+    assert not np.array_equal(first.labels[first.rows(TRAIN)], other.labels[first.rows(TRAIN)])
+
+
+@pytest.mark.parametrize("choice", ["clean", "noisy"])
+def test_validation_labels_are_clean_or_noisy(choice: str, digits: Dataset) -> None:
+    labels, metrics = inject(digits, kind="symmetric", rate=0.5, symmetric_excludes_true=True, validation=choice)
+    expected = len(labels.rows(VALIDATION)) // 2 if choice == "noisy" else 0
+    assert wrong(digits, labels, VALIDATION) == expected
+    assert metrics["validation_labels"] == choice
+    assert metrics["realised_rate"] == pytest.approx(0.5, abs=1e-3)  # of the training labels alone
+
+
+def test_the_matrix_file_holds_what_was_asked_for_and_what_was_counted(digits: Dataset) -> None:
+    labels, _ = inject(digits, kind="pairflip", rate=0.4)
+    with noise.MATRIX.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["true"], row["label"]) for row in rows] == [(i, j) for i in "0123456789" for j in "0123456789"]
+    table = counts(digits, labels)
+    realised = np.array([float(row["realised"]) for row in rows]).reshape(10, 10)
+    intended = np.array([float(row["intended"]) for row in rows]).reshape(10, 10)
+    assert realised == pytest.approx(table / table.sum(axis=1, keepdims=True), abs=1e-6)
+    assert intended == pytest.approx(0.6 * np.eye(10) + 0.4 * np.roll(np.eye(10), 1, axis=1))
+
+
+# What can be wrong
+
+
+def refused(expected: str, **changes: Any) -> None:
+    with pytest.raises(UserError, match=expected):
+        noise.run(make_params(**WHOLE, **{f"noise__{key}": value for key, value in changes.items()}))
+    assert not files.LABELS.exists()
+    assert not noise.METRICS.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1,0\n0,1\n", "expected 10 rows of 10 numbers, found shape (2, 2)"),
+        ("\n".join([",".join(["0.2"] * 10)] * 10), "found row 1 with sum 2"),
+        ("\n".join([",".join(["1.9", "-0.9", *["0"] * 8])] * 10), "negative"),
+        ("\n".join([",".join(["nan", *["0"] * 9])] * 10), "non-finite"),
+        ("a,b\nc,d\n", "could not convert string"),
+        ("1,0\n0\n", "number of columns changed"),
+        ("", "expected 10 rows of 10 numbers"),
+    ],
+    ids=["shape", "sums", "negative", "nan", "text", "ragged", "empty"],
+)
+def test_wrong_matrices_are_explained(text: str, expected: str, digits: Dataset, project: Path) -> None:
+    (project / "matrix.csv").write_text(text, encoding="utf-8")
+    refused("^noise.matrix_file: matrix.csv: .*" + re.escape(expected), kind="matrix", matrix_file="matrix.csv")
+
+
+def test_a_missing_matrix_is_named(digits: Dataset) -> None:
+    refused(r"^noise.matrix_file: nosuch.csv.*", kind="matrix", matrix_file="nosuch.csv")
+
+
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        ({}, "found nothing, expected CLASS: CLASS pairs for asymmetric noise; the classes are 0, 1, 2"),
+        ({"3": "cat"}, "'cat' is not a class; the classes are 0, 1, 2"),
+        ({"dog": "3"}, "'dog' is not a class"),
+        ({"3": "3"}, "'3' is mapped to itself"),
+    ],
+)
+def test_wrong_mappings_are_explained(mapping: dict[str, str], expected: str, digits: Dataset) -> None:
+    refused(f"^noise.mapping: {expected}", kind="asymmetric", mapping=mapping)
+
+
+def test_noise_needs_the_data_set(project: Path) -> None:
+    refused(r"^data/dataset.h5: no such file; `mlnt download` makes it")
+
+
+# Own images, in the manner of CIFAR-10: numbers for names
+
+
+@pytest.fixture(scope="module")
+def cifar_like(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray[np.int64]]:
+    """Files train/CLASS/NUMBER.png, and the class of each number."""
+    folder = tmp_path_factory.mktemp("cifar")
+    classes = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 12))
+    for number, label in enumerate(classes):
+        write_picture(folder / "train" / CIFAR10[label] / f"{number:04}.png", number)
+    for label, name in enumerate(CIFAR10):
+        write_picture(folder / "test" / name / f"{label:04}.png", label)
+    return folder, classes
+
+
+@pytest.fixture
+def own(cifar_like: tuple[Path, NDArray[np.int64]], project: Path) -> Dataset:
+    download.run(make_params(**WHOLE, data__source="imagefolder", data__root=str(cifar_like[0])))
+    return artifacts.read_dataset()
+
+
+@pytest.mark.parametrize("validation", ["clean", "noisy"])
+def test_nobody_knows_the_truth_about_own_labels(validation: str, own: Dataset) -> None:
+    labels, metrics = inject(own, kind="none", validation=validation)
+    assert labels.true_labels is None
+    assert labels.intended_matrix is None
+    assert np.array_equal(labels.labels, own.labels)
+    assert metrics == {"train_samples": 100, "validation_samples": 20, "validation_labels": "as given"}
+    assert noise.MATRIX.read_text(encoding="utf-8").strip() == ""
+
+
+def test_own_labels_are_the_truth_when_noise_is_injected(own: Dataset) -> None:
+    labels, metrics = inject(own, kind="symmetric", rate=0.5, symmetric_excludes_true=True)
+    assert labels.true_labels is not None
+    assert metrics["realised_rate"] == 0.5
+
+
+def test_the_paper_s_mapping_is_that_of_cifar10_s_classes(own: Dataset) -> None:
+    labels, _ = inject(own, kind="asymmetric", rate=0.4, mapping={})
+    table = counts(own, labels)
+    expected = np.diag(table.sum(axis=1))
+    for source, image in CIFAR10_ASYMMETRIC.items():
+        i, j = CIFAR10.index(source), CIFAR10.index(image)
+        expected[i, i] -= 4
+        expected[i, j] += 4
+    assert np.array_equal(table, expected)
+
+
+def label_file(classes: NDArray[np.int64], **changes: Any) -> tuple[Path, NDArray[np.int64]]:
+    """CIFAR-10N's layout for these images, and its worse labels."""
+    generator = np.random.default_rng(1)
+    worse = np.where(generator.random(len(classes)) < 0.4, generator.integers(0, 10, len(classes)), classes)
+    content = {"clean_label": classes, "worse_label": worse, "aggre_label": classes, **changes}
+    path = Path("human.pt")
+    path.write_bytes(pickle.dumps({key: value for key, value in content.items() if value is not None}))
+    return path, worse
+
+
+def test_human_labels_find_their_images_by_number(own: Dataset, cifar_like: tuple[Path, NDArray[np.int64]]) -> None:
+    path, worse = label_file(cifar_like[1])
+    labels, metrics = inject(own, kind="human", human_file=str(path), human_labels="worse_label", validation="noisy")
+    for row, name in enumerate(own.names):
+        number = int(Path(name).stem)
+        expected = own.labels[row] if name.startswith("test/") else worse[number]
+        assert labels.labels[row] == expected
+    train = labels.rows(TRAIN)
+    numbers = [int(Path(own.names[row]).stem) for row in train]
+    assert metrics["realised_rate"] == pytest.approx(np.mean(worse[numbers] != cifar_like[1][numbers]), abs=1e-6)
+    assert labels.true_labels is not None
+    assert labels.intended_matrix is None
+    clean, _ = inject(own, kind="human", human_file=str(path), human_labels="worse_label", validation="clean")
+    assert wrong(own, clean, VALIDATION) == 0 < wrong(own, labels, VALIDATION)
+    _, metrics = inject(own, kind="human", human_file=str(path), human_labels="aggre_label")
+    assert metrics["realised_rate"] == 0
+
+
+def test_human_labels_stay_aligned_under_a_limit(
+    own: Dataset, cifar_like: tuple[Path, NDArray[np.int64]], project: Path
+) -> None:
+    path, worse = label_file(cifar_like[1])
+    download.run(make_params(data__source="imagefolder", data__root=str(cifar_like[0]), data__limit=50))
+    part = artifacts.read_dataset()
+    labels, _ = inject(part, kind="human", human_file=str(path), validation="noisy")
+    for row in np.flatnonzero(part.split == TRAIN):
+        assert labels.labels[row] == worse[int(Path(part.names[row]).stem)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"clean_label": lambda classes: np.roll(classes, 1)}, "clean labels differ from the data set's"),
+        ({"clean_label": lambda classes: classes[:60]}, "clean_label"),
+        (
+            {"clean_label": lambda classes: classes[:60], "worse_label": lambda classes: classes[:60]},
+            "labels 60 images, the data set's numbers go to 119",
+        ),
+        ({"clean_label": lambda _: None}, "no 'clean_label'"),
+        ({"worse_label": lambda _: None}, "no 'worse_label', only aggre_label, clean_label"),
+        ({"worse_label": lambda classes: classes + 1}, "belongs to other data"),
+        ({"worse_label": lambda classes: classes - 1}, "human.pt"),
+        ({"worse_label": lambda classes: classes.astype(float)}, "expected a list of integers"),
+    ],
+    ids=["order", "lengths", "short", "no clean", "no worse", "ten", "negative", "float"],
+)
+def test_human_labels_of_other_data_are_refused(
+    changes: dict[str, Any], expected: str, own: Dataset, cifar_like: tuple[Path, NDArray[np.int64]]
+) -> None:
+    label_file(cifar_like[1], **{key: change(cifar_like[1]) for key, change in changes.items()})
+    refused(f"^noise.human_file: .*{re.escape(expected)}", kind="human", human_file="human.pt")
+
+
+def test_a_missing_or_unreadable_human_file_is_named(own: Dataset, project: Path) -> None:
+    refused("^noise.human_file: nosuch.pt: no such file", kind="human", human_file="nosuch.pt")
+    (project / "text.pt").write_text("no pickle", encoding="utf-8")
+    refused("^noise.human_file: text.pt: ", kind="human", human_file="text.pt")
+    refused("^noise.human_file: data: ", kind="human", human_file="data")
+
+
+def test_a_human_file_runs_nothing(own: Dataset, project: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (Path("marker"),)
+
+    (project / "evil.pt").write_bytes(pickle.dumps(Evil()))
+    refused("^noise.human_file: evil.pt: ", kind="human", human_file="evil.pt")
+    assert not (project / "marker").exists()

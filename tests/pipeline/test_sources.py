@@ -1,0 +1,624 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import pickle
+import re
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from projects import digests, make_params, write_picture
+
+from pipeline import artifacts, files
+from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset
+from pipeline.errors import UserError
+from pipeline.sources import cifar10, clothing1m, digits, imagefolder
+from pipeline.sources.listing import ImageOptions
+from pipeline.stages import download
+
+AS_THEY_ARE = ImageOptions("auto", None, None, None, None)
+CLASSES = ("cat", "dog", "emu")
+
+
+def load(root: Path, **options: Any) -> Dataset:
+    return imagefolder.load(root, AS_THEY_ARE._replace(**options))
+
+
+def refused(root: Path, *expected: str, **options: Any) -> None:
+    """Loading ends with one message that contains all of this."""
+    with pytest.raises(UserError) as caught:
+        load(root, **options)
+    assert all(part in str(caught.value) for part in expected), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def write_tree(root: Path, splits: dict[str, int], prefix: str = "") -> dict[str, NDArray[np.uint8]]:
+    """`count` images a class in each split; name → [C, H, W]."""
+    written: dict[str, NDArray[np.uint8]] = {}
+    for split, count in splits.items():
+        for label in CLASSES:
+            for i in range(count):
+                name = "/".join(part for part in (prefix, split, label, f"{label}-{i}.png") if part)
+                image = write_picture(root / name, len(written))
+                written[name] = np.asarray(image).transpose(2, 0, 1)
+    return written
+
+
+def pack(root: Path, path: Path) -> Path:
+    """All files below `root` in an archive of the kind that the suffix says."""
+    names = sorted(file for file in root.rglob("*") if file.is_file())
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.write(name, name.relative_to(root))
+    else:
+        with tarfile.open(path, "w:gz") if path.suffix == ".gz" else tarfile.open(path, "w:xz") as tar:
+            for name in names:
+                tar.add(name, f"./{name.relative_to(root)}")
+    return path
+
+
+def pack_csv(root: Path, path: Path, with_split: bool) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", *(["split"] if with_split else [])])
+        for name in sorted(file for file in root.rglob("*") if file.is_file()):
+            parts = name.relative_to(root).parts
+            split = [parts[0]] if with_split else []
+            writer.writerow([name.relative_to(path.parent), parts[-2], *split])
+    return path
+
+
+def summary(dataset: Dataset) -> dict[str, tuple[str, int, bytes]]:
+    """File name → class, split and pixels."""
+    return {
+        f"{dataset.split[i]}/{Path(name).name}": (
+            dataset.class_names[dataset.labels[i]],
+            int(dataset.split[i]),
+            dataset.images[i].tobytes(),
+        )
+        for i, name in enumerate(dataset.names)
+    }
+
+
+# Own images: layouts
+
+
+@pytest.mark.parametrize("suffix", ["folder", ".zip", ".tar.gz", ".tar.xz", ".csv"])
+@pytest.mark.parametrize("prefix", ["", "inner/my images"])
+def test_every_container_gives_the_same_images(suffix: str, prefix: str, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    written = write_tree(tree, {"train": 4, "val": 2, "test": 1}, prefix)
+    root = tree
+    if suffix == ".csv":
+        root = pack_csv(tree / prefix, tmp_path / "labels.csv", with_split=True)
+    elif suffix != "folder":
+        root = pack(tree, tmp_path / f"archive{suffix}")
+        shutil.rmtree(tree)
+    dataset = load(root)
+    assert dataset.class_names == list(CLASSES)
+    assert np.bincount(dataset.split).tolist() == [12, 6, 3]
+    assert not dataset.labels_are_true
+    assert dataset.images.shape == (21, 3, 5, 6)
+    numbers = {"train": TRAIN, "val": VALIDATION, "test": TEST}
+    expected = {}
+    for name, image in written.items():
+        split, label, file = name.removeprefix(prefix).strip("/").split("/")
+        expected[f"{numbers[split]}/{file}"] = (label, numbers[split], image.tobytes())
+    assert summary(dataset) == expected
+
+
+@pytest.mark.parametrize(
+    ("splits", "counts"),
+    [
+        ({"train": 3, "test": 2}, [9, 0, 6]),
+        ({"train": 3, "validation": 2}, [9, 6, 0]),
+        ({"train": 3, "valid": 2}, [9, 6, 0]),
+        ({"train": 3}, [9, 0, 0]),
+        ({"": 3}, [9, 0, 0]),
+    ],
+)
+def test_validation_and_test_may_be_missing(splits: dict[str, int], counts: list[int], tmp_path: Path) -> None:
+    write_tree(tmp_path, splits)
+    dataset = load(tmp_path)
+    assert np.bincount(dataset.split, minlength=3).tolist() == counts
+    assert [dataset.class_names[label] for label in dataset.labels] == [Path(name).parts[-2] for name in dataset.names]
+
+
+def test_a_csv_without_splits_is_all_for_training(tmp_path: Path) -> None:
+    write_tree(tmp_path / "images", {"": 2})
+    dataset = load(pack_csv(tmp_path / "images", tmp_path / "labels.csv", with_split=False))
+    assert dataset.split.tolist() == [TRAIN] * 6
+    assert [Path(name).parts[-2] for name in dataset.names] == [dataset.class_names[i] for i in dataset.labels]
+
+
+def test_the_files_of_a_csv_may_be_anywhere_below_it_and_its_classes_anything(tmp_path: Path) -> None:
+    for i in range(4):
+        write_picture(tmp_path / "a" / f"{i}.png", i)
+    lines = ["path,label,split", "a/0.png,<b>x</b>,train", '"a/1.png","y, or z",train', "a/2.png,<b>x</b>,val"]
+    (tmp_path / "list.csv").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    dataset = load(tmp_path / "list.csv")
+    assert dataset.class_names == ["<b>x</b>", "y, or z"]
+    assert dataset.split.tolist() == [TRAIN, TRAIN, VALIDATION]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("file,class\na/0.png,cat\n", ["labels.csv", "path,label[,split]", "file,class"]),
+        ("", ["labels.csv", "path,label[,split]"]),
+        ("path,label,split\na/0.png,cat,training\n", ["line 2", "training", "train"]),
+        ("path,label\na/0.png,cat\na/0.png,\n", ["line 3"]),
+        ("path,label\na/0.png\n", ["line 2"]),
+        ("path,label\na/0.png,cat\na/9.png,dog\n", ["line 3", "no such file: a/9.png"]),
+        ("path,label\na/0.png,cat\n", ["two or more classes", "cat"]),
+        ("path,label\n", ["two or more classes"]),
+    ],
+)
+def test_wrong_csv_files_are_explained(text: str, expected: list[str], tmp_path: Path) -> None:
+    write_picture(tmp_path / "a" / "0.png", 0)
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+    refused(tmp_path / "labels.csv", "data.root", *expected)
+
+
+def test_a_csv_of_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes("path,label\na.png,größe\n".encode("latin-1"))
+    refused(tmp_path / "labels.csv", "data.root", "labels.csv", "not readable as CSV")
+
+
+def test_images_are_numbered_by_their_names_where_these_are_numbers(tmp_path: Path) -> None:
+    for number, label in ((10, "cat"), (9, "cat"), (0, "dog"), (2, "dog")):
+        write_picture(tmp_path / "train" / label / f"{number:05}.png", number)
+    dataset = load(tmp_path)
+    assert [int(Path(name).stem) for name in dataset.names] == dataset.source_index.tolist()
+    (tmp_path / "train" / "dog" / "00002.png").rename(tmp_path / "train" / "dog" / "two.png")
+    assert load(tmp_path).source_index.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
+def test_members_that_point_outside_are_never_written(suffix: str, project: Path) -> None:
+    png = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(png, "PNG")
+    outside = f"{project.parent}/outside/train/cat/evil.png"
+    names = ["train/cat/1.png", "train/dog/1.png", "../train/dog/evil.png", outside]
+    path = project.parent / f"archive{suffix}"
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, png.getvalue())
+    else:
+        with tarfile.open(path, "w:gz") as tar:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = len(png.getvalue())
+                tar.addfile(member, io.BytesIO(png.getvalue()))
+            link = tarfile.TarInfo("train/dog/link.png")
+            link.type, link.linkname = tarfile.SYMTYPE, "../../../secret.png"
+            tar.addfile(link)
+    before = set(digests(project.parent))
+    download.run(make_params(data__source="imagefolder", data__root=str(path), data__limit=None))
+    assert set(digests(project.parent)) - before == {"project/data/dataset.h5"}
+    assert "train/dog/link.png" not in artifacts.read_dataset().names
+
+
+# Own images: what can be wrong
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    refused(tmp_path / "nosuch", "data.root", "nosuch: no such folder or file")
+    refused(tmp_path / "nosuch.csv", "data.root", "nosuch.csv: no such file")
+
+
+def test_a_folder_without_images_is_explained(tmp_path: Path) -> None:
+    refused(tmp_path, "data.root", str(tmp_path), "no images", "train/CLASS/FILE", ".csv")
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("x", encoding="utf-8")
+    refused(tmp_path, "no images")
+
+
+def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "archive.zip").write_bytes(b"no zip at all")
+    refused(tmp_path / "archive.zip", "data.root", "archive.zip", "expected a folder, a tar or zip archive")
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.xz"])
+def test_a_truncated_archive_is_refused(suffix: str, tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree", {"train": 8})
+    path = pack(tmp_path / "tree", tmp_path / f"archive{suffix}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refused(path, "data.root", path.name)
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree", {"train": 8})
+    path = pack(tmp_path / "tree", tmp_path / "archive.zip")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"IDAT") + 8
+    content[at : at + 4] = b"\0\1\2\3"
+    path.write_bytes(content)
+    refused(path, "data.root", "cat-0.png")
+
+
+def test_images_outside_of_class_folders_are_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 2})
+    write_picture(tmp_path / "train" / "loose.png", 0)
+    refused(tmp_path, "data.root", "train/loose.png lies in no class folder", "train/CLASS/FILE")
+
+
+def test_one_class_is_not_enough(tmp_path: Path) -> None:
+    write_picture(tmp_path / "train" / "cat" / "1.png", 0)
+    refused(tmp_path, "data.root", "two or more classes, found ['cat']")
+
+
+def test_only_test_images_are_not_enough(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"test": 2})
+    refused(tmp_path, "data.root", "training images")
+
+
+@pytest.mark.parametrize(("split", "called"), [("val", "validation"), ("test", "test")])
+def test_a_class_that_training_lacks_is_named(split: str, called: str, tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 2, split: 1})
+    write_picture(tmp_path / split / "fox" / "1.png", 0)
+    refused(tmp_path, "data.root", f"{called} has the class 'fox'", f"{split}/fox/1.png", "cat, dog, emu")
+
+
+def test_files_that_do_not_decode_are_named(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4})
+    (tmp_path / "train/cat/cat-1.png").write_bytes(b"no image")
+    whole = (tmp_path / "train/dog/dog-2.png").read_bytes()
+    (tmp_path / "train/dog/dog-2.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "train/dog/dog-3.png").write_bytes(b"")
+    refused(tmp_path, "data.root: 3 of 12 images do not decode", "cat/cat-1.png", "dog/dog-2.png", "dog/dog-3.png")
+
+
+# Own images: pixels
+
+
+@pytest.mark.parametrize(
+    ("modes", "channels", "expected"),
+    [
+        (["L", "L"], "auto", 1),
+        (["1", "LA"], "auto", 1),
+        (["RGB", "RGB"], "auto", 3),
+        (["L", "RGB"], "auto", 3),
+        (["RGBA", "P"], "auto", 3),
+        (["RGB", "L"], 1, 1),
+        (["L", "LA"], 3, 3),
+    ],
+)
+def test_grey_and_colour_images(modes: list[str], channels: Any, expected: int, tmp_path: Path) -> None:
+    written = []
+    for i, (mode, label) in enumerate(zip(modes, ("cat", "dog"), strict=True)):
+        image = write_picture(tmp_path / "train" / label / "1.png", i, mode=mode)
+        target = "L" if expected == 1 or mode in ("1", "L", "LA") else "RGB"
+        pixels = np.atleast_3d(np.asarray(image.convert(target))).transpose(2, 0, 1)
+        written.append(np.broadcast_to(pixels, (expected, 5, 6)))
+    assert np.array_equal(load(tmp_path, channels=channels).images, np.stack(written))
+
+
+def test_a_palette_with_transparent_entries_is_decoded_without_a_warning(tmp_path: Path) -> None:
+    for i, label in enumerate(("cat", "dog")):
+        image = Image.new("P", (6, 5), 1)
+        image.putpalette([0, 0, 0, 10 * i, 20, 30])
+        (tmp_path / "train" / label).mkdir(parents=True)
+        image.save(tmp_path / "train" / label / "1.png", transparency=b"\x80\xff")
+    images = load(tmp_path).images
+    assert images.shape == (2, 3, 5, 6)
+    assert images[:, :, 0, 0].tolist() == [[0, 20, 30], [10, 20, 30]]
+
+
+def test_sixteen_bits_keep_their_upper_half(tmp_path: Path) -> None:
+    values = np.arange(0, 65536, 2048, dtype=np.uint16).reshape(4, 8)
+    for label in ("cat", "dog"):
+        path = tmp_path / "train" / label / "1.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(values).save(path)
+    images = load(tmp_path).images
+    assert images.shape == (2, 1, 4, 8)
+    assert np.array_equal(images[0, 0], (values >> 8).astype(np.uint8))
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        image = Image.new("L", (6, 4))
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(tmp_path / "train" / label / "1.jpg", exif=exif)
+    assert load(tmp_path).images.shape == (2, 1, 6, 4)
+
+
+def test_images_of_different_sizes_need_a_common_one(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 2})
+    write_picture(tmp_path / "train" / "dog" / "dog-1.png", 0, size=(9, 7))
+    refused(tmp_path, "data.resize", "6×5", "9×7", "train/dog/dog-1.png")
+    assert load(tmp_path, resize=4).images.shape == (6, 3, 4, 4)
+
+
+def test_resize_is_followed_by_a_centre_crop(tmp_path: Path) -> None:
+    path = tmp_path / "train" / "cat" / "1.png"
+    image = write_picture(path, 0, size=(16, 12))
+    write_picture(tmp_path / "train" / "dog" / "1.png", 1)
+    small = np.asarray(image.resize((8, 8), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.array_equal(load(tmp_path, resize=8).images[0], small)
+    assert np.array_equal(load(tmp_path, resize=8, crop=4).images[0], small[:, 2:6, 2:6])
+
+
+def test_a_crop_larger_than_the_images_is_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 2})
+    refused(tmp_path, "data.crop", "6×5", crop=6)
+
+
+# Limits
+
+
+def test_limits_take_the_same_share_of_every_class(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 10, "val": 3, "test": 6})
+    dataset = load(tmp_path, limit=12, limit_test=9)
+    for split, each in ((TRAIN, 4), (VALIDATION, 3), (TEST, 3)):
+        assert np.bincount(dataset.labels[dataset.split == split]).tolist() == [each] * 3
+    whole = load(tmp_path)
+    assert summary(dataset).items() <= summary(whole).items()
+    numbers = dict(zip(whole.names, whole.source_index, strict=True))
+    assert [numbers[name] for name in dataset.names] == dataset.source_index.tolist()
+
+
+@pytest.mark.parametrize("limit", [30, 1000, None])
+def test_a_limit_above_the_size_changes_nothing(limit: int | None, tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 10})
+    assert summary(load(tmp_path, limit=limit)) == summary(load(tmp_path))
+
+
+def test_a_limit_is_decoded_alone(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 10})
+    chosen = set(load(tmp_path, limit=6).names)
+    for name in digests(tmp_path):
+        if name not in chosen:
+            (tmp_path / name).write_bytes(b"no image")
+    assert set(load(tmp_path, limit=6).names) == chosen
+
+
+def test_the_data_set_does_not_depend_on_the_seed(project: Path) -> None:
+    contents = []
+    for seed in (0, 1):
+        download.run(make_params(seed=seed, data__limit=100, data__limit_test=50))
+        contents.append(files.DATASET.read_bytes())
+    assert contents[0] == contents[1]
+
+
+# Fetching
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> tuple[Path, str]:
+    """A good archive in a folder with a space, and its SHA-256."""
+    write_tree(tmp_path / "tree", {"train": 2})
+    (tmp_path / "far away").mkdir()
+    path = pack(tmp_path / "tree", tmp_path / "far away" / "archive.tar.gz")
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def own(**data: Any) -> Any:
+    return make_params(data__source="imagefolder", **{f"data__{key}": value for key, value in data.items()})
+
+
+def test_a_url_is_fetched_once_and_checked(archive: tuple[Path, str], project: Path) -> None:
+    path, sha256 = archive
+    params = own(url=path.as_uri(), sha256=sha256)
+    download.run(params)
+    first = artifacts.read_dataset()
+    assert len(first.names) == 6
+    path.unlink()
+    files.DATASET.unlink()
+    download.run(params)
+    assert artifacts.read_dataset().digest == first.digest
+
+
+def test_a_url_of_another_file_is_refused_and_leaves_nothing(archive: tuple[Path, str], project: Path) -> None:
+    path, sha256 = archive
+    other = "0" * 64
+    with pytest.raises(UserError, match=f"^data.sha256: .*archive.tar.gz has {sha256}, expected {other}"):
+        download.run(own(url=path.as_uri(), sha256=other))
+    assert digests(project) == {}
+
+
+def test_a_local_archive_is_checked_too(archive: tuple[Path, str], project: Path) -> None:
+    path, sha256 = archive
+    download.run(own(root=str(path), sha256=sha256))
+    with pytest.raises(UserError, match=r"^data.sha256: .*another file or damaged"):
+        download.run(own(root=str(path), sha256="0" * 64))
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("ftp://localhost/archive.zip", "found ftp://localhost/archive.zip, expected http://, https://, file://"),
+        ("/data/archive.zip", "found /data/archive.zip, expected http"),
+        ("file:///", "found file:///, expected http"),
+        ("file:///nosuch/archive.zip", "file:///nosuch/archive.zip could not be fetched"),
+        ("http://[::1/archive.zip", "http://[::1/archive.zip"),
+    ],
+)
+def test_wrong_urls_are_explained(url: str, expected: str, project: Path) -> None:
+    with pytest.raises(UserError, match="^data.url: .*" + re.escape(expected)):
+        download.run(own(url=url))
+    assert digests(project) == {}
+
+
+@pytest.mark.parametrize("source", ["imagefolder", "clothing1m"])
+def test_own_data_needs_a_place(source: str, project: Path) -> None:
+    with pytest.raises(UserError, match=r"^data.root: found null, expected the path"):
+        download.run(make_params(data__source=source))
+
+
+# digits
+
+
+def test_digits_has_one_fixed_stratified_test_split() -> None:
+    dataset = digits.load()
+    assert dataset.images.shape == (1797, 1, 8, 8)
+    assert (dataset.images.min(), dataset.images.max()) == (0, 255)
+    assert np.bincount(dataset.split).tolist() == [1078, 0, 719]
+    totals = np.bincount(dataset.labels)
+    assert np.bincount(dataset.labels[dataset.split == TEST]).tolist() == np.round(0.4 * totals).tolist()
+    assert np.flatnonzero(dataset.split == TEST)[:10].tolist() == [0, 4, 5, 6, 7, 9, 14, 16, 17, 22]
+    assert dataset.class_names == list("0123456789")
+    assert dataset.labels_are_true
+
+
+# CIFAR-10
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()  # noqa: S324
+
+
+@pytest.fixture
+def cifar_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torchvision's archive with four images a batch, and MD5 sums to match."""
+    from torchvision.datasets import CIFAR10
+
+    inner = tmp_path / "made" / "cifar-10-batches-py"
+    inner.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    sums = []
+    for number, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
+        data = generator.integers(0, 256, (4, 3072)).astype(np.uint8)
+        labels = [(4 * number + i) % 10 for i in range(4)]
+        (inner / name).write_bytes(pickle.dumps({"data": data, "labels": labels}, protocol=2))
+        sums.append([name, md5(inner / name)])
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    (inner / "batches.meta").write_bytes(pickle.dumps({"label_names": names}, protocol=2))
+    path = tmp_path / "made" / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(inner, inner.name)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(path))
+    monkeypatch.setattr(CIFAR10, "train_list", sums[:5])
+    monkeypatch.setattr(CIFAR10, "test_list", sums[5:])
+    monkeypatch.setattr(
+        CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5(inner / "batches.meta")}
+    )
+    monkeypatch.setattr(CIFAR10, "url", "file:///nosuch/cifar-10-python.tar.gz")  # never the network
+    return path
+
+
+def check_cifar(dataset: Dataset, made: Path) -> None:
+    batches = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    contents = [pickle.loads((made / "cifar-10-batches-py" / name).read_bytes()) for name in batches]  # noqa: S301
+    assert np.array_equal(dataset.images.reshape(24, -1), np.concatenate([content["data"] for content in contents]))
+    assert dataset.images.shape == (24, 3, 32, 32)
+    assert dataset.labels.tolist() == [label for content in contents for label in content["labels"]]
+    assert dataset.split.tolist() == [TRAIN] * 20 + [TEST] * 4
+    assert dataset.source_index.tolist() == [*range(20), *range(4)]
+    assert dataset.class_names[:2] == ["airplane", "automobile"]
+    assert dataset.labels_are_true
+
+
+def test_cifar10_is_read_from_a_copy(cifar_archive: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    root.mkdir()
+    shutil.copy(cifar_archive, root)
+    check_cifar(cifar10.load(root, None), cifar_archive.parent)
+    check_cifar(cifar10.load(cifar_archive.parent, None), cifar_archive.parent)
+
+
+def test_cifar10_is_fetched_from_a_mirror(cifar_archive: Path, project: Path) -> None:
+    download.run(make_params(data__source="cifar10", data__url=cifar_archive.as_uri(), data__limit=None))
+    dataset = artifacts.read_dataset()
+    check_cifar(dataset, cifar_archive.parent)
+    assert (project / "data/raw/cifar-10-python.tar.gz").exists()
+
+
+def test_cifar10_with_another_md5_is_refused(
+    cifar_archive: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import CIFAR10
+
+    monkeypatch.setattr(CIFAR10, "tgz_md5", "0" * 32)
+    with pytest.raises(UserError, match=r"^data.root: no intact CIFAR-10 in .*MD5 0000"):
+        download.run(make_params(data__source="cifar10", data__url=cifar_archive.as_uri()))
+    assert not files.DATASET.exists()
+
+
+def test_cifar10_that_is_nowhere_says_where_to_put_it(cifar_archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^data.root: no intact CIFAR-10 in .*cifar-10-python.tar.gz .*data.url"):
+        cifar10.load(tmp_path / "empty", None)
+
+
+# Clothing1M
+
+
+@pytest.fixture
+def clothing(tmp_path: Path) -> Path:
+    """The owners' layout: two noisy images a class, one for validation and one for test."""
+    root = tmp_path / "clothing1m"
+    lists: dict[str, list[str]] = {"noisy_train": [], "clean_train": [], "clean_val": [], "clean_test": []}
+    labels: dict[str, list[str]] = {"noisy": [], "clean": []}
+    number = 0
+    for label in range(14):
+        for name, count in (("noisy_train", 2), ("clean_train", 1), ("clean_val", 1), ("clean_test", 1)):
+            for _ in range(count):
+                key = f"images/{number % 3}/{number}.png"
+                write_picture(root / key, number)
+                lists[name].append(key)
+                labels["noisy"].append(f"{key} {(label + 1) % 14 if name != 'noisy_train' else label}")
+                if name != "noisy_train":
+                    labels["clean"].append(f"{key} {label}")
+                number += 1
+    for name, keys in lists.items():
+        (root / f"{name}_key_list.txt").write_text("\n".join(keys), encoding="utf-8")
+    for name, lines in labels.items():
+        (root / f"{name}_label_kv.txt").write_text("\n".join(lines), encoding="utf-8")
+    return root
+
+
+def test_clothing1m_keeps_the_papers_split_and_its_clean_labels(clothing: Path) -> None:
+    dataset = clothing1m.load(clothing, AS_THEY_ARE)
+    assert np.bincount(dataset.split).tolist() == [28, 14, 14]
+    assert dataset.class_names[0] == "T-Shirt"
+    assert dataset.class_names[13] == "Underwear"
+    for split, each in ((TRAIN, 2), (VALIDATION, 1), (TEST, 1)):
+        assert dataset.labels[dataset.split == split].tolist() == np.repeat(np.arange(14), each).tolist()
+    for name, image in zip(dataset.names, dataset.images, strict=True):
+        assert np.array_equal(image, np.asarray(Image.open(clothing / name)).transpose(2, 0, 1))
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda root: (root / "clean_val_key_list.txt").unlink(), "clean_val_key_list.txt: no such file"),
+        (lambda root: (root / "noisy_label_kv.txt").unlink(), "noisy_label_kv.txt: no such file"),
+        (lambda root: append(root / "clean_test_key_list.txt", "\nimages/x.png"), "images/x.png"),
+        (lambda root: append(root / "noisy_label_kv.txt", "\nimages/x.png 14"), "found label '14' of images/x.png"),
+        (lambda root: append(root / "noisy_label_kv.txt", "\nimages/x.png -1"), "found label '-1' of images/x.png"),
+        (lambda root: (root / "images/0/0.png").unlink(), "images/0/0.png"),
+        (lambda root: (root / "images/0/0.png").write_bytes(b"no image"), "images/0/0.png"),
+        (shutil.rmtree, "no such file"),
+    ],
+    ids=["no key list", "no labels", "unlabelled", "label 14", "label -1", "no image", "no png", "nothing"],
+)
+def test_clothing1m_in_another_layout_is_refused(damage: Any, expected: str, clothing: Path) -> None:
+    damage(clothing)
+    with pytest.raises(UserError, match="^data.root: .*" + re.escape(expected)):
+        clothing1m.load(clothing, AS_THEY_ARE)
+
+
+def test_what_file_managers_leave_behind_is_no_image(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4})
+    names = load(tmp_path).names
+    for hidden in ("__MACOSX/train/cat/._cat-0.png", "train/.thumbnails/cat-0.png", "train/cat/._cat-0.png"):
+        (tmp_path / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / hidden).write_bytes(b"no image")
+    assert load(tmp_path).names == names

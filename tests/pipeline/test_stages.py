@@ -1,0 +1,875 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from projects import (
+    ROOT,
+    STAGES,
+    TINY,
+    changed,
+    copy_outputs,
+    default_values,
+    digests,
+    listed_params,
+    make_params,
+    run_pipeline,
+    run_stage,
+    write_params,
+    write_picture,
+    written_by,
+)
+from safetensors.torch import load_file
+
+from mlnt.networks import pre_logit_features
+from pipeline import artifacts, console, figures, files, results, runtime
+from pipeline.artifacts import TRAIN, VALIDATION
+from pipeline.errors import RunError, UserError
+from pipeline.params import Params, check, leaf_keys, read_yaml
+from pipeline.stages.train import load_best
+from pipeline.systems import SYSTEMS
+
+TRAINING = [system.stage for system in SYSTEMS]
+MODELS = ("student", "teacher")
+CHOICES = ("best", "last")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of all stages, and the files that each of them wrote."""
+
+    folder: Path
+    params: Params
+    written: dict[str, set[str]]
+
+    def json(self, path: str) -> Any:
+        return json.loads((self.folder / path).read_text(encoding="utf-8"))
+
+    def table(self, path: str) -> list[dict[str, str]]:
+        with (self.folder / path).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def text(self, path: str) -> str:
+        return (self.folder / path).read_text(encoding="utf-8")
+
+
+def run_all(folder: Path, params: Params) -> Run:
+    written: dict[str, set[str]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        before: dict[str, str] = {}
+        for stage in STAGES:
+            run_stage(stage, params)
+            after = digests(folder)
+            written[stage] = {name for name, digest in after.items() if before.get(name) != digest}
+            before = after
+    return Run(folder, params, written)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_all(tmp_path_factory.mktemp("finished"), make_params())
+
+
+@pytest.fixture
+def copied(finished: Run, project: Path) -> Run:
+    """The finished run's files in the current folder, to be spoiled."""
+    copy_outputs(finished.folder, project)
+    return Run(project, finished.params, finished.written)
+
+
+# What is written
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_writes_what_dvc_yaml_says(stage: str, finished: Run) -> None:
+    listed = set(digests(finished.folder, *written_by(stage)))
+    assert finished.written[stage] - {f"timings/{stage}.json"} == listed
+    assert (f"timings/{stage}.json" in finished.written[stage]) == (stage in TRAINING)
+
+
+def test_the_plots_of_dvc_yaml_name_columns_that_exist(finished: Run) -> None:
+    named: list[tuple[str, str]] = []
+    for definition in STAGES.values():
+        for entry in definition.get("plots", []):
+            for path, options in entry.items():
+                named += [(path, options[axis]) for axis in ("x", "y") if axis in options]
+    for plot in read_yaml(ROOT / "dvc.yaml")["plots"]:
+        for options in plot.values():
+            for path, columns in options["y"].items():
+                named += [
+                    (path, name) for name in [options["x"], *([columns] if isinstance(columns, str) else columns)]
+                ]
+    assert named
+    for path, column in named:
+        assert column in finished.table(path)[0], (path, column)
+
+
+def test_no_checkpoint_and_no_temporary_file_is_left(finished: Run) -> None:
+    assert not [name for name in digests(finished.folder, "checkpoints") if not name.endswith("lock")]
+    assert not [name for name in digests(finished.folder) if name.endswith(".tmp")]
+
+
+def test_the_metrics_are_nested_as_documented(finished: Run) -> None:
+    metrics = finished.json("metrics/evaluate.json")
+    assert list(metrics) == ["samples", "cross_entropy", "ce_filter_2", "ce_filter_3", "mlnt_1", "mlnt_2", "mlnt_3"]
+    assert metrics["samples"] == {"train": 159, "validation": 40, "test": 60}
+    for system in SYSTEMS:
+        values = metrics[system.name]
+        assert values["mentor"] in MODELS
+        assert 0 < values["kept_fraction"] <= 1
+        assert (values["kept_fraction"] == 1) or system.mentor_stage is not None
+        assert set(values["label_issues"]) == {"found_fraction", "precision", "recall", "auc"}
+        for model in MODELS:
+            for choice in CHOICES:
+                entry = values[model][choice]
+                assert set(entry) == {"validation_accuracy", "test_accuracy", "test_accuracy_by_class"}
+                assert 0 <= entry["test_accuracy"] <= 1
+                assert list(entry["test_accuracy_by_class"]) == list("0123456789")
+
+
+def test_the_metrics_agree_with_the_confusion_counts(finished: Run) -> None:
+    metrics = finished.json("metrics/evaluate.json")
+    counts: dict[tuple[str, ...], int] = {}
+    for row in finished.table("reports/confusions.csv"):
+        counts[row["system"], row["model"], row["choice"], row["actual"], row["predicted"]] = int(row["count"])
+    classes = "0123456789"
+    for system in SYSTEMS:
+        for model in MODELS:
+            for choice in CHOICES:
+                table = np.array([[counts[system.name, model, choice, i, j] for j in classes] for i in classes])
+                entry = metrics[system.name][model][choice]
+                assert table.sum() == 60
+                assert entry["test_accuracy"] == pytest.approx(table.trace() / 60, abs=1e-6)
+                by_class = table.diagonal() / table.sum(axis=1)
+                assert list(entry["test_accuracy_by_class"].values()) == pytest.approx(by_class, abs=1e-6)
+
+
+def test_the_summary_repeats_the_best_models(finished: Run) -> None:
+    metrics, summary = finished.json("metrics/evaluate.json"), finished.json("metrics/summary.json")
+    places = {
+        "ce": ("cross_entropy", "student"),
+        "ce_ema": ("cross_entropy", "teacher"),
+        "ce_filter": ("ce_filter_3", "teacher"),
+        "mlnt_1": ("mlnt_1", "teacher"),
+        "mlnt_2": ("mlnt_2", "teacher"),
+        "mlnt_3": ("mlnt_3", "teacher"),
+    }
+    assert summary == {
+        "test_accuracy": {
+            short: metrics[system][model]["best"]["test_accuracy"] for short, (system, model) in places.items()
+        },
+        "kept": metrics["mlnt_3"]["kept_fraction"],
+        "issue_auc": metrics["mlnt_3"]["label_issues"]["auc"],
+    }
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+def test_the_history_agrees_with_the_models(system: Any, finished: Run) -> None:
+    history = finished.table(f"plots/{system.stage}.csv")
+    values = finished.json("metrics/evaluate.json")[system.name]
+    card = finished.json(f"models/{system.stage}/model.json")
+    rates = ["lr", "meta_lr", "class_loss", "meta_loss", "student_train_accuracy", "teacher_train_accuracy"]
+    sets = [f"{model}_{name}_accuracy" for model in MODELS for name in ("validation", "test")]
+    assert list(history[0]) == ["epoch", *rates, *sets]
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    assert [float(row["lr"]) for row in history] == pytest.approx([0.1, 0.01])
+    assert all((float(row["meta_lr"]) > 0) == system.meta for row in history)
+    for model in MODELS:
+        column = [float(row[f"{model}_validation_accuracy"]) for row in history]
+        best = int(np.argmax(column))
+        assert card["best_epoch"][model] == values["best_epoch"][model] == best + 1
+        for name in ("validation", "test"):
+            for choice, epoch in (("best", best), ("last", 1)):
+                expected = values[model][choice][f"{name}_accuracy"]
+                assert float(history[epoch][f"{model}_{name}_accuracy"]) == pytest.approx(expected, abs=1e-6)
+    better = {model: max(float(row[f"{model}_validation_accuracy"]) for row in history) for model in MODELS}
+    assert card["mentor"] == values["mentor"] == ("student" if better["student"] > better["teacher"] else "teacher")
+
+
+def test_the_filter_keeps_what_the_mentor_believes(copied: Run) -> None:
+    params = make_params(mentor__tau=0.1)
+    dataset = artifacts.read_dataset()
+    labels = artifacts.read_labels(dataset)
+    module, _ = load_best(params, dataset, labels, "meta1", torch.device("cpu"))
+    images, _ = runtime.image_store(params, dataset, labels, torch.device("cpu"))
+    rows = labels.rows(TRAIN)
+    with torch.no_grad():
+        probs = module(images.batch(torch.from_numpy(rows))).softmax(dim=1).numpy()
+    kept = probs[np.arange(len(rows)), labels.labels[rows]] > 0.1
+    assert 0 < kept.sum() < len(rows)
+    run_stage("meta2", params)
+    card = copied.json("models/meta2/model.json")
+    assert card["kept_fraction"] == pytest.approx(kept.mean(), abs=1e-6)
+    assert labels.true_labels is not None
+    right = labels.true_labels[rows] == labels.labels[rows]
+    assert card["kept_purity"] == pytest.approx(right[kept].mean(), abs=1e-6)
+
+
+def test_the_features_are_those_of_the_pretrained_network_in_sample_order(copied: Run) -> None:
+    params, device = copied.params, torch.device("cpu")
+    dataset = artifacts.read_dataset()
+    labels = artifacts.read_labels(dataset)
+    module, digest = load_best(params, dataset, labels, "pretrain", device)
+    stored = artifacts.read_features(labels, digest)
+    images, _ = runtime.image_store(params, dataset, labels, device)
+    shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        rows = [pre_logit_features(module, images.batch(chunk)) for chunk in torch.split(shuffled, 7)]
+    again = torch.empty(stored.shape)
+    again[shuffled] = torch.cat(rows)
+    assert stored.shape == (259, 32)
+    assert stored.dtype == np.float32
+    assert stored == pytest.approx(again.numpy(), rel=1e-4, abs=1e-5)
+    assert len(np.unique(stored, axis=0)) > 250
+
+
+def test_the_features_may_be_stored_in_half_the_space(copied: Run) -> None:
+    whole = h5py.File("data/features.h5")["features"][:]
+    run_stage("features", make_params(features__dtype="float16"))
+    half = h5py.File("data/features.h5")["features"][:]
+    assert half.dtype == np.float16
+    assert half == pytest.approx(whole, rel=2e-3, abs=1e-4)
+    run_stage("meta1", make_params(features__dtype="float16"))
+
+
+def test_the_label_issues_are_cleanlabs_table_in_the_order_of_suspicion(copied: Run) -> None:
+    table = copied.table("reports/label_issues.csv")
+    columns = "index name is_label_issue label_score given_label predicted_label true_label"
+    assert list(table[0]) == columns.split(" ")
+    scores = [float(row["label_score"]) for row in table]
+    assert all(a <= b for a, b in pairwise(scores))
+    dataset = artifacts.read_dataset()
+    labels = artifacts.read_labels(dataset)
+    assert sorted(int(row["index"]) for row in table) == labels.rows(TRAIN).tolist()
+    assert {row["is_label_issue"] for row in table} <= {"True", "False"}
+    for row, score in zip(table, scores, strict=True):
+        index = int(row["index"])
+        assert row["name"] == dataset.names[index]
+        assert row["given_label"] == str(labels.labels[index])
+        assert row["true_label"] == str(dataset.labels[index])
+        assert (row["is_label_issue"] == "True") == (score <= copied.params.mentor.tau)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 1.0])
+def test_the_threshold_of_label_issues_may_be_set(threshold: float, copied: Run) -> None:
+    run_stage("evaluate", make_params(evaluate__label_issue_threshold=threshold))
+    table = copied.table("reports/label_issues.csv")
+    listed = [row for row in table if row["is_label_issue"] == "True"]
+    assert len(listed) == sum(float(row["label_score"]) <= threshold for row in table)
+    values = copied.json("metrics/evaluate.json")["mlnt_3"]["label_issues"]
+    assert values["found_fraction"] == pytest.approx(len(listed) / len(table), abs=1e-6)
+    wrong = [row for row in table if row["true_label"] != row["given_label"]]
+    found = [row for row in listed if row["true_label"] != row["given_label"]]
+    assert values["recall"] == pytest.approx(len(found) / len(wrong), abs=1e-6)
+    if listed:
+        assert values["precision"] == pytest.approx(len(found) / len(listed), abs=1e-6)
+
+
+# The report
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text that a reader sees."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self._style = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._style = tag == "style"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._style = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._style:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def check_self_contained(text: str) -> Page:
+    """No resource from elsewhere, no script, nothing that could not be computed."""
+    page = Page(text)
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object", "base", "b>x<")]
+    for _, attributes in page.tags:
+        for key, value in attributes.items():
+            assert not key.startswith("on"), key
+            if key in ("src", "href", "xlink:href", "srcset", "data"):
+                assert (value or "").startswith(("#", "data:image/png;base64,"))
+    for address in re.findall(r"url\(\s*['\"]?([^)]*)", text):
+        assert address.startswith(("#", "data:"))
+    assert "@import" not in text
+    assert not re.findall(r"\b(?:None|NaN|nan|Undefined|inf)\b", page.text)
+    assert not re.findall(r"[a-z] %", page.text)  # a number is missing before it
+    return page
+
+
+def test_the_report_is_one_self_contained_page(finished: Run) -> None:
+    page = check_self_contained(finished.text("reports/index.html"))
+    metrics = finished.json("metrics/evaluate.json")
+    for title in ("Cross Entropy", "CE-EMA", "CE + filter 3", "MLNT 3 student", "MLNT 3 teacher"):
+        assert title in page.text
+    for system in SYSTEMS:
+        for model in MODELS:
+            for choice in CHOICES:
+                assert f"{100 * metrics[system.name][model][choice]['test_accuracy']:.1f}" in page.text
+    assert sum(tag == "img" for tag, _ in page.tags) == 12
+    assert sum(tag == "svg" for tag, _ in page.tags) >= 4
+    for text in ("train.lr: 0.1", "mlnt.eta_ramp_length: 5"):
+        assert text in page.text
+
+
+def test_the_gallery_shows_the_most_suspicious_images(finished: Run) -> None:
+    page = Page(finished.text("reports/index.html"))
+    shown = [attributes["title"] for tag, attributes in page.tags if tag == "img"]
+    assert shown == [row["name"] for row in finished.table("reports/label_issues.csv")[:12]]
+
+
+def test_the_report_has_no_gallery_where_none_is_wanted(copied: Run) -> None:
+    run_stage("report", make_params(report__gallery=0))
+    page = check_self_contained(copied.text("reports/index.html"))
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+
+
+@pytest.mark.parametrize("changes", [{"noise__rate": 0.0}, {"noise__kind": "none"}], ids=["rate 0", "none"])
+def test_the_report_copes_with_labels_that_are_all_right(changes: dict[str, Any], project: Path) -> None:
+    run = run_all(project, make_params(**changes))
+    metrics = run.json("metrics/evaluate.json")
+    assert metrics["mlnt_3"]["kept_purity"] == 1
+    assert metrics["mlnt_3"]["label_issues"]["auc"] is None
+    check_self_contained(run.text("reports/index.html"))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Own images: no validation, no test, nobody knows the truth, and names that are made to break a page."""
+    folder = tmp_path_factory.mktemp("own")
+    lines = ["path,label"]
+    classes = ["<b>x</b>", "50 $ or $\\frac", "a & b_c^d"]
+    for i in range(90):
+        name = f'images/{"<i>" if i == 0 else ""}{i}" onerror="x.png'
+        write_picture(folder / name, i, size=(8, 8))
+        quoted = name.replace('"', '""')
+        lines.append(f'"{quoted}","{classes[i % 3]}"')
+    (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    changes = {"data__source": "imagefolder", "data__root": "labels.csv", "data__limit": None, "data__limit_test": None}
+    return run_all(folder, make_params(**changes, noise__kind="none", mentor__tau=0.2, report__gallery=100))
+
+
+def test_own_images_without_test_and_truth_leave_out_what_nobody_knows(own: Run) -> None:
+    metrics = own.json("metrics/evaluate.json")
+    assert metrics["samples"] == {"train": 72, "validation": 18, "test": 0}
+    for system in SYSTEMS:
+        assert metrics[system.name]["kept_purity"] is None
+        assert set(metrics[system.name]["label_issues"]) == {"found_fraction"}
+        for model in MODELS:
+            for choice in CHOICES:
+                assert set(metrics[system.name][model][choice]) == {"validation_accuracy"}
+    summary = own.json("metrics/summary.json")
+    assert set(summary) == {"validation_accuracy", "kept"}
+    assert not any(key.endswith("test_accuracy") for key in own.table("plots/meta1.csv")[0])
+    assert own.table("reports/confusions.csv") == []
+    assert len(own.table("plots/confusion.csv")) == 18
+    table = own.table("reports/label_issues.csv")
+    assert len(table) == 72
+    assert "true_label" not in table[0]
+    assert {row["given_label"] for row in table} == {"<b>x</b>", "50 $ or $\\frac", "a & b_c^d"}
+
+
+def test_the_report_on_own_images_escapes_their_names(own: Run) -> None:
+    text = own.text("reports/index.html")
+    page = check_self_contained(text)
+    assert "<b>x</b>" not in text
+    assert "<i>0" not in text
+    assert "<b>x</b>" in page.text  # as text
+    assert "50 $ or $\\frac" in page.text
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert {attributes["title"] for attributes in images} == {
+        row["name"] for row in own.table("reports/label_issues.csv")
+    }
+    for word in (
+        "on test",
+        "true: <b>",
+        "true: 50",
+        "true: a &",
+        "recall",
+        "precision",
+        "ROC",
+        "of the wrong labels",
+        "realised rate",
+    ):
+        assert word not in page.text
+    assert "not known" in page.text
+    assert "for the same noise" not in page.text  # as the paper's, when nobody knows which it is
+
+
+@pytest.mark.parametrize("name", ["a_b^c", "$5", "US$ and A$", "$x_1$", "$\\frac$", "<b>x</b>", "größe"])
+def test_a_figure_takes_class_names_as_they_are(name: str) -> None:
+    page = Page(figures.noise_matrices(["other", name], {"realised": np.eye(2)}))
+    assert page.texts.count(name) == 2
+
+
+@pytest.mark.parametrize("path", ["metrics/evaluate.json", "metrics/summary.json", "plots", "reports"])
+def test_no_table_holds_a_word_for_nothing(path: str, own: Run) -> None:
+    for name in digests(own.folder, path):
+        if not name.endswith(".html"):
+            assert not re.search(r"\b(None|NaN|nan|inf)\b", own.text(name)), name
+
+
+@pytest.mark.parametrize("kind", ["finished", "own"])
+def test_the_table_of_results_for_the_terminal(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run: Run = request.getfixturevalue(kind)
+    monkeypatch.chdir(run.folder)
+    monkeypatch.setenv("COLUMNS", "120")
+    results.show()
+    shown = capsys.readouterr().out
+    metrics = run.json("metrics/evaluate.json")
+    assert f"{metrics['samples']['train']} train" in shown
+    assert f"{metrics['samples']['validation']} validation" in shown
+    for title in ("Cross Entropy", "CE-EMA", "CE + filter 2", "CE + filter 3 EMA", "MLNT 1 student", "MLNT 3 teacher"):
+        assert title in shown
+    assert ("test best" in shown) == (kind == "finished")
+    (line,) = [line for line in shown.splitlines() if "MLNT 3 teacher" in line]
+    best = metrics["mlnt_3"]["teacher"]["best"]
+    for key in ("validation_accuracy", "test_accuracy"):
+        if key in best:
+            assert f"{100 * best[key]:.1f}" in line
+    assert not re.findall(r"\b(?:None|NaN|nan)\b", shown)
+
+
+# The same again, and not the same
+
+
+def test_the_same_run_gives_the_same_bytes(finished: Run, tmp_path: Path) -> None:
+    again = run_all(tmp_path, finished.params)
+    outputs = ("data", "models", "metrics", "plots", "reports")
+    assert digests(again.folder, *outputs) == digests(finished.folder, *outputs)
+
+
+def test_another_seed_gives_other_models(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for stage in ("download", "noise", "pretrain"):
+        run_stage(stage, make_params(seed=1))
+    ours, other = (
+        load_file(folder / "models/pretrain/student_last.safetensors") for folder in (tmp_path, finished.folder)
+    )
+    assert not torch.equal(ours["stem.weight"], other["stem.weight"])
+
+
+ALTERNATIVES: dict[str, Any] = {
+    "seed": 7,
+    "data.source": "imagefolder",
+    "data.root": "elsewhere",
+    "data.url": "file:///elsewhere.zip",
+    "data.sha256": "0" * 64,
+    "data.limit": 300,
+    "data.limit_test": 100,
+    "data.channels": 3,
+    "data.resize": 4,
+    "data.crop": 4,
+    "data.normalize": "channel",
+    "data.storage": "memory",
+    "noise.kind": "matrix",
+    "noise.rate": 0.1,
+    "noise.symmetric_excludes_true": True,
+    "noise.sampling": "bernoulli",
+    "noise.mapping": {"1": "2"},
+    "noise.matrix_file": "elsewhere.csv",
+    "noise.human_file": "elsewhere.pt",
+    "noise.human_labels": "aggre_label",
+    "noise.validation": "noisy",
+    "noise.validation_fraction": 0.3,
+    "model.name": "preact_resnet32_narrow",
+    "model.pretrained": True,
+    "model.weights": None,
+    "train.epochs": 3,
+    "train.batch_size": 31,
+    "train.lr": 0.03,
+    "train.lr_drop_epochs": [],
+    "train.lr_drop_factor": 0.5,
+    "train.momentum": 0.5,
+    "train.weight_decay": 0.01,
+    "train.crop_padding": 1,
+    "train.horizontal_flip": True,
+    "train.eval_batch_size": 33,
+    "train.device": "auto",
+    "train.threads": 2,
+    "train.amp": "bfloat16",
+    "train.channels_last": False,
+    "train.compile": True,
+    "train.deterministic": True,
+    "train.checkpoint_epochs": 7,
+    "features.dtype": "float16",
+    "mlnt.M": 3,
+    "mlnt.rho": 0.2,
+    "mlnt.neighbors": 5,
+    "mlnt.alpha": 0.05,
+    "mlnt.eta": 0.1,
+    "mlnt.eta_ramp": "sigmoid",
+    "mlnt.eta_ramp_length": "3 steps",
+    "mlnt.eta_ramp_iterations": 0,
+    "mlnt.eta_decays": True,
+    "mlnt.gamma_start": 0.5,
+    "mlnt.gamma_start_length": "3 steps",
+    "mlnt.gamma_start_iterations": 0,
+    "mlnt.gamma": 0.9,
+    "mlnt.order": "second",
+    "mlnt.update": "joint",
+    "mlnt.kl_reduction": "mean",
+    "mlnt.teacher_bn": "ema",
+    "mentor.tau": 0.2,
+    "mentor.lambda": 0.1,
+    "mentor.lambda_ramp": "constant",
+    "evaluate.label_issue_threshold": 0.7,
+    "report.gallery": 1,
+}
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "report"])
+def test_parameters_that_a_stage_does_not_list_change_nothing(stage: str, copied: Run) -> None:
+    """Else DVC would take results for valid that are not."""
+    assert set(ALTERNATIVES) == set(leaf_keys())
+    unlisted = {key: value for key, value in ALTERNATIVES.items() if key not in listed_params(stage)}
+    before = digests(copied.folder, *written_by(stage))
+    assert before
+    run_stage(stage, check(changed(default_values(), {**TINY, **unlisted}), Path("params.yaml")))
+    assert digests(copied.folder, *written_by(stage)) == before
+
+
+@pytest.mark.parametrize("change", [{"mlnt__M": 0}, {"mlnt__eta": 0.0}])
+def test_without_a_meta_update_iteration_1_is_cross_entropy_to_the_bit(change: dict[str, Any], copied: Run) -> None:
+    run_stage("meta1", make_params(**change))
+    models = {Path(name).name: digest for name, digest in digests(copied.folder, "models/meta1").items()}
+    pretrain = {Path(name).name: digest for name, digest in digests(copied.folder, "models/pretrain").items()}
+    assert models == pretrain
+
+
+def test_all_of_validation_and_test_may_be_large_or_small(project: Path) -> None:
+    """Sets smaller and larger than `eval_batch_size` give the same numbers."""
+    results = []
+    for size in (7, 512):
+        params = make_params(train__eval_batch_size=size)
+        for stage in ("download", "noise", "pretrain"):
+            run_stage(stage, params)
+        results.append(files.read_json(Path("models/pretrain/model.json")))
+    assert results[0] == results[1]
+
+
+# Checkpoints
+
+
+def stop_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Training is stopped before this step, as by a signal."""
+
+    def at(_: console.Bar, number: int) -> None:
+        if number == step:
+            raise SystemExit(143)
+
+    patch.setattr(console.Bar, "at", at)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "meta1", "meta2", "control2"])
+def test_a_stopped_stage_goes_on_and_gives_the_same_bits(
+    stage: str, finished: Run, copied: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLNT_CHECKPOINT_DIR", str(tmp_path / "elsewhere"))
+    for path in written_by(stage):
+        shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
+    with monkeypatch.context() as patch:
+        stop_at(5, patch)  # four steps an epoch
+        with pytest.raises(SystemExit):
+            run_stage(stage, copied.params)
+    assert digests(copied.folder, *written_by(stage)) == {}
+    said: list[str] = []
+    monkeypatch.setattr(console, "say", said.append)
+    run_stage(stage, copied.params)
+    assert said == [f"{stage}: going on after epoch 1"]
+    assert digests(copied.folder, *written_by(stage)) == digests(finished.folder, *written_by(stage))
+    assert not list(copied.folder.rglob("state.safetensors"))
+
+
+def test_the_checkpoint_of_other_parameters_or_inputs_is_left_alone(
+    finished: Run, copied: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(5, patch)
+        with pytest.raises(SystemExit):
+            run_stage("meta2", copied.params)
+    before = digests(copied.folder, "checkpoints")
+    said: list[str] = []
+    monkeypatch.setattr(console, "say", said.append)
+    run_stage("meta2", make_params(mlnt__M=1))
+    run_stage("meta1", make_params(mlnt__M=1))
+    run_stage("meta2", copied.params)  # under another mentor
+    assert said == []
+    assert before.items() <= digests(copied.folder, "checkpoints").items()
+    assert sum(name.endswith("state.safetensors") for name in before) == 1
+
+
+def test_a_damaged_checkpoint_is_named(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(5, patch)
+        with pytest.raises(SystemExit):
+            run_stage("meta1", copied.params)
+    (path,) = Path("checkpoints").rglob("state.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    refused("meta1", copied.params, f"{path}: damaged", "delete it and run `dvc repro` again")
+
+
+# Inputs that do not fit
+
+
+def refused(stage: str, params: Params, *expected: str, error: type[Exception] = UserError) -> None:
+    """The stage ends with one line that contains all of this, and writes nothing."""
+    folder = Path.cwd()
+    before = digests(folder, *written_by(stage))
+    with pytest.raises(error) as caught:
+        run_stage(stage, params)
+    assert all(part in str(caught.value) for part in expected), caught.value
+    assert "\n" not in str(caught.value)
+    assert digests(folder, *written_by(stage)) == before
+
+
+INPUTS = [
+    (stage, dep)
+    for stage, definition in STAGES.items()
+    for dep in definition["deps"]
+    if not dep.endswith((".py", ".jinja"))
+]
+
+
+@pytest.mark.parametrize(("stage", "dep"), INPUTS)
+def test_a_missing_input_is_named_with_the_way_to_make_it(stage: str, dep: str, copied: Run) -> None:
+    path = Path(dep)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    refused(stage, copied.params, dep, "no such file", "dvc repro")
+
+
+def test_labels_of_other_data_are_refused(copied: Run) -> None:
+    run_stage("download", make_params(data__limit=150))
+    for stage in ("pretrain", "features", "meta1", "control2", "evaluate", "report"):
+        refused(stage, copied.params, "data/labels.h5: made with another dataset", "mlnt inject-noise", "dvc repro")
+
+
+def test_features_of_other_labels_are_refused(copied: Run) -> None:
+    run_stage("noise", make_params(noise__rate=0.4))
+    run_stage("pretrain", copied.params)
+    refused("meta1", copied.params, "data/features.h5: made with another labels", "mlnt extract-features", "dvc repro")
+
+
+def test_features_of_another_network_are_refused(copied: Run) -> None:
+    run_stage("pretrain", make_params(train__lr=0.05))
+    refused("meta1", copied.params, "data/features.h5: made with another network", "mlnt extract-features")
+
+
+def test_models_of_other_labels_are_refused(copied: Run) -> None:
+    run_stage("noise", make_params(noise__rate=0.4))
+    refused("features", copied.params, "models/pretrain/model.json: trained with other labels", "dvc repro")
+    refused("control2", copied.params, "models/pretrain/model.json: trained with other labels", "dvc repro")
+    refused("control3", copied.params, "models/control2/model.json: trained with other labels", "dvc repro")
+    refused("evaluate", copied.params, "/model.json: trained with other labels", "dvc repro")
+
+
+def test_models_of_another_network_are_refused(copied: Run) -> None:
+    params = make_params(model__name="preact_resnet32_narrow")
+    refused("features", params, "models/pretrain/model.json: trained with other network", "preact_resnet32_narrow")
+    refused("control2", params, "models/pretrain/model.json: trained with other network", "dvc repro")
+    refused("evaluate", params, "/model.json: trained with other network", "dvc repro")
+
+
+def test_weights_of_another_network_are_refused(copied: Run) -> None:
+    card = copied.json("models/pretrain/model.json")
+    tensors = load_file(f"models/pretrain/{card['mentor']}_best.safetensors")
+    tensors["fc.weight"] = tensors["fc.weight"][:3].clone()
+    from safetensors.torch import save_file
+
+    save_file(tensors, f"models/pretrain/{card['mentor']}_best.safetensors")
+    refused(
+        "features", copied.params, f"{card['mentor']}_best.safetensors: not the weights of this network", "fc.weight"
+    )
+
+
+# Damage
+
+
+def spoil(path: Path, at: int, count: int = 8) -> None:
+    content = bytearray(path.read_bytes())
+    for i in range(at, at + count):
+        content[i] ^= 0xFF
+    path.write_bytes(content)
+
+
+def chunk_offset(path: Path, name: str) -> int:
+    with h5py.File(path) as file:
+        return int(file[name].id.get_chunk_info(0).byte_offset)
+
+
+H5_INPUTS = [
+    ("noise", "data/dataset.h5", ("images", "labels", "split", "source_index")),
+    ("pretrain", "data/labels.h5", ("labels", "true_labels", "split")),
+    ("meta1", "data/features.h5", ("features",)),
+]
+
+
+@pytest.mark.parametrize(("stage", "path"), [(stage, path) for stage, path, _ in H5_INPUTS])
+@pytest.mark.parametrize("damage", ["head", "half", "empty", "text"])
+def test_a_damaged_hdf5_file_is_named(stage: str, path: str, damage: str, copied: Run) -> None:
+    whole = Path(path).read_bytes()
+    head = bytes(255 - byte for byte in whole[:32]) + whole[32:]
+    contents = {"head": head, "half": whole[: len(whole) // 2], "empty": b"", "text": b"no HDF5 " * 100}
+    Path(path).write_bytes(contents[damage])
+    refused(stage, copied.params, f"{path}: damaged", "delete it and run `dvc repro` again")
+
+
+@pytest.mark.parametrize(("stage", "path", "name"), [(s, p, name) for s, p, names in H5_INPUTS for name in names])
+def test_damaged_numbers_are_noticed(stage: str, path: str, name: str, copied: Run) -> None:
+    spoil(Path(path), chunk_offset(Path(path), name))
+    refused(stage, copied.params, f"{path}: damaged", "delete it and run `dvc repro` again")
+
+
+@pytest.mark.parametrize("text", [b"digit 1", b'"0", "1"'], ids=["name", "class name"])
+def test_damaged_names_are_noticed(text: bytes, copied: Run) -> None:
+    content = Path("data/dataset.h5").read_bytes()
+    spoil(Path("data/dataset.h5"), content.index(text), len(text))
+    write_params(copied.folder)
+    # In a process of its own: HDF5 has been seen to read damaged strings for ever.
+    try:
+        result = run_pipeline(copied.folder, "inject-noise", timeout=30)
+    except subprocess.TimeoutExpired:
+        pytest.fail("reading the damaged file takes for ever")
+    assert result.returncode == 2, result.stderr
+    assert "data/dataset.h5: damaged" in result.stderr
+
+
+@pytest.mark.parametrize("damage", ["head", "half", "empty"])
+def test_damaged_weights_are_named(damage: str, copied: Run) -> None:
+    path = Path("models/pretrain") / f"{copied.json('models/pretrain/model.json')['mentor']}_best.safetensors"
+    whole = path.read_bytes()
+    contents = {"head": b"\xff" * 16 + whole[16:], "half": whole[: len(whole) // 2], "empty": b""}
+    path.write_bytes(contents[damage])
+    refused("features", copied.params, f"{path}: damaged", "delete it and run `dvc repro` again")
+
+
+@pytest.mark.parametrize("text", ["", '{"network": "preact', "[]", "{}", '{"network": 1, "unknown": 2}', "\x00"])
+def test_a_damaged_model_card_is_named(text: str, copied: Run) -> None:
+    Path("models/pretrain/model.json").write_text(text, encoding="utf-8")
+    refused("features", copied.params, "models/pretrain/model.json: damaged", "delete it and run `dvc repro` again")
+
+
+@pytest.mark.parametrize("path", ["metrics/evaluate.json", "metrics/noise.json"])
+@pytest.mark.parametrize("text", ["", '{"samples": {', "\x00"])
+def test_damaged_metrics_are_named(path: str, text: str, copied: Run) -> None:
+    Path(path).write_text(text, encoding="utf-8")
+    refused("report", copied.params, f"{path}: damaged", "delete it and run `dvc repro` again")
+
+
+@pytest.mark.parametrize("path", ["reports/label_issues.csv", "plots/pretrain.csv", "reports/noise_estimated.csv"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00"], ids=["empty", "binary"])
+def test_damaged_tables_are_named(path: str, content: bytes, copied: Run) -> None:
+    Path(path).write_bytes(content)
+    refused("report", copied.params, f"{path}: damaged", "delete it and run `dvc repro` again")
+
+
+# Parameters that do not fit the data
+
+
+def test_a_filter_that_keeps_nothing_is_refused(copied: Run) -> None:
+    for stage in ("meta2", "control2"):
+        refused(stage, make_params(mentor__tau=0.999), "mentor.tau: 0.999 keeps none of 159 training samples", "lower")
+
+
+def test_a_filter_that_keeps_little_is_said(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("pipeline.console.warn", said.append)
+    run_stage("meta2", copied.params)
+    assert said == []
+    scores = [float(row["label_score"]) for row in copied.table("reports/label_issues.csv")]
+    tau = sorted(scores)[int(0.9 * len(scores))]
+    run_stage("meta3", make_params(mentor__tau=tau))
+    assert len(said) == 1
+    assert "mentor.tau" in said[0]
+
+
+def test_a_batch_larger_than_the_training_set_is_refused(copied: Run) -> None:
+    refused("pretrain", make_params(train__batch_size=160), "train.batch_size", "160", "159", "lower it")
+
+
+def test_a_network_that_nobody_knows_is_refused(copied: Run) -> None:
+    refused("pretrain", make_params(model__name="preact_resnet23"), "model: ", "'preact_resnet23'", "preact_resnet32")
+
+
+@pytest.mark.parametrize("content", [None, b"no weights", b""], ids=["missing", "text", "empty"])
+def test_weights_to_start_from_that_cannot_be_had(content: bytes | None, copied: Run) -> None:
+    if content is not None:
+        Path("start.safetensors").write_bytes(content)
+    refused("pretrain", make_params(model__weights="start.safetensors"), "model.weights", "start.safetensors")
+
+
+def test_weights_to_start_from_are_taken(copied: Run) -> None:
+    path = Path("models/pretrain/teacher_best.safetensors").resolve()
+    start = load_file(path)
+    run_stage("meta1", make_params(model__weights=str(path), train__lr=1e-30, mlnt__eta=0.0))
+    after = load_file("models/meta1/student_last.safetensors")
+    assert torch.equal(after["stem.weight"], start["stem.weight"])
+
+
+def test_a_network_that_diverges_is_named_with_its_step(copied: Run) -> None:
+    params = make_params(train__lr=1e6, train__epochs=30)
+    refused("pretrain", params, "pretrain", "at step ", "train.lr (1000000.0)", error=RunError)
+    refused("meta1", params, "meta1", "at step ", "mlnt.eta", error=RunError)
+
+
+def test_a_gpu_that_is_not_there_is_refused(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused("pretrain", make_params(train__device="cuda"), "train.device: found cuda", "auto or cpu")
+
+
+@pytest.mark.parametrize("each", [1, 4])
+def test_validation_takes_one_of_a_class_that_can_spare_it(each: int, project: Path) -> None:
+    for i in range(8):
+        write_picture(project / "images" / f"class {i // each}" / f"{i}.png", i, size=(8, 8))
+    changes = {"data__source": "imagefolder", "data__root": "images", "data__limit": None}
+    params = make_params(**changes, noise__kind="none", train__batch_size=4, mlnt__neighbors=2)
+    for stage in ("download", "noise"):
+        run_stage(stage, params)
+    labels = artifacts.read_labels(artifacts.read_dataset())
+    if each == 1:
+        assert len(labels.rows(VALIDATION)) == 0
+        refused("pretrain", params, "data/labels.h5: no validation samples", "noise.validation_fraction")
+    else:
+        assert len(labels.rows(VALIDATION)) == 2
+        run_stage("pretrain", params)
+
+
+@pytest.mark.parametrize("stage", ["download", "noise", "pretrain", "features", "evaluate", "report"])
+def test_a_folder_that_cannot_be_written_leaves_the_old_files(
+    stage: str, copied: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    refused(stage, copied.params, "could not be written", "No space left", "as it was before", error=RunError)
+    assert not [name for name in digests(copied.folder) if name.endswith(".tmp")]
