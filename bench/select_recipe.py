@@ -2,12 +2,13 @@
 
     python bench/select_recipe.py --round 1 --out docs/results/recipe_selection_1.csv
     python bench/select_recipe.py --round 2 --out docs/results/recipe_selection_2.csv
+    python bench/select_recipe.py --round 3 --out docs/results/recipe_selection_control.csv
 
 Seeds 100-104 are used here and nowhere else; no number of the test split is read. The criterion of a setting is the
 mean validation accuracy of student and teacher, best and last epoch. A value replaces the first one tried (the
 paper's, where it has one) only if it is better by more than one standard error of the paired difference over the
 seeds. Cross entropy decides its own learning rate; iteration 1 decides eta, alpha, rho and M; iteration 3 decides
-tau. The search runs at M = 2 to save time; M is decided last.
+tau. The search runs at M = 2 to save time; M is decided last. Round 3 asks what the control CE + filter would choose.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pipeline.stages import download, features, noise, train
 
 SEEDS = range(100, 105)
 SEARCH_M = 2
+STARTS = {"pretrain": [], "meta1": ["pretrain"], "meta2": ["pretrain", "meta1"], "control2": ["pretrain"]}
 Grid = list[tuple[str, list[Any], list[str]]]
 FIRST_ROUND: Grid = [
     ("train.lr", [0.2, 0.1, 0.05], ["pretrain"]),
@@ -44,17 +46,29 @@ SECOND_ROUND: Grid = [
     ("mlnt.eta", [1.8, 0.4, 0.8, 1.2, 2.7], ["meta1"]),
     ("mentor.tau", [0.2, 0.1, 0.3, 0.4], ["meta2", "meta3"]),
 ]
+CONTROL: Grid = [
+    ("mlnt.gamma", [0.997, 0.99, 0.999], ["pretrain", "control2", "control3"]),
+    ("mentor.tau", [0.2, 0.1, 0.3, 0.4, 0.5], ["control2", "control3"]),
+]
+ROUNDS: dict[int, tuple[dict[str, Any], Grid]] = {
+    1: ({"mlnt.gamma": 0.999, "mlnt.eta": 0.4, "mlnt.alpha": 0.2, "mlnt.rho": 0.4, "mentor.tau": 0.3}, FIRST_ROUND),
+    2: ({"mlnt.gamma": 0.999, "mlnt.eta": 1.8, "mlnt.alpha": 0.1, "mlnt.rho": 0.4, "mentor.tau": 0.2}, SECOND_ROUND),
+    3: ({}, CONTROL),
+}
+"""What each round starts from, beside params.yaml, and what it tries."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the search starts")
-    parser.add_argument("--round", type=int, choices=(1, 2), required=True, help="2 starts from what 1 selected")
+    parser.add_argument("--round", type=int, choices=tuple(ROUNDS), required=True)
     parser.add_argument("--out", type=Path, required=True, help="the CSV with every setting tried")
     arguments = parser.parse_args()
     values = schema.read_yaml(arguments.params)
     out = arguments.out.resolve()
-    set_key(values, "mlnt.M", SEARCH_M)
+    start, grid = ROUNDS[arguments.round]
+    for key, value in {**start, "mlnt.M": SEARCH_M}.items():
+        set_key(values, key, value)
     table: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         seeds = {seed: Path(folder) / str(seed) for seed in SEEDS}
@@ -63,8 +77,8 @@ def main() -> None:
             os.chdir(place)
             download.run(checked(values, seed))
             noise.run(checked(values, seed))
-        for key, choices, stages in FIRST_ROUND if arguments.round == 1 else SECOND_ROUND:
-            for stage in dict.fromkeys(["pretrain", "meta1"] if stages != ["pretrain"] else []):
+        for key, choices, stages in grid:
+            for stage in STARTS[stages[0]]:
                 run_stage(values, seeds, stage)  # what the settings tried next start from
             scores = {choice: score(values, seeds, key, choice, stages) for choice in choices}
             kept = select(scores)

@@ -19,6 +19,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+import mlnt
 from pipeline.errors import UserError
 from pipeline.weights import load_tensors, save_tensors
 
@@ -49,6 +50,14 @@ class Checkpoint:
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def code_digest() -> str:
+    """Of the library's source: a step that was changed must not go on from epochs of the old one."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(mlnt.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -180,6 +180,10 @@ class Params(Section):
             )
         if self.data.crop and self.data.resize and self.data.crop > self.data.resize:
             raise ValueError(f"data.crop is {self.data.crop}, expected at most data.resize, {self.data.resize}")
+        if self.train.compile and (self.mlnt.order == "second" or self.mlnt.update == "joint"):
+            raise ValueError(
+                "train.compile is true, which torch supports only for mlnt.order first with mlnt.update sequential"
+            )
         if self.model.pretrained and self.model.weights:
             raise ValueError("model.pretrained and model.weights are both given, expected one of them")
         return self
@@ -243,7 +247,7 @@ def _explain(error: dict[str, Any]) -> str:
         hint = f"; did you mean {names[near[0]]}?" if near else ""
         return f"{key}: no such parameter{hint}"
     if error["type"] == "missing":
-        return f"{key}: missing; expected a value (params.yaml holds every parameter; a preset restores them)"
+        return f"{key}: missing; expected a value, as in the params.yaml that came with the package"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return (

@@ -53,7 +53,7 @@ def apply(name: str, target: Path) -> list[str]:
     lines = list(_merge(document, changes, ""))
     buffer = io.StringIO()
     yaml.dump(document, buffer)
-    params.check(YAML(typ="safe", pure=True).load(buffer.getvalue()), folder / f"{name}.yaml")
+    params.check(YAML(typ="safe", pure=True).load(buffer.getvalue()), Path(f"{target} with {name}.yaml"))
     if lines:
         files.write_text(target, buffer.getvalue())
     return lines or [f"{target} is {name} already"]

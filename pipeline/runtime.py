@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from mlnt import networks, seeding
 from mlnt.data import InputStatistics, MemoryImages, input_statistics
+from pipeline import files
 from pipeline.artifacts import TRAIN, Dataset, Labels
 from pipeline.errors import UserError
 from pipeline.params import Model, Params, Train
@@ -24,6 +26,7 @@ def prepare(train: Train) -> torch.device:
     if train.threads is not None:
         torch.set_num_threads(train.threads)
     if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's first call
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
     has_cuda = torch.cuda.is_available()
@@ -68,6 +71,11 @@ def build_network(params: Params, dataset: Dataset, device: torch.device, iterat
     except (OSError, RuntimeError) as error:
         raise UserError(f"model: {model.name} could not be built with these weights: {error}") from error
     return place(module, params.train, device)
+
+
+def start_digest(model: Model) -> str:
+    """Of the file that the network starts from, "" for none: for the checkpoint's identity."""
+    return files.file_digest(Path(model.weights).expanduser()) if model.weights else ""
 
 
 def empty_network(params: Params, dataset: Dataset, device: torch.device) -> nn.Module:

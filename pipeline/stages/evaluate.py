@@ -169,7 +169,8 @@ class Evaluation:
     def final_predictions(self) -> list[dict[str, Any]]:
         """The final model on the test split (validation, where there is none), a row per sample."""
         module, _ = load_best(self.params, self.dataset, self.labels, FINAL.stage, self.device)
-        logits, labels = self._logits(Network(module), TEST if self.count(TEST) else VALIDATION)
+        network = Network(module, runtime.amp_dtype(self.params.train))
+        logits, labels = self._logits(network, TEST if self.count(TEST) else VALIDATION)
         classes = self.dataset.class_names
         return [
             {"actual": classes[int(actual)], "predicted": classes[int(predicted)]}

@@ -33,7 +33,8 @@ def run(params: Params) -> str:
     chosen = params.evaluate.label_issue_threshold
     threshold = params.mentor.tau if chosen is None else chosen
     known = labels.true_labels is not None
-    paper = results.paper_column(params.noise.kind, params.noise.rate) if known else {}
+    clothing = dataset.source == "clothing1m"
+    paper = results.paper_column(dataset.source, params.noise.kind, params.noise.rate) if known or clothing else {}
     final = metrics[FINAL.name]
     page = (
         _environment()
@@ -47,7 +48,7 @@ def run(params: Params) -> str:
             systems=SYSTEMS,
             rows=results.rows(metrics, paper),
             known=known,
-            paper=bool(paper),
+            paper=f"paper, {'Clothing1M' if clothing else 'CIFAR-10'}" if paper else "",
             percent=results.percent,
             curves=figures.progress_curves(files.PLOTS),
             matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names)),

@@ -46,8 +46,13 @@ def run(params: Params, stage: str) -> str:
         training.compile()
     identity = {
         "stage": stage,
-        "params": params.model_dump(mode="json", include={"seed", "data", "model", "train", "mlnt", "mentor"}),
-        "inputs": [labels.digest, features_digest, mentor_digest],
+        "params": params.model_dump(
+            mode="json",
+            include={"seed": True, "data": True, "model": True, "train": True, "mlnt": True, "mentor": True},
+            exclude={"train": {"checkpoint_epochs"}},
+        ),
+        "inputs": [labels.digest, features_digest, mentor_digest, runtime.start_digest(params.model)],
+        "code": [torch.__version__, checkpoint.code_digest()],
     }
     with checkpoint.opened(stage, identity) as saved, timing.measured(stage, device) as clock:
         _train(training, params, system, saved, clock)

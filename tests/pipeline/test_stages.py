@@ -518,7 +518,7 @@ ALTERNATIVES: dict[str, Any] = {
     "train.threads": 2,
     "train.amp": "bfloat16",
     "train.channels_last": False,
-    "train.compile": True,
+    "train.compile": False,  # not together with the second order below
     "train.deterministic": True,
     "train.checkpoint_epochs": 7,
     "features.dtype": "float16",
