@@ -8,6 +8,7 @@ interface (`forward_features`, `forward_head`, `num_features`), and `register_in
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def create_model(
 
             register_in_timm()
             if not timm.is_model(name.split(".", maxsplit=1)[0]) and ":" not in name:
-                near = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:8]}*")[:5]
+                near = difflib.get_close_matches(name, timm.list_models(), n=5)
                 raise ValueError(
                     f"no network is called {name!r}; near it: {', '.join(near) or 'nothing'}; "
                     f"built in: {', '.join(BUILT_IN)}; `timm.list_models()` lists the others"
