@@ -97,7 +97,13 @@ def _torch(_: Path) -> Iterator[Finding]:
             f"nvidia-smi is there but torch (CUDA {torch.version.cuda}) sees no GPU: the driver may be too old",
         )
     else:
-        yield Finding("note", "cuda", "no NVIDIA GPU: the CPU is used; fine for digits, slow for the CIFAR-10 recipe")
+        in_container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+        yield Finding(
+            "note",
+            "cuda",
+            f"no NVIDIA GPU{' here; docker run --gpus all lends one' if in_container else ''}: the CPU is used; "
+            "fine for digits, slow for the CIFAR-10 recipe",
+        )
 
 
 def _dvc(path: Path) -> Iterator[Finding]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -39,6 +41,26 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
+
+
+def require_compiler(device: torch.device) -> None:
+    """torch.compile writes C++ for the CPU; for a GPU, triton does, with a C compiler to start what it wrote.
+
+    Raises:
+        UserError: `train.compile` is true and they are not installed.
+    """
+    if device.type == "cuda":
+        needed = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    else:
+        needed = [os.environ.get("CXX", "g++")]
+    missing = [] if any(map(shutil.which, needed)) else [" or ".join(needed)]
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        missing.append("triton")
+    if missing:
+        raise UserError(
+            f"train.compile: found true, but not {' and '.join(missing)}, which torch.compile needs; install them "
+            "(container: build the image with --build-arg COMPILE=yes) or set train.compile to false"
+        )
 
 
 def amp_dtype(train: Train) -> torch.dtype | None:

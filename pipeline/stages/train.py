@@ -32,6 +32,9 @@ def run(params: Params, stage: str) -> str:
     """
     system = BY_STAGE[stage]
     device = runtime.prepare(params.train)
+    if params.train.compile:
+        runtime.require_compiler(device)
+    console.say(f"{system.title} on {runtime.describe(device)}")
     dataset = artifacts.read_dataset()
     labels = artifacts.read_labels(dataset)
     images, statistics = runtime.image_store(params, dataset, labels, device)

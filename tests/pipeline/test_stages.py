@@ -873,3 +873,18 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_files(
     monkeypatch.setattr(Path, "replace", full)
     refused(stage, copied.params, "could not be written", "No space left", "as it was before", error=RunError)
     assert not [name for name in digests(copied.folder) if name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize(("device", "missing"), [("cpu", "not g++, which"), ("cuda", "not gcc or clang")])
+def test_compiling_without_a_compiler_is_refused(
+    device: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"train\.compile: found true.*COMPILE=yes") as caught:
+        runtime.require_compiler(torch.device(device))
+    assert missing in str(caught.value)
+    for name in ("g++", "gcc"):
+        (tmp_path / name).touch(mode=0o755)
+    runtime.require_compiler(torch.device("cpu"))
