@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ class ImageStore(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] of these samples (a CPU index), on the device."""
+        """Normalised images [B, C, H, W] of these samples, on the device."""
         ...
 
 
@@ -82,24 +82,44 @@ class MemoryImages:
         return images.sub_(self._mean).div_(self._std).contiguous(memory_format=self._format)
 
 
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Augment a batch [B, C, H, W]; every image draws its own shift and flip from `generator` (CPU)."""
+class AugmentationDraws(NamedTuple):
+    """What is random in the augmentation of a batch; None for what is not done.
+
+    Attributes:
+        shift: int64 [2, B, 1], rows and columns from 0 to 2 · crop_padding.
+        flip: boolean [B].
+    """
+
+    shift: Tensor | None
+    flip: Tensor | None
+
+
+def draw_augmentation(augmentation: Augmentation, batch_size: int, generator: torch.Generator) -> AugmentationDraws:
+    """Every image draws its own shift and flip, from a CPU generator."""
+    pad = augmentation.crop_padding
+    return AugmentationDraws(
+        torch.randint(2 * pad + 1, (2, batch_size, 1), generator=generator) if pad else None,
+        torch.rand(batch_size, generator=generator) < 0.5 if augmentation.horizontal_flip else None,
+    )
+
+
+def augment(images: Tensor, augmentation: Augmentation, draws: AugmentationDraws) -> Tensor:
+    """Augment a batch [B, C, H, W] as `draws`, on the same device, says."""
     batch_size, channels, height, width = images.shape
     memory_format = (
         torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     )
-    if pad := augmentation.crop_padding:
-        shift = torch.randint(2 * pad + 1, (2, batch_size, 1), generator=generator).to(images.device)
-        rows = shift[0] + torch.arange(height, device=images.device)
-        cols = shift[1] + torch.arange(width, device=images.device)
+    if draws.shift is not None:
+        pad = augmentation.crop_padding
+        rows = draws.shift[0] + torch.arange(height, device=images.device)
+        cols = draws.shift[1] + torch.arange(width, device=images.device)
         # One gather over flat pixels of the channels-last layout moves whole pixels, not single values.
         padded = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1).reshape(batch_size, -1, channels)
         flat = (rows.unsqueeze(2) * (width + 2 * pad) + cols.unsqueeze(1)).reshape(batch_size, -1)
         picked = padded.gather(1, flat.unsqueeze(2).expand(-1, -1, channels))
         images = picked.reshape(batch_size, height, width, channels).permute(0, 3, 1, 2)
-    if augmentation.horizontal_flip:
-        flip = torch.rand(batch_size, generator=generator).to(images.device) < 0.5
-        images = torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
+    if draws.flip is not None:
+        images = torch.where(draws.flip.view(-1, 1, 1, 1), images.flip(3), images)
     return images.contiguous(memory_format=memory_format)
 
 

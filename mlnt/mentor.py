@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlnt.inplace import Scalar
+
 
 def filter_samples(probs_NC: Tensor, labels_N: Tensor, confidence_threshold: float) -> Tensor:
     """D′ = {(x, y) : y · f(x, θ*) > τ} (10): a boolean [N], True for the samples kept.
@@ -26,7 +28,7 @@ def given_label_probability(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
     return probs_NC.gather(1, labels_N.unsqueeze(1)).squeeze(1)
 
 
-def merged_target(teacher_BC: Tensor, mentor_BC: Tensor, teacher_weight: float) -> Tensor:
+def merged_target(teacher_BC: Tensor, mentor_BC: Tensor, teacher_weight: Scalar) -> Tensor:
     """s = λ f(x, θ̃) + (1 − λ) f(x, θ*) (12)."""
     return torch.lerp(mentor_BC, teacher_BC, teacher_weight)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -24,32 +26,41 @@ def nearest_neighbors(features_BD: Tensor, num_neighbors: int) -> Tensor:
     return dist_BB.topk(num_neighbors, dim=1, largest=False).indices
 
 
-def synthetic_labels(
-    labels_B: Tensor,
-    neighbors_BK: Tensor,
-    num_synthetic: int,
-    num_replaced: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Draw Ŷ¹ … Ŷᴹ: in each, `num_replaced` samples take the label of one of their neighbours.
+class Draws(NamedTuple):
+    """What is random in M synthetic mini-batches; drawn on the CPU, so that it is the same on every device.
 
-    The samples are chosen without replacement, the neighbour uniformly; the drawn label may equal the old one.
+    Attributes:
+        replaced_MB: boolean, the samples that take a neighbour's label.
+        pick_MB: int64, which of its K neighbours.
+    """
+
+    replaced_MB: Tensor
+    pick_MB: Tensor
+
+
+def draw(
+    num_synthetic: int, batch_size: int, num_neighbors: int, num_replaced: int, generator: torch.Generator
+) -> Draws:
+    """For each of M mini-batches: ρ·k samples without replacement, and a neighbour for every sample, uniformly.
+
+    Args:
+        num_synthetic: M.
+        num_replaced: ρ·k.
+        generator: a CPU generator; two draws of shape [M, B] are all that it is used for.
+    """
+    shape = (num_synthetic, batch_size)
+    # The rank of uniform numbers is a random permutation: the samples ranked below ρ·k are the chosen ones.
+    rank_MB = torch.rand(shape, generator=generator).argsort(dim=1).argsort(dim=1)
+    return Draws(rank_MB < num_replaced, torch.randint(num_neighbors, shape, generator=generator))
+
+
+def synthetic_labels(labels_B: Tensor, neighbors_BK: Tensor, draws: Draws) -> Tensor:
+    """Ŷ¹ … Ŷᴹ, int64 [M, B]: where `draws` says so, the label of that neighbour, which may equal the old one.
 
     Args:
         labels_B: given labels.
         neighbors_BK: from `nearest_neighbors`.
-        num_synthetic: M.
-        num_replaced: ρ·k.
-        generator: a CPU generator; two draws of shape [M, B] are all that it is used for.
-
-    Returns:
-        int64 [M, B].
+        draws: on the same device.
     """
-    batch_size, num_neighbors = neighbors_BK.shape
-    shape = (num_synthetic, batch_size)
-    # The rank of uniform numbers is a random permutation: the samples ranked below ρ·k are the chosen ones.
-    rank_MB = torch.rand(shape, generator=generator).argsort(dim=1).argsort(dim=1)
-    pick_MB = torch.randint(num_neighbors, shape, generator=generator).to(labels_B.device)
-    donor_MB = neighbors_BK.gather(1, pick_MB.T).T
-    replaced_MB = (rank_MB < num_replaced).to(labels_B.device)
-    return torch.where(replaced_MB, labels_B[donor_MB], labels_B)
+    donor_MB = neighbors_BK.gather(1, draws.pick_MB.T).T
+    return torch.where(draws.replaced_MB, labels_B[donor_MB], labels_B)

@@ -6,15 +6,24 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
+from mlnt.inplace import Scalar
+
 
 @dataclass(frozen=True)
 class Rates:
-    """The values of one step: β, η, γ and λ."""
+    """The values of one step: β, η, γ and λ; numbers, or scalar tensors where a recorded step reads them anew."""
 
-    lr: float
-    meta_lr: float
-    ema_decay: float
-    teacher_weight: float
+    lr: Scalar
+    meta_lr: Scalar
+    ema_decay: Scalar
+    teacher_weight: Scalar
+
+    @property
+    def meta(self) -> bool:
+        """Whether there is a meta update: η > 0. A tensor counts as positive; looking would wait for the device."""
+        return isinstance(self.meta_lr, Tensor) or self.meta_lr > 0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mlnt import losses, mentor, neighbors, teacher
 from mlnt.functional import Network
+from mlnt.inplace import Scalar, add_scaled_
 from mlnt.schedules import Rates
 
 Order = Literal["first", "second"]
@@ -31,7 +32,7 @@ class Batch:
         kept: boolean [B], the samples in D′ (10); None where nothing is filtered.
         any_kept: whether `kept` has a True, known on the host so that no step waits for the device.
         features: pre-logit features [B, D] of the pre-trained network; None when no neighbours are needed.
-        generator: a CPU generator for the synthetic labels of this step; None likewise.
+        draws: what is random in the synthetic labels of this step, from `MLNTStep.draw`; None likewise.
     """
 
     images: Tensor
@@ -39,7 +40,7 @@ class Batch:
     kept: Tensor | None = None
     any_kept: bool = True
     features: Tensor | None = None
-    generator: torch.Generator | None = None
+    draws: neighbors.Draws | None = None
 
 
 class TrainState:
@@ -53,6 +54,11 @@ class TrainState:
         self.momentum = [torch.zeros_like(p) for p in self.student.parameters]
         student.train()
         self.teacher.module.train()
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that a step changes."""
+        modules = (self.student.module, self.teacher.module)
+        return [t for module in modules for t in (*module.parameters(), *module.buffers())] + self.momentum
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,19 @@ class StepMetrics:
     student_correct: Tensor
     teacher_correct: Tensor | None
 
+    def clone(self) -> StepMetrics:
+        values = (self.class_loss, self.meta_loss, self.student_correct, self.teacher_correct)
+        return StepMetrics(*(None if value is None else value.clone() for value in values))  # type: ignore[arg-type]
+
 
 class StepFunction(Protocol):
     """What the training loop calls: mutates `state`, returns metrics."""
 
     needs_features: bool
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> neighbors.Draws | None:
+        """What is random in a step, drawn beforehand; None for nothing."""
+        ...
 
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics: ...
 
@@ -116,13 +130,22 @@ class MLNTStep:
     def __post_init__(self) -> None:
         self.needs_features = self.num_synthetic > 0
 
+    def draw(self, batch_size: int, generator: torch.Generator) -> neighbors.Draws | None:
+        """The random part of line 6 for all m, from a CPU generator; None for M = 0."""
+        if self.num_synthetic == 0:
+            return None
+        num_replaced = round(self.replace_fraction * batch_size)
+        return neighbors.draw(self.num_synthetic, batch_size, self.num_neighbors, num_replaced, generator)
+
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
-        """One step; mutates `state`, draws only from `batch.generator`.
+        """One step; mutates `state`, draws nothing itself.
+
+        Reads no value back from the device, and no shape depends on one: it can be recorded and replayed.
 
         Raises:
             ValueError: fewer than K + 1 samples, or no features where neighbours are needed.
         """
-        meta = self.num_synthetic > 0 and rates.meta_lr > 0
+        meta = self.num_synthetic > 0 and rates.meta
         student = state.student
         teacher_logits = self._teacher_logits(state, batch, needed=meta)
         target = self._target(teacher_logits, batch, rates) if meta and teacher_logits is not None else None
@@ -139,8 +162,8 @@ class MLNTStep:
                 with student.frozen_statistics():
                     logits = student(batch.images)
                 meta_loss, meta_gradient = self._meta_gradient(student, logits, batch, target)
-                with torch.no_grad():  # line 11: θ ← θ − η ∇L_meta(θ)                            (8)
-                    torch._foreach_add_(student.parameters, meta_gradient, alpha=-rates.meta_lr)
+                # line 11: θ ← θ − η ∇L_meta(θ)                                                   (8)
+                add_scaled_(student.parameters, meta_gradient, -rates.meta_lr)
                 meta_gradient = None
             logits = student(batch.images)  # line 12, at the new θ
 
@@ -148,7 +171,7 @@ class MLNTStep:
         if batch.any_kept or meta_gradient is not None:
             gradient = list(torch.autograd.grad(class_loss, student.parameters))
             if meta_gradient is not None:
-                torch._foreach_add_(gradient, meta_gradient, alpha=rates.meta_lr / rates.lr)
+                add_scaled_(gradient, meta_gradient, rates.meta_lr / rates.lr)
             # line 13: θ ← θ − β ∇L_c(X, Y, θ)                                                    (9)
             sgd_(student.parameters, gradient, state.momentum, rates.lr, self.momentum, self.weight_decay)
 
@@ -185,13 +208,10 @@ class MLNTStep:
         self, student: Network, logits: Tensor, batch: Batch, target: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """L_meta and its gradient, Algorithm 1, lines 5-10. `logits` is the student at θ, with its graph."""
-        if batch.features is None or batch.generator is None:
-            raise ValueError("synthetic labels need the batch's features and a generator, got none")
-        num_replaced = round(self.replace_fraction * len(batch.labels))
+        if batch.features is None or batch.draws is None:
+            raise ValueError("synthetic labels need the batch's features and draws, got none")
         neighbors_BK = neighbors.nearest_neighbors(batch.features, self.num_neighbors)
-        labels_MB = neighbors.synthetic_labels(  # line 6, for all m at once
-            batch.labels, neighbors_BK, self.num_synthetic, num_replaced, batch.generator
-        )
+        labels_MB = neighbors.synthetic_labels(batch.labels, neighbors_BK, batch.draws)  # line 6, for all m at once
         gradient_at = self._second_order if self.order == "second" else self._first_order
         total = [torch.zeros_like(parameter) for parameter in student.parameters]
         loss = torch.zeros((), device=logits.device, dtype=logits.dtype)
@@ -237,7 +257,7 @@ def sgd_(
     parameters: list[Tensor],
     gradients: list[Tensor],
     buffers: list[Tensor],
-    lr: float,
+    lr: Scalar,
     momentum: float,
     weight_decay: float,
 ) -> None:
@@ -248,7 +268,7 @@ def sgd_(
     decayed = torch._foreach_add(gradients, parameters, alpha=weight_decay)
     torch._foreach_mul_(buffers, momentum)
     torch._foreach_add_(buffers, decayed)
-    torch._foreach_add_(parameters, buffers, alpha=-lr)
+    add_scaled_(parameters, buffers, -lr)
 
 
 def _correct(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mlnt.inplace import Scalar, lerp_
+
 TeacherBatchNorm = Literal["own", "ema"]
 
 
@@ -18,16 +20,16 @@ def make_teacher(student: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def update_average_(average: Sequence[Tensor], values: Sequence[Tensor], decay: float) -> None:
+def update_average_(average: Sequence[Tensor], values: Sequence[Tensor], decay: Scalar) -> None:
     """θ̃ ← γθ̃ + (1 − γ)θ (3), in place.
 
-    γ = 1 leaves the average as it is, γ = 0 copies: both to the bit.
+    γ = 1 leaves the average as it is, γ = 0 copies: both to the bit, where γ is a number.
     """
-    torch._foreach_lerp_(list(average), list(values), 1.0 - decay)
+    lerp_(average, values, 1.0 - decay)
 
 
 @torch.no_grad()
-def update_buffers_(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+def update_buffers_(teacher: nn.Module, student: nn.Module, decay: Scalar) -> None:
     """`teacher_bn: ema`: the floating-point buffers (BatchNorm statistics) follow the student's by (3) too."""
     pairs = [
         (mine, other)

@@ -5,7 +5,7 @@ The method and its baselines differ only in the step function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from mlnt import seeding
-from mlnt.data import Augmentation, ImageStore, augment
+from mlnt.data import Augmentation, AugmentationDraws, ImageStore, augment, draw_augmentation
 from mlnt.evaluation import accuracy, predict_logits
-from mlnt.schedules import Schedule
+from mlnt.neighbors import Draws
+from mlnt.recorded import RecordedStep, StepInputs, StepOn
+from mlnt.schedules import Rates, Schedule
 from mlnt.step import Batch, StepFunction, StepMetrics, TrainState
 
 ModelName = Literal["student", "teacher"]
@@ -104,9 +106,15 @@ class Training:
         self._augmentation = augmentation
         device = data.images.device
         # One copy of what a step looks up, so that no step waits for a transfer.
+        self._rows = data.train.indices.to(device)
         self._labels = data.train.labels.to(device)
         self._kept = None if data.kept is None else data.kept.to(device)
         self._features = None if data.features is None or not step.needs_features else data.features.to(device)
+        self._run_step: StepOn = self._step_on
+
+    def record(self) -> None:
+        """Record the step as a CUDA graph and replay it, from now on. See `RecordedStep`."""
+        self._run_step = RecordedStep(self._step_on, self.state.tensors())
 
     def module(self, name: ModelName) -> nn.Module:
         """The network itself, as it is now."""
@@ -136,30 +144,60 @@ class Training:
             order = torch.randperm(
                 len(self._data.train.indices), generator=seeding.generator(seed, "order", iteration, epoch)
             )
-            for step in range(first, first + self.steps_per_epoch):
+            inputs, any_kept = self._inputs(order, first)
+            for number in range(self.steps_per_epoch):
                 if on_step is not None:
-                    on_step(step)
-                at = (step - first) * self._batch_size
-                batch = self._batch(order[at : at + self._batch_size], step)
-                metrics.append(self._step(self.state, batch, self._schedule.at(step)))
+                    on_step(first + number)
+                metrics.append(self._run_step(inputs.at(number), self._schedule.at(first + number), any_kept[number]))
         self._stop_if_diverged(metrics, first)
         return self._evaluate(epoch, metrics)
 
-    def _batch(self, positions: Tensor, step: int) -> Batch:
+    def _inputs(self, order: Tensor, first: int) -> tuple[StepInputs, list[bool]]:
+        """The inputs of an epoch's steps, moved to the device at once, and whether each has a kept sample.
+
+        Each step draws from streams of its own, so that nothing depends on how many steps are drawn at a time.
+        """
         seed, iteration = self._address
+        steps = range(first, first + self.steps_per_epoch)
+        positions = order[: len(steps) * self._batch_size].view(len(steps), self._batch_size)
+        augmentations = [
+            draw_augmentation(
+                self._augmentation, self._batch_size, seeding.generator(seed, "augmentation", iteration, step)
+            )
+            for step in steps
+        ]
+        draws = [
+            self._step.draw(self._batch_size, seeding.generator(seed, "synthetic labels", iteration, step))
+            for step in steps
+        ]
+        columns = [
+            *(_stack(column) for column in zip(*augmentations, strict=True)),
+            *(_stack(column) for column in zip(*(draw or (None, None) for draw in draws), strict=True)),
+        ]
+        kept = self._data.kept
+        any_kept = [True] * len(steps) if kept is None else kept[positions].any(dim=1).tolist()
+        device = self._data.images.device
+        return StepInputs(positions, *columns).each(lambda values: values.to(device)), any_kept
+
+    def _step_on(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> StepMetrics:
+        """One step from its inputs on the device."""
+        return self._step(self.state, self._batch(inputs, any_kept), rates)
+
+    def _batch(self, inputs: StepInputs, any_kept: bool) -> Batch:
+        """Gather, normalise, augment, look up."""
+        at = inputs.positions
         images = augment(
-            self._data.images.batch(self._data.train.indices[positions]),
-            self._augmentation,
-            seeding.generator(seed, "augmentation", iteration, step),
+            self._data.images.batch(self._rows[at]), self._augmentation, AugmentationDraws(inputs.shift, inputs.flip)
         )
-        on_device = positions.to(images.device)
         return Batch(
             images=images,
-            labels=self._labels[on_device],
-            kept=None if self._kept is None else self._kept[on_device],
-            any_kept=self._data.kept is None or bool(self._data.kept[positions].any()),
-            features=None if self._features is None else self._features[on_device],
-            generator=None if self._features is None else seeding.generator(seed, "synthetic labels", iteration, step),
+            labels=self._labels[at],
+            kept=None if self._kept is None else self._kept[at],
+            any_kept=any_kept,
+            features=None if self._features is None else self._features[at],
+            draws=None
+            if inputs.replaced_MB is None or inputs.pick_MB is None
+            else Draws(inputs.replaced_MB, inputs.pick_MB),
         )
 
     def _stop_if_diverged(self, metrics: list[StepMetrics], first: int) -> None:
@@ -174,8 +212,8 @@ class Training:
         rates = self._schedule.at(last)
         row: HistoryRow = {
             "epoch": epoch + 1,
-            "lr": rates.lr,
-            "meta_lr": rates.meta_lr if self._step.needs_features else 0.0,
+            "lr": float(rates.lr),
+            "meta_lr": float(rates.meta_lr) if self._step.needs_features else 0.0,
             "class_loss": _mean([m.class_loss for m in metrics]),
             "meta_loss": _mean([m.meta_loss for m in metrics]),
             "student_train_accuracy": _share([m.student_correct for m in metrics], self._batch_size),
@@ -221,6 +259,11 @@ def steps_per_epoch(num_samples: int, batch_size: int) -> int:
     if num_samples < batch_size:
         raise ValueError(f"need at least one batch of {batch_size} training samples, got {num_samples}")
     return num_samples // batch_size
+
+
+def _stack(values: Sequence[Tensor | None]) -> Tensor | None:
+    known = [value for value in values if value is not None]
+    return torch.stack(known) if known else None
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

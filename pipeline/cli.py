@@ -1,6 +1,6 @@
 """The commands: they read params.yaml, call a stage, and turn errors into one message and an exit status.
 
-Stages are imported inside their commands, so that `mlnt --help` does not wait for torch.
+Stages and the schema are imported inside the commands, so that `mlnt --help` waits for neither torch nor pydantic.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlnt import __version__
 from pipeline import console
 from pipeline.errors import RunError, UserError
-from pipeline.params import load
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
 
 app = typer.Typer(
     name="mlnt",
@@ -33,6 +35,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 PARAMS = Path("params.yaml")
 STAGES = "Stages of the pipeline"
 HELPERS = "Around it"
+
+
+def _load(path: Path) -> Params:
+    from pipeline.params import load
+
+    return load(path)
 
 
 @contextmanager
@@ -66,7 +74,7 @@ def download(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     The source is `data.source`: digits (inside scikit-learn), cifar10, imagefolder (your own) or clothing1m.
     """
     with _errors(debug):
-        checked = load(params)
+        checked = _load(params)
         from pipeline.stages import download as stage
 
         console.say(stage.run(checked))
@@ -79,7 +87,7 @@ def inject_noise(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     `noise.kind: none` takes the labels as given. Also writes the realised rate and the noise matrix.
     """
     with _errors(debug):
-        checked = load(params)
+        checked = _load(params)
         from pipeline.stages import noise as stage
 
         console.say(stage.run(checked))
@@ -101,7 +109,7 @@ def extract_features(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     Synthetic labels are drawn from neighbours by these features.
     """
     with _errors(debug):
-        checked = load(params)
+        checked = _load(params)
         from pipeline.stages import features as stage
 
         console.say(stage.run(checked))
@@ -132,7 +140,7 @@ def meta_train(
 def evaluate(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Judge every model on the test split and list the suspicious labels → metrics/evaluate.json, reports/."""
     with _errors(debug):
-        checked = load(params)
+        checked = _load(params)
         from pipeline.stages import evaluate as stage
 
         console.say(stage.run(checked))
@@ -142,7 +150,7 @@ def evaluate(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
 def report(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Gather metrics, curves and doubtful images into one page → reports/index.html."""
     with _errors(debug):
-        checked = load(params)
+        checked = _load(params)
         from pipeline.stages import report as stage
 
         console.say(stage.run(checked))
@@ -187,7 +195,7 @@ def doctor(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
 
 def _train(stage: str, params: Path, debug: bool) -> None:
     with _errors(debug):
-        checked = load(params)
+        checked = _load(params)
         from pipeline.stages import train
 
         console.say(train.run(checked, stage))

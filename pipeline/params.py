@@ -113,6 +113,7 @@ class Train(Section):
     amp: Literal["none", "bfloat16"]
     channels_last: bool
     compile: bool
+    cuda_graphs: bool
     deterministic: bool
     checkpoint_epochs: Positive
 
@@ -184,6 +185,8 @@ class Params(Section):
             raise ValueError(
                 "train.compile is true, which torch supports only for mlnt.order first with mlnt.update sequential"
             )
+        if self.train.compile and self.train.cuda_graphs:
+            raise ValueError("train.compile and train.cuda_graphs are both true, expected one of them")
         if self.model.pretrained and self.model.weights:
             raise ValueError("model.pretrained and model.weights are both given, expected one of them")
         return self

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from mlnt import networks, seeding
+from mlnt.allocator import keep_freed_memory
 from mlnt.data import InputStatistics, MemoryImages, input_statistics
 from pipeline import files
 from pipeline.artifacts import TRAIN, Dataset, Labels
@@ -20,13 +21,14 @@ from pipeline.params import Model, Params, Train
 
 
 def prepare(train: Train) -> torch.device:
-    """Set threads and determinism for this process and choose the device: CUDA when there is one.
+    """Set threads, allocator and determinism for this process and choose the device: CUDA when there is one.
 
     Raises:
         UserError: `train.device` is cuda and there is none.
     """
     if train.threads is not None:
         torch.set_num_threads(train.threads)
+    keep_freed_memory()
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's first call
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -34,7 +34,6 @@ def run(params: Params, stage: str) -> str:
     device = runtime.prepare(params.train)
     if params.train.compile:
         runtime.require_compiler(device)
-    console.say(f"{system.title} on {runtime.describe(device)}")
     dataset = artifacts.read_dataset()
     labels = artifacts.read_labels(dataset)
     images, statistics = runtime.image_store(params, dataset, labels, device)
@@ -47,6 +46,8 @@ def run(params: Params, stage: str) -> str:
     training = _training(params, system, student, network, inputs.training_data(kept, features))
     if params.train.compile:
         training.compile()
+    if params.train.cuda_graphs and device.type == "cuda":
+        training.record()
     identity = {
         "stage": stage,
         "params": params.model_dump(
@@ -58,6 +59,7 @@ def run(params: Params, stage: str) -> str:
         "code": [torch.__version__, checkpoint.code_digest()],
     }
     with checkpoint.opened(stage, identity) as saved, timing.measured(stage, device) as clock:
+        console.say(f"{system.title} on {runtime.describe(device)}")
         _train(training, params, system, saved, clock)
         card = weights.ModelCard(
             network=params.model.name,

@@ -114,6 +114,7 @@ def test_a_wrong_value_is_named_with_its_key(key: str, value: object) -> None:
         ({"mlnt.neighbors": 32, "train.batch_size": 32}, ["mlnt.neighbors is 32", "train.batch_size, 32"]),
         ({"data.crop": 64, "data.resize": 32}, ["data.crop is 64", "data.resize, 32"]),
         ({"model.pretrained": True, "model.weights": "a.safetensors"}, ["model.pretrained", "model.weights"]),
+        ({"train.compile": True, "train.cuda_graphs": True}, ["both true, expected one of them"]),
         ({"train.compile": True, "mlnt.order": "second"}, ["train.compile is true", "mlnt.order first"]),
         ({"train.compile": True, "mlnt.update": "joint"}, ["train.compile is true", "mlnt.update sequential"]),
         ({"noise.kind": "matrix", "noise.matrix_file": None}, ["noise", "matrix needs matrix_file"]),

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlnt.data import Augmentation, augment
+from mlnt.data import Augmentation, augment, draw_augmentation
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 5), st.integers(0, 6), st.booleans(), st.integers(0, 2**31))
@@ -14,7 +14,9 @@ def test_every_image_is_a_window_of_its_padded_self(
 ) -> None:
     # Pixels are numbered from 1 through all images, so that none can be taken for another or for the border.
     images = torch.arange(1.0, 1 + count * 2 * height * width).view(count, 2, height, width)
-    augmented = augment(images, Augmentation(pad, flip), torch.Generator().manual_seed(seed))
+    augmentation = Augmentation(pad, flip)
+    draws = draw_augmentation(augmentation, count, torch.Generator().manual_seed(seed))
+    augmented = augment(images, augmentation, draws)
     assert augmented.shape == images.shape
     for image, result in zip(images, augmented, strict=True):
         windows = F.pad(image, (pad,) * 4).unfold(1, height, 1).unfold(2, width, 1)

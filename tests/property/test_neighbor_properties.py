@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from mlnt.neighbors import draw as draw_for
 from mlnt.neighbors import nearest_neighbors, synthetic_labels
+
+
+def drawn_labels(
+    labels: torch.Tensor, neighbors: torch.Tensor, num_synthetic: int, num_replaced: int, generator: torch.Generator
+) -> torch.Tensor:
+    draws = draw_for(num_synthetic, *neighbors.shape, num_replaced, generator)
+    return synthetic_labels(labels, neighbors, draws)
 
 
 @st.composite
@@ -43,7 +51,7 @@ def test_synthetic_labels_come_from_neighbors_and_few_enough_change(
     num_synthetic = data.draw(st.integers(1, 4))
     neighbors = nearest_neighbors(features, num_neighbors)
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
-    drawn = synthetic_labels(labels, neighbors, num_synthetic, num_replaced, generator)
+    drawn = drawn_labels(labels, neighbors, num_synthetic, num_replaced, generator)
 
     assert drawn.shape == (num_synthetic, size)
     assert ((drawn != labels).sum(dim=1) <= replace_fraction * size).all()
@@ -60,5 +68,5 @@ def test_with_a_class_per_sample_exactly_the_asked_number_changes(
     features = torch.zeros(size, 2)  # all duplicates: only the masked diagonal keeps a sample from itself
     neighbors = nearest_neighbors(features, data.draw(st.integers(1, size - 1)))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
-    drawn = synthetic_labels(torch.arange(size), neighbors, num_synthetic, num_replaced, generator)
+    drawn = drawn_labels(torch.arange(size), neighbors, num_synthetic, num_replaced, generator)
     assert (drawn != torch.arange(size)).sum(dim=1).tolist() == [num_replaced] * num_synthetic

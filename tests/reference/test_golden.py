@@ -51,6 +51,7 @@ class Recorder:
     def __init__(self, step: MLNTStep) -> None:
         self.step = step
         self.needs_features = step.needs_features
+        self.draw = step.draw
         self.losses: list[tuple[float, float | None]] = []
 
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:

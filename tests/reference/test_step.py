@@ -70,7 +70,6 @@ def make_batch(seed: int = 2, kept: Tensor | None = None) -> Batch:
         kept=kept,
         any_kept=kept is None or bool(kept.any()),
         features=normal(generator, BATCH_SIZE, 6),
-        generator=torch.Generator().manual_seed(seed),
     )
 
 
@@ -94,8 +93,10 @@ def make_rates(h: Hyper) -> Rates:
     return Rates(lr=h.beta, meta_lr=h.eta, ema_decay=h.gamma, teacher_weight=h.lam)
 
 
-def run_step(h: Hyper, state: TrainState, batch: Batch, mentor: nn.Module | None = None) -> StepMetrics:
-    return make_step(h, mentor)(state, batch, make_rates(h))
+def run_step(h: Hyper, state: TrainState, batch: Batch, mentor: nn.Module | None = None, seed: int = 2) -> StepMetrics:
+    step = make_step(h, mentor)
+    draws = step.draw(BATCH_SIZE, torch.Generator().manual_seed(seed))
+    return step(state, replace(batch, draws=draws), make_rates(h))
 
 
 def snapshot(state: TrainState) -> dict[str, Tensor]:
@@ -137,7 +138,7 @@ def test_step_equals_algorithm_1(
     for seed in (2, 3):
         reference = copy.deepcopy(state)
         batch = make_batch(seed, KEPT[kept])
-        metrics = run_step(h, state, batch, mentor)
+        metrics = run_step(h, state, batch, mentor, seed)
         class_loss, meta_loss = algorithm1.step(
             reference.student.module,
             reference.teacher.module,
@@ -307,16 +308,17 @@ def test_m_0_and_eta_0_are_the_same_to_the_bit(kept: str, teacher_bn: str, updat
     assert_same_bits(*results)
 
 
-def test_m_0_needs_no_features_and_no_generator() -> None:
+def test_m_0_needs_no_features_and_no_draws() -> None:
     step = make_step(Hyper(M=0))
     assert not step.needs_features
-    batch = replace(make_batch(), features=None, generator=None)
+    assert step.draw(BATCH_SIZE, torch.Generator()) is None
+    batch = replace(make_batch(), features=None)
     assert step(make_state(), batch, make_rates(Hyper())).class_loss.isfinite()
 
 
 def test_missing_features_are_named() -> None:
     assert make_step(Hyper()).needs_features
-    with pytest.raises(ValueError, match="need the batch's features and a generator"):
+    with pytest.raises(ValueError, match="need the batch's features and draws"):
         run_step(Hyper(), make_state(), replace(make_batch(), features=None))
 
 
@@ -390,14 +392,16 @@ def test_mentor_and_batch_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("order", ["first", "second"])
-def test_step_draws_from_the_batch_generator_alone(order: str) -> None:
-    state, batch = make_state(), make_batch()
-    before = torch.get_rng_state()
-    assert batch.generator is not None
-    own = batch.generator.get_state()
-    run_step(Hyper(order=order), state, batch)
+def test_step_draws_nothing_and_its_draws_come_from_their_generator_alone(order: str) -> None:
+    before, own = torch.get_rng_state(), torch.Generator().manual_seed(5)
+    seeded = own.get_state()
+    draws = [make_step(Hyper()).draw(BATCH_SIZE, g) for g in (own, torch.Generator().manual_seed(5))]
+    assert draws[0] is not None
+    assert draws[1] is not None
+    assert all(torch.equal(one, two) for one, two in zip(*draws, strict=True))
+    assert not torch.equal(own.get_state(), seeded)
+    run_step(Hyper(order=order), make_state(), make_batch())
     assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.equal(batch.generator.get_state(), own)
 
 
 def test_statistics_are_unfrozen_after_an_error() -> None:

@@ -6,7 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlnt.data import Augmentation, InputStatistics, MemoryImages, Normalize, augment, index_batches, input_statistics
+from mlnt.data import (
+    Augmentation,
+    InputStatistics,
+    MemoryImages,
+    Normalize,
+    augment,
+    draw_augmentation,
+    index_batches,
+    input_statistics,
+)
 
 CPU = torch.device("cpu")
 
@@ -90,6 +99,10 @@ def test_normalised_training_images_have_mean_0_and_deviation_1() -> None:
 # Augmentation
 
 
+def augmented_by(images: Tensor, augmentation: Augmentation, drawn: torch.Generator) -> Tensor:
+    return augment(images, augmentation, draw_augmentation(augmentation, len(images), drawn))
+
+
 def augment_slowly(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     """One image after the other, from the same draws."""
     count, channels, height, width = images.shape
@@ -116,7 +129,7 @@ def test_augmentation_equals_a_loop_over_images(
     images = float_images(channels=channels).contiguous(memory_format=memory_format)
     before = images.clone()
     augmentation = Augmentation(crop_padding=pad, horizontal_flip=flip)
-    augmented = augment(images, augmentation, generator())
+    augmented = augmented_by(images, augmentation, generator())
     assert torch.equal(augmented, augment_slowly(images, augmentation, generator()))
     assert augmented.is_contiguous(memory_format=memory_format)
     assert torch.equal(images, before)
@@ -124,13 +137,13 @@ def test_augmentation_equals_a_loop_over_images(
 
 def test_no_augmentation_is_the_identity_and_draws_nothing() -> None:
     drawn = generator()
-    assert torch.equal(augment(float_images(), Augmentation(), drawn), float_images())
+    assert torch.equal(augmented_by(float_images(), Augmentation(), drawn), float_images())
     assert torch.equal(drawn.get_state(), generator().get_state())
 
 
 def test_border_is_zero_after_normalisation() -> None:
     # On images of ones a crop holds ones and the padding.
-    augmented = augment(torch.ones(500, 1, 6, 6), Augmentation(crop_padding=2), generator())
+    augmented = augmented_by(torch.ones(500, 1, 6, 6), Augmentation(crop_padding=2), generator())
     assert set(augmented.unique().tolist()) == {0.0, 1.0}
     kept_rows, kept_columns = augmented.amax(dim=(1, 3)).sum(1), augmented.amax(dim=(1, 2)).sum(1)
     assert set(kept_rows.tolist()) == set(kept_columns.tolist()) == {4.0, 5.0, 6.0}
@@ -146,7 +159,7 @@ def test_all_shifts_and_both_orientations_occur_equally_often() -> None:
         for view in [F.pad(image, (pad,) * 4)[0, 0, y : y + 4, x : x + 4]]
         for flipped in (False, True)
     ]
-    augmented = augment(image.expand(count, 1, 4, 4), Augmentation(pad, True), generator())[:, 0]
+    augmented = augmented_by(image.expand(count, 1, 4, 4), Augmentation(pad, True), generator())[:, 0]
     counts = torch.stack([(augmented == view).all(dim=(1, 2)).sum() for view in views])
     assert counts.sum() == count
     assert counts.double().numpy() == pytest.approx(np.full(18, count / 18), rel=0.25)  # five standard deviations
@@ -154,7 +167,7 @@ def test_all_shifts_and_both_orientations_occur_equally_often() -> None:
 
 def test_augmentation_follows_its_generator_alone() -> None:
     augmentation, before = Augmentation(2, True), torch.get_rng_state()
-    one, two, other = (augment(float_images(), augmentation, generator(seed)) for seed in (1, 1, 2))
+    one, two, other = (augmented_by(float_images(), augmentation, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), before)

@@ -6,7 +6,14 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from mlnt.neighbors import nearest_neighbors, synthetic_labels
+from mlnt.neighbors import draw, nearest_neighbors, synthetic_labels
+
+
+def drawn_labels(
+    labels: torch.Tensor, neighbors: torch.Tensor, num_synthetic: int, num_replaced: int, generator: torch.Generator
+) -> torch.Tensor:
+    draws = draw(num_synthetic, *neighbors.shape, num_replaced, generator)
+    return synthetic_labels(labels, neighbors, draws)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -79,25 +86,25 @@ def ring(batch_size: int, num_neighbors: int) -> Tensor:
 def test_exactly_the_asked_number_is_replaced(num_replaced: int) -> None:
     # Labels are the positions, so that every replaced label differs from the old one.
     labels = torch.arange(20)
-    drawn = synthetic_labels(labels, ring(20, 10), 50, num_replaced, generator())
+    drawn = drawn_labels(labels, ring(20, 10), 50, num_replaced, generator())
     assert drawn.dtype == torch.int64
     assert drawn.shape == (50, 20)
     assert (drawn != labels).sum(dim=1).tolist() == [num_replaced] * 50
 
 
 def test_mini_batches_differ() -> None:
-    drawn = synthetic_labels(torch.arange(20), ring(20, 10), 50, 8, generator())
+    drawn = drawn_labels(torch.arange(20), ring(20, 10), 50, 8, generator())
     assert len({tuple(row) for row in drawn.tolist()}) == 50
 
 
 def test_drawn_label_may_equal_the_old_one() -> None:
     labels = torch.zeros(12, dtype=torch.int64)
-    assert torch.equal(synthetic_labels(labels, ring(12, 3), 4, 6, generator()), labels.expand(4, 12))
+    assert torch.equal(drawn_labels(labels, ring(12, 3), 4, 6, generator()), labels.expand(4, 12))
 
 
 def test_draws_are_repeatable_and_leave_the_labels_and_the_global_generator_alone() -> None:
     labels, before = torch.arange(20), torch.get_rng_state()
-    one, two, other = (synthetic_labels(labels, ring(20, 5), 6, 8, generator(seed)) for seed in (1, 1, 2))
+    one, two, other = (drawn_labels(labels, ring(20, 5), 6, 8, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert torch.equal(labels, torch.arange(20))
@@ -107,7 +114,7 @@ def test_draws_are_repeatable_and_leave_the_labels_and_the_global_generator_alon
 def test_samples_and_neighbors_are_drawn_uniformly() -> None:
     size, num_neighbors, num_synthetic, num_replaced = 12, 4, 6000, 5
     labels = torch.arange(size)
-    drawn = synthetic_labels(labels, ring(size, num_neighbors), num_synthetic, num_replaced, generator())
+    drawn = drawn_labels(labels, ring(size, num_neighbors), num_synthetic, num_replaced, generator())
     replaced = drawn != labels
     expected = num_synthetic * num_replaced / size
     assert replaced.sum(dim=0).double().numpy() == pytest.approx(np.full(size, expected), rel=0.1)

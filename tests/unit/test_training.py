@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlnt.data import Augmentation, InputStatistics, MemoryImages
 from mlnt.evaluation import accuracy, confusion, predict_logits
 from mlnt.functional import Network
+from mlnt.neighbors import Draws, draw
 from mlnt.schedules import Rates, Schedule
 from mlnt.step import Batch, MLNTStep, StepFunction, StepMetrics, TrainState
 from mlnt.training import MODELS, Best, DivergedError, LabeledSet, Training, TrainingData, steps_per_epoch
@@ -92,6 +93,12 @@ class FakeStep:
     needs_features: bool = True
     batches: list[Batch] = field(default_factory=list)
     rates: list[Rates] = field(default_factory=list)
+    num_synthetic: int = 2
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws | None:
+        if not self.needs_features:
+            return None
+        return draw(self.num_synthetic, batch_size, 3, batch_size // 2, generator)
 
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
         call = len(self.batches)
@@ -178,17 +185,13 @@ def test_another_seed_or_iteration_draws_another_order_and_augmentation(change: 
     assert not torch.equal(one.batches[0].features, two.batches[0].features)
     flat = [{tuple(image.flatten().tolist()) for b in step.batches for image in b.images} for step in (one, two)]
     assert len(flat[0] & flat[1]) < len(flat[0]) / 2
-    draws = [torch.rand(5, generator=step.batches[0].generator) for step in (one, two)]
-    assert not torch.equal(*draws)
+    draws = [step.batches[0].draws for step in (one, two)]
+    assert not torch.equal(draws[0].pick_MB, draws[1].pick_MB)
 
 
 def test_streams_do_not_depend_on_each_other() -> None:
     # Neither the number of synthetic mini-batches nor the augmentation moves the order or the labels drawn.
-    def draw(_: TrainState, call: int, step: list[FakeStep]) -> None:
-        torch.rand(100, generator=step[0].batches[call].generator)
-
-    plain, greedy = FakeStep(), FakeStep()
-    greedy.action = lambda state, call: draw(state, call, [greedy])
+    plain, greedy = FakeStep(), FakeStep(num_synthetic=50)
     list(make_training(plain).epochs())
     list(make_training(greedy, augmentation=Augmentation()).epochs())
     for one, two in zip(plain.batches, greedy.batches, strict=True):
@@ -199,7 +202,7 @@ def test_streams_do_not_depend_on_each_other() -> None:
 def test_every_step_draws_its_own_synthetic_labels_and_augmentation() -> None:
     step = FakeStep()
     list(make_training(step).epochs())
-    draws = {torch.rand(1, generator=batch.generator).item() for batch in step.batches}
+    draws = {tuple(batch.draws.pick_MB.flatten().tolist()) for batch in step.batches}
     assert len(draws) == len(step.batches) == 12
 
 
@@ -262,7 +265,7 @@ def test_without_filter_and_features_batches_have_none() -> None:
     step = FakeStep(needs_features=False)
     list(make_training(step, epochs=1).epochs())
     for batch in step.batches:
-        assert (batch.kept, batch.any_kept, batch.features, batch.generator) == (None, True, None, None)
+        assert (batch.kept, batch.any_kept, batch.features, batch.draws) == (None, True, None, None)
 
 
 @pytest.mark.parametrize(("size", "batch_size", "steps"), [(8, 8, 1), (15, 8, 1), (16, 8, 2), (27, 8, 3)])

@@ -1,0 +1,108 @@
+"""What share of a training epoch is the step itself? The rest: batches, augmentation, evaluation, bookkeeping.
+
+python bench/profile_epoch.py                         # the data and parameters of this workspace, after `dvc repro`
+python bench/profile_epoch.py --set train.epochs=2
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from ruamel.yaml import YAML
+from runs import checked, set_key
+
+from mlnt import training
+from mlnt.training import Training
+from pipeline import params as schema
+from pipeline.stages import train
+
+PARTS = {
+    "_inputs": "draws of an epoch",
+    "_batch": "batch: gather, normalise, augment, look up",
+    "_evaluate": "evaluation of student and teacher",
+}
+
+
+class Watch:
+    """Seconds by part; a call inside another counts for the inner one alone."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[name] += self._now() - start
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.part(name):
+                return function(*args, **kwargs)
+
+        return timed
+
+    @staticmethod
+    def _now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--stage", default="meta1")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as `dvc exp run -S`")
+    args = parser.parse_args()
+    values = schema.read_yaml(args.params)
+    for item in args.set:
+        key, _, value = item.partition("=")
+        set_key(values, key, YAML(typ="safe").load(value))
+    params = checked(values, values["seed"])
+
+    watch = Watch()
+    for name, title in PARTS.items():
+        setattr(Training, name, watch.around(title, getattr(Training, name)))
+    original = Training.__init__
+
+    def init(self: Training, student: Any, step: Any, *rest: Any, **more: Any) -> None:
+        original(self, student, step, *rest, **more)
+        timed = watch.around("step", step)
+        timed.needs_features, timed.draw = step.needs_features, step.draw  # type: ignore[attr-defined]
+        self._step = timed  # type: ignore[assignment]
+
+    training.Training.__init__ = init  # type: ignore[method-assign]
+    epochs = Training._run_epoch
+    setattr(Training, "_run_epoch", watch.around("epoch", epochs))  # noqa: B010
+    with watch.part("stage"):
+        train.run(params, args.stage)
+    show(watch, params, args.stage)
+
+
+def show(watch: Watch, params: schema.Params, stage: str) -> None:
+    epoch = watch.seconds["epoch"]
+    table = Table(title=f"{stage}, {params.data.source}, {params.model.name}, M = {params.mlnt.M}")
+    for column in ("part", "s", "% of the epochs"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    known = ["step", *PARTS.values()]
+    rows = {name: watch.seconds[name] for name in known} | {"else": epoch - sum(watch.seconds[name] for name in known)}
+    rows |= {"all epochs": epoch, "stage without start-up": watch.seconds["stage"]}
+    for name, seconds in rows.items():
+        table.add_row(name, f"{seconds:.2f}", f"{seconds / epoch:.1%}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A training step recorded once and replayed as a CUDA graph: for networks whose kernels are launched slower than run.
+
+What changes from step to step goes into buffers at fixed addresses: the numbers of the batch, the random draws, the
+rates. Whatever decides which kernels run, η > 0 and whether a sample is kept, is known on the host, and has a
+recording of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mlnt.schedules import Rates
+from mlnt.step import StepMetrics
+
+
+class StepInputs(NamedTuple):
+    """What tells one step from another, but for the rates: positions in the training set [B], and all that is random.
+
+    With one more dimension in front: those of all steps of an epoch.
+    """
+
+    positions: Tensor
+    shift: Tensor | None
+    flip: Tensor | None
+    replaced_MB: Tensor | None
+    pick_MB: Tensor | None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> StepInputs:
+        return StepInputs(change(self.positions), *(None if v is None else change(v) for v in self[1:]))
+
+    def at(self, step: int) -> StepInputs:
+        return self.each(lambda values: values[step])
+
+
+StepOn = Callable[[StepInputs, Rates, bool], StepMetrics]
+Record = Callable[[Callable[[], StepMetrics], Sequence[Tensor]], tuple[Callable[[], None], StepMetrics]]
+WARM_UPS = 3  # cuDNN and cuBLAS choose kernels and allocate workspaces in the first ones
+
+
+class Recording(NamedTuple):
+    """One recorded step: the buffers that it reads, how to run it again, and where its metrics appear."""
+
+    inputs: StepInputs
+    rates: Tensor
+    replay: Callable[[], None]
+    metrics: StepMetrics
+
+
+class RecordedStep:
+    """`step(inputs, rates, any_kept)`, run as a replay.
+
+    Attributes:
+        changed: everything that a step changes; the warm-up before a recording is undone in them.
+        record: runs a function often enough to record it; returns how to replay it, and its output.
+    """
+
+    def __init__(self, step: StepOn, changed: Sequence[Tensor], record: Record | None = None) -> None:
+        self._step = step
+        self._changed = changed
+        self._record = record_cuda_graph if record is None else record
+        self._recordings: dict[tuple[bool, bool], Recording] = {}
+
+    def __call__(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> StepMetrics:
+        key = (rates.meta, any_kept)
+        if key not in self._recordings:
+            self._recordings[key] = self._recorded(inputs, rates, any_kept)
+        recording = self._recordings[key]
+        for buffer, value in zip(recording.inputs, inputs, strict=True):
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
+        recording.rates.copy_(torch.tensor(astuple(rates), dtype=recording.rates.dtype), non_blocking=True)
+        recording.replay()
+        # The next replay overwrites its metrics.
+        return recording.metrics.clone()
+
+    def _recorded(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> Recording:
+        buffers = inputs.each(Tensor.clone)
+        numbers = torch.tensor(astuple(rates), device=self._changed[0].device, dtype=self._changed[0].dtype)
+        at = Rates(*numbers.unbind())
+        if not rates.meta:
+            at = Rates(at.lr, 0.0, at.ema_decay, at.teacher_weight)
+        replay, metrics = self._record(lambda: self._step(buffers, at, any_kept), self._changed)
+        return Recording(buffers, numbers, replay, metrics)
+
+
+def record_cuda_graph(
+    step: Callable[[], StepMetrics], changed: Sequence[Tensor]
+) -> tuple[Callable[[], None], StepMetrics]:
+    """Warm up on a side stream, put `changed` and the generator back, record."""
+    before = [tensor.detach().clone() for tensor in changed]
+    random_state = torch.cuda.get_rng_state()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.no_grad():
+        for tensor, value in zip(changed, before, strict=True):
+            tensor.copy_(value)
+    torch.cuda.set_rng_state(random_state)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        metrics = step()
+    return graph.replay, metrics

@@ -1,0 +1,118 @@
+"""What can be known of a recorded step without a GPU: it reads everything anew, keeps its metrics apart, and nothing in
+it looks at a value. Here a "recording" runs the function again, on the same buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from test_training import make_data, make_network, make_training
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mlnt.networks import create_model
+from mlnt.recorded import RecordedStep
+from mlnt.step import MLNTStep, StepMetrics
+from mlnt.training import Training
+
+
+class Recorder:
+    """In place of a CUDA graph; counts recordings."""
+
+    def __init__(self) -> None:
+        self.recordings = 0
+
+    def __call__(
+        self, step: Callable[[], StepMetrics], changed: Sequence[Tensor]
+    ) -> tuple[Callable[[], None], StepMetrics]:
+        self.recordings += 1
+        before = [tensor.detach().clone() for tensor in changed]
+        metrics = step()
+        with torch.no_grad():
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
+
+        def replay() -> None:
+            new = step()
+            for name in ("class_loss", "meta_loss", "student_correct", "teacher_correct"):
+                buffer, value = getattr(metrics, name), getattr(new, name)
+                if buffer is not None:
+                    buffer.copy_(value)
+
+        return replay, metrics
+
+
+def step_of(**changes: Any) -> MLNTStep:
+    options = {"num_synthetic": 2, "replace_fraction": 0.5, "num_neighbors": 3, "inner_lr": 0.1}
+    return MLNTStep(**(options | {"momentum": 0.9, "weight_decay": 1e-3} | changes))
+
+
+def training_in_float64(step: MLNTStep, kept: Tensor | None) -> Training:
+    data = replace(make_data(), kept=kept)
+    network = make_network().double()
+    network[4].p = 0.0  # dropout would draw again in the recording
+    training = make_training(step, data, network)
+    batch = data.images.batch
+    data.images.batch = lambda indices: batch(indices).double()  # type: ignore[method-assign]
+    return training
+
+
+@pytest.mark.parametrize("some_kept", [False, True], ids=["all kept", "some kept"])
+@pytest.mark.parametrize("update", ["sequential", "joint"])
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_replayed_training_equals_training_step_by_step(order: str, update: str, some_kept: bool) -> None:
+    kept = torch.arange(27) % 9 == 0 if some_kept else None  # few: some batches have none
+    runs = []
+    recorder = Recorder()
+    for recorded in (False, True):
+        training = training_in_float64(step_of(order=order, update=update), kept)
+        if recorded:
+            training._run_step = RecordedStep(training._step_on, training.state.tensors(), recorder)
+        history = list(training.epochs())
+        runs.append((history, training.state.tensors()))
+    # η ramps up from 0: one recording without a meta update, one with, and again for batches without a kept sample.
+    assert recorder.recordings >= 2
+    for one, two in zip(runs[0][1], runs[1][1], strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-12)
+    for row, other in zip(runs[0][0], runs[1][0], strict=True):
+        assert row["class_loss"] == pytest.approx(other["class_loss"], rel=1e-9)
+        assert row["student_train_accuracy"] == other["student_train_accuracy"]
+
+
+READS = ("_local_scalar_dense", "nonzero", "item", "is_nonzero", "unique", "masked_select", "equal")
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Refuses operators that wait for the device, or whose shapes depend on values; both break a recording."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert not name.startswith(READS), name
+        if name == "index":  # by a boolean mask
+            assert all(i is None or i.dtype != torch.bool for i in args[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("some_kept", [False, True], ids=["all kept", "some kept"])
+@pytest.mark.parametrize("teacher_bn", ["own", "ema"])
+@pytest.mark.parametrize("update", ["sequential", "joint"])
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_nothing_in_a_step_looks_at_a_value(order: str, update: str, teacher_bn: str, some_kept: bool) -> None:
+    kept = torch.arange(27) % 2 == 0 if some_kept else None
+    network = create_model("preact_resnet_tiny", num_classes=4, in_chans=1, seed=0)
+    step = step_of(order=order, update=update, teacher_bn=teacher_bn)
+    training = make_training(step, replace(make_data(), kept=kept), network)
+    inputs, any_kept = training._inputs(torch.arange(27), first=4)
+    rates = training._schedule.at(6)
+    assert rates.meta
+    with NothingIsRead():
+        training._step_on(inputs.at(0), rates, any_kept[0])
+
+
+def test_the_guard_refuses_what_it_should() -> None:
+    for look in (lambda t: t.item(), lambda t: t[t > 0], lambda t: bool(t.any()), lambda t: t.nonzero()):
+        with pytest.raises(AssertionError), NothingIsRead():
+            look(torch.ones(1))
