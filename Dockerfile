@@ -41,7 +41,8 @@ RUN apt-get update \
     && git config --system user.email mlnt@localhost \
     && groupadd --gid 1000 mlnt \
     && useradd --uid 1000 --gid 1000 --create-home mlnt \
-    && chmod 0777 /home/mlnt
+    && mkdir /home/mlnt/.cache \
+    && chmod 0777 /home/mlnt /home/mlnt/.cache
 COPY --from=deps /opt/venv /opt/venv
 # HOME and USER also hold for `--user` with a number that has no account. The workspace's code comes before the
 # installed package, so that `mlnt` and DVC's stages run the same code, the mounted clone's when there is one.

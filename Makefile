@@ -48,7 +48,7 @@ bench: install
 	python bench/step.py $(BENCH)
 
 image:
-	docker build --tag mlnt .
+	DOCKER_BUILDKIT=1 docker build --tag mlnt .
 
 IMAGE_TEST =
 image-test: install

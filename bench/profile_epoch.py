@@ -7,6 +7,8 @@ python bench/profile_epoch.py --set train.epochs=2
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -33,7 +35,7 @@ PARTS = {
 
 
 class Watch:
-    """Seconds by part; a call inside another counts for the inner one alone."""
+    """Seconds by part."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -86,9 +88,29 @@ def main() -> None:
     training.Training.__init__ = init  # type: ignore[method-assign]
     epochs = Training._run_epoch
     setattr(Training, "_run_epoch", watch.around("epoch", epochs))  # noqa: B010
-    with watch.part("stage"):
+    if params.train.cuda_graphs:
+        raise SystemExit("error: train.cuda_graphs: inside a recorded step no part can be timed; --set it to false")
+    with aside(args.stage), watch.part("stage"):
         train.run(params, args.stage)
     show(watch, params, args.stage)
+
+
+@contextmanager
+def aside(stage: str) -> Iterator[None]:
+    """A folder with the workspace's data and other models, so that nothing of the workspace changes."""
+    workspace = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "data").symlink_to(workspace / "data")
+        (Path(folder) / "models").mkdir()
+        for model in (workspace / "models").iterdir():
+            if model.name != stage:
+                (Path(folder) / "models" / model.name).symlink_to(model)
+        os.environ["MLNT_CHECKPOINT_DIR"] = f"{folder}/checkpoints"
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(workspace)
 
 
 def show(watch: Watch, params: schema.Params, stage: str) -> None:

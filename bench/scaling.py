@@ -53,15 +53,8 @@ class Sweep:
 
 SWEEPS = (
     Sweep("M", (0, 1, 2, 5, 10, 15), lambda v: replace(BASE, num_synthetic=v), passes),
-    Sweep(
-        "k", (16, 32, 64, 128, 256), lambda v: replace(BASE, batch_size=v, num_synthetic=2), lambda _, v: v, lambda v: v
-    ),
-    Sweep(
-        "classes",
-        (2, 10, 100, 1000),
-        lambda v: replace(BASE, classes=v, num_synthetic=2),
-        lambda *_: 1.0,
-    ),
+    Sweep("k", (16, 32, 64, 128, 256), lambda v: replace(BASE, batch_size=v, num_synthetic=2), lambda _, v: v),
+    Sweep("classes", (2, 10, 100, 1000), lambda v: replace(BASE, classes=v, num_synthetic=2), lambda *_: 1.0),
 )
 
 

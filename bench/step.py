@@ -72,8 +72,8 @@ def package_step(num_synthetic: int, update: Any) -> MLNTStep:
     return MLNTStep(num_synthetic, 0.5, 10, 0.2, 0.9, 1e-4, update=update)
 
 
-# name → how to make the step, and whether it runs in channels_last, as the package does by default. The rivals run as
-# they were written; `plain, channels_last` says what the layout alone gives.
+# name → how to make the step, and whether it runs in channels_last, as the package does by default. The rivals run in
+# the default layout and with the default allocator, on the package's network.
 STEPS: dict[str, tuple[Callable[[int], Callable[..., Any]], bool]] = {
     "joint": (lambda m: package_step(m, "joint"), True),
     "sequential": (lambda m: package_step(m, "sequential"), True),

@@ -19,21 +19,25 @@ if [ -z "$(ls -A)" ] && [ -w . ]; then
 fi
 
 # DVC knows who holds its locks by process number. Those of another container mean nothing here, and those of a killed
-# one are soon taken again. So what changes the workspace holds this lock, through exec, as long as the container lives,
-# and whoever gets it removes DVC's.
-case "${*:-dvc repro}" in
-"dvc repro"* | "dvc exp run"* | "dvc queue start"*) changes=yes ;;
-*) changes= ;;
-esac
-if [ -d .dvc ] && mkdir -p .dvc/tmp 2>/dev/null && (: >>.dvc/tmp/container.lock) 2>/dev/null; then
+# one are soon taken again. So every container holds a lock of its own, through exec, as long as it lives, and one that
+# finds itself alone removes DVC's; and two that would change the workspace are kept apart.
+writable() { mkdir -p .dvc/tmp 2>/dev/null && (: >>"$1") 2>/dev/null; }
+if [ -d .dvc ] && writable .dvc/tmp/container.lock; then
     exec 9>>.dvc/tmp/container.lock
     if flock --nonblock 9; then
         rm -f .dvc/tmp/rwlock
-        [ -n "$changes" ] || exec 9>&-
-    elif [ -n "$changes" ]; then
-        fail "$(pwd): another container is at work here; wait for it, or give this one a workspace of its own"
     fi
+    flock --shared 9
 fi
+case "${*:-dvc repro}" in
+"dvc repro"* | "dvc exp run"*)
+    if [ -d .dvc ] && writable .dvc/tmp/changes.lock; then
+        exec 8>>.dvc/tmp/changes.lock
+        flock --nonblock 8 ||
+            fail "$(pwd): another container is at work here; wait for it, or give this one a workspace of its own"
+    fi
+    ;;
+esac
 
 if [ $# -gt 0 ]; then
     exec "$@"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Take out of an installed environment what is never loaded; docs/container.md says what each part weighs.
+# Take out of an installed environment what this project never loads; docs/container.md says what each part weighs.
 # usage: slim.sh ENVIRONMENT [yes: keep what torch.compile needs]
 set -eu
 cd "$1"/lib/python3*/site-packages

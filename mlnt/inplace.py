@@ -18,7 +18,7 @@ Scalar = float | Tensor
 def add_scaled_(targets: Sequence[Tensor], values: Sequence[Tensor], factor: Scalar) -> None:
     """target ← target + factor · value."""
     if isinstance(factor, Tensor):
-        torch._foreach_add_(list(targets), torch._foreach_mul(list(values), factor))
+        torch._foreach_add_(list(targets), torch._foreach_mul(list(values), factor.to(targets[0].dtype)))
     else:
         torch._foreach_add_(list(targets), list(values), alpha=factor)
 

@@ -30,6 +30,8 @@ def given_label_probability(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
 
 def merged_target(teacher_BC: Tensor, mentor_BC: Tensor, teacher_weight: Scalar) -> Tensor:
     """s = λ f(x, θ̃) + (1 − λ) f(x, θ*) (12)."""
+    if isinstance(teacher_weight, Tensor):
+        teacher_weight = teacher_weight.to(mentor_BC.dtype)
     return torch.lerp(mentor_BC, teacher_BC, teacher_weight)
 
 

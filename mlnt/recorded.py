@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class RecordedStep:
     def __init__(self, step: StepOn, changed: Sequence[Tensor], record: Record | None = None) -> None:
         self._step = step
         self._changed = changed
-        self._record = record_cuda_graph if record is None else record
+        self._record = CUDAGraphs(changed[0].device) if record is None else record
         self._recordings: dict[tuple[bool, bool], Recording] = {}
 
     def __call__(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> StepMetrics:
@@ -80,7 +80,8 @@ class RecordedStep:
 
     def _recorded(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> Recording:
         buffers = inputs.each(Tensor.clone)
-        numbers = torch.tensor(astuple(rates), device=self._changed[0].device, dtype=self._changed[0].dtype)
+        # In double precision: 1 − γ is small.
+        numbers = torch.tensor(astuple(rates), device=self._changed[0].device, dtype=torch.float64)
         at = Rates(*numbers.unbind())
         if not rates.meta:
             at = Rates(at.lr, 0.0, at.ema_decay, at.teacher_weight)
@@ -88,23 +89,33 @@ class RecordedStep:
         return Recording(buffers, numbers, replay, metrics)
 
 
-def record_cuda_graph(
-    step: Callable[[], StepMetrics], changed: Sequence[Tensor]
-) -> tuple[Callable[[], None], StepMetrics]:
-    """Warm up on a side stream, put `changed` and the generator back, record."""
-    before = [tensor.detach().clone() for tensor in changed]
-    random_state = torch.cuda.get_rng_state()
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    with torch.no_grad():
-        for tensor, value in zip(changed, before, strict=True):
-            tensor.copy_(value)
-    torch.cuda.set_rng_state(random_state)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        metrics = step()
-    return graph.replay, metrics
+class CUDAGraphs:
+    """Records CUDA graphs that share their memory: no two run at a time, and what they return is copied at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool: Any = None
+
+    def __call__(
+        self, step: Callable[[], StepMetrics], changed: Sequence[Tensor]
+    ) -> tuple[Callable[[], None], StepMetrics]:
+        """Warm up on a side stream, put `changed` and the generator back, record."""
+        with torch.cuda.device(self._device):
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            before = [tensor.detach().clone() for tensor in changed]
+            random_state = torch.cuda.get_rng_state()
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    step()
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.no_grad():
+                for tensor, value in zip(changed, before, strict=True):
+                    tensor.copy_(value)
+            torch.cuda.set_rng_state(random_state)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                metrics = step()
+        return graph.replay, metrics

@@ -245,6 +245,11 @@ def test_a_second_container_does_not_disturb_the_first(image: Image, docker: Doc
         assert "another container is at work here" in image.run(*command, options=mount, expect=2)
     assert "data/dataset.h5" in image.run("mlnt", "doctor", options=mount)
     assert docker.must("wait", first).strip() == "0"
+    # What is started in a shell is not kept out, but its locks are left alone.
+    image.start("sh", "-c", f"{STALE_LOCK}; sleep 60", options=mount)
+    time.sleep(1)
+    image.run("mlnt", "--version", options=mount)
+    image.run("test", "-s", ".dvc/tmp/rwlock", options=mount)
 
 
 def test_loader_workers_with_the_default_shared_memory(image: Image) -> None:

@@ -16,6 +16,7 @@ if sys.argv[1] == "keep":
 def use():
     for _ in range(20):
         torch.zeros(8 << 20)  # 32 MiB, freed at once
+    torch.empty(3 << 28)  # 3 GiB, not touched: a free end of the heap longer than a threshold of 32 bits
 use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 use()
