@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Let this process reuse freed memory instead of returning it to the system; whether that could be arranged.
 
     A training step frees and allocates the same gigabytes again and again. By default glibc returns each large block
-    at once, and the system clears its pages before it hands them out again: a tenth of a step on a CPU. The numbers
-    are the same, and so is the peak of memory. Only with glibc; elsewhere nothing happens.
+    at once, and the system clears its pages before it hands them out again: some percents of a step on a CPU
+    (docs/performance.md). The numbers are the same. Only with glibc; elsewhere nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -33,7 +33,7 @@ class PreActBlock(nn.Module):
         self.project = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
-        # In place: no backward pass needs what ReLU overwrites. A third less memory, and no time to fetch it.
+        # In place: no backward pass needs what ReLU overwrites.
         activated = F.relu(self.norm1(x), inplace=True)
         shortcut = x if self.project is None else self.project(activated)
         residual = self.conv2(F.relu(self.norm2(self.conv1(activated)), inplace=True))
