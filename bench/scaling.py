@@ -23,7 +23,7 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
-from step import Setting, Worker, hardware, package_step
+from measure import Setting, Worker, hardware, package_step
 
 from mlnt.data import Augmentation, MemoryImages, input_statistics
 from mlnt.networks import create_model

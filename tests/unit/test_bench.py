@@ -11,7 +11,9 @@ import pytest
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-@pytest.mark.parametrize("script", ["profile_epoch", "scaling", "seeds", "select_recipe", "step"])
+@pytest.mark.parametrize(
+    "script", ["measure", "precision", "profile_epoch", "scaling", "seeds", "select_recipe", "step"]
+)
 def test_script_starts(script: str) -> None:
     command = [sys.executable, BENCH / f"{script}.py", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
