@@ -17,7 +17,7 @@ from torch.func import functional_call
 from mlnt import losses, neighbors, teacher
 from mlnt.networks import pre_logit_features
 from mlnt.schedules import Rates
-from mlnt.step import Batch, TrainState, sgd_
+from mlnt.state import Batch, TrainState, sgd_
 
 
 @dataclass

@@ -3,12 +3,14 @@
     python bench/select_recipe.py --round 1 --out docs/results/recipe_selection_1.csv
     python bench/select_recipe.py --round 2 --out docs/results/recipe_selection_2.csv
     python bench/select_recipe.py --round 3 --out docs/results/recipe_selection_control.csv
+    python bench/select_recipe.py --round 4 --out docs/results/recipe_selection_baselines.csv
 
 Seeds 100-104 are used here and nowhere else; no number of the test split is read. The criterion of a setting is the
 mean validation accuracy of student and teacher, best and last epoch. A value replaces the first one tried (the
 paper's, where it has one) only if it is better by more than one standard error of the paired difference over the
 seeds. Cross entropy decides its own learning rate; iteration 1 decides eta, alpha, rho and M; iteration 3 decides
-tau. The search runs at M = 2 to save time; M is decided last. Round 3 asks what the control CE + filter would choose.
+tau. The search runs at M = 2 to save time; M is decided last. Round 3 asks what the control CE + filter would choose,
+round 4 decides the parameters of Joint Optimization and CNN-CRF.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from runs import checked, paired, set_key, standard_error, write_table
 
 from pipeline import files
 from pipeline import params as schema
-from pipeline.stages import download, features, noise, train
+from pipeline.stages import baseline, download, features, noise, train
+from pipeline.systems import BASELINES
 
 SEEDS = range(100, 105)
 SEARCH_M = 2
@@ -50,10 +53,30 @@ CONTROL: Grid = [
     ("mlnt.gamma", [0.997, 0.99, 0.999], ["pretrain", "control2", "control3"]),
     ("mentor.tau", [0.2, 0.1, 0.3, 0.4, 0.5], ["control2", "control3"]),
 ]
+JOINT_OPTIMIZATION = ["joint_optimization_1", "joint_optimization"]
+BASELINE_ROUND: Grid = [
+    ("joint_optimization.lr", [0.08, 0.03, 0.2], JOINT_OPTIMIZATION),
+    ("joint_optimization.first_update", [18, 8, 30], JOINT_OPTIMIZATION),
+    ("joint_optimization.alpha", [1.2, 0.8, 0.4], JOINT_OPTIMIZATION),
+    ("joint_optimization.beta", [0.8, 0.4, 0.1], JOINT_OPTIMIZATION),
+    ("cnn_crf.weight_end", [5, 1, 20, 40], ["cnn_crf"]),
+    ("cnn_crf.weight_start", [40, 10, 100], ["cnn_crf"]),
+]
 ROUNDS: dict[int, tuple[dict[str, Any], Grid]] = {
     1: ({"mlnt.gamma": 0.999, "mlnt.eta": 0.4, "mlnt.alpha": 0.2, "mlnt.rho": 0.4, "mentor.tau": 0.3}, FIRST_ROUND),
     2: ({"mlnt.gamma": 0.999, "mlnt.eta": 1.8, "mlnt.alpha": 0.1, "mlnt.rho": 0.4, "mentor.tau": 0.2}, SECOND_ROUND),
     3: ({}, CONTROL),
+    4: (
+        {
+            "joint_optimization.lr": 0.08,
+            "joint_optimization.first_update": 18,
+            "joint_optimization.alpha": 1.2,
+            "joint_optimization.beta": 0.8,
+            "cnn_crf.weight_start": 40,
+            "cnn_crf.weight_end": 5,
+        },
+        BASELINE_ROUND,
+    ),
 }
 """What each round starts from, beside params.yaml, and what it tries."""
 
@@ -78,7 +101,7 @@ def main() -> None:
             download.run(checked(values, seed))
             noise.run(checked(values, seed))
         for key, choices, stages in grid:
-            for stage in STARTS[stages[0]]:
+            for stage in STARTS.get(stages[0], []):
                 run_stage(values, seeds, stage)  # what the settings tried next start from
             scores = {choice: score(values, seeds, key, choice, stages) for choice in choices}
             kept = select(scores)
@@ -118,7 +141,10 @@ def score(values: dict[str, Any], seeds: dict[int, Path], key: str, choice: Any,
 def run_stage(values: dict[str, Any], seeds: dict[int, Path], stage: str) -> None:
     for seed, place in seeds.items():
         os.chdir(place)
-        train.run(checked(values, seed), stage)
+        if stage in BASELINES:
+            baseline.run(checked(values, seed), stage)
+        else:
+            train.run(checked(values, seed), stage)
         if stage == "pretrain":
             features.run(checked(values, seed))
 

@@ -31,17 +31,18 @@ class Network:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, C] in float32 or wider, with the module's own parameters."""
-        with self._autocast(images):
+        with self.autocast(images):
             logits: Tensor = self.module(images)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def at(self, parameters: Sequence[Tensor], images: Tensor) -> Tensor:
         """Logits with `parameters` in the place of the module's own, which stay as they are."""
-        with self._autocast(images):
+        with self.autocast(images):
             logits: Tensor = functional_call(self.module, dict(zip(self.names, parameters, strict=True)), (images,))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _autocast(self, images: Tensor) -> torch.autocast:
+    def autocast(self, images: Tensor) -> torch.autocast:
+        """The context that forward passes run in."""
         return torch.autocast(images.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
 
     @contextmanager

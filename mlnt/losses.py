@@ -29,14 +29,11 @@ def classification_loss(logits_BC: Tensor, labels_B: Tensor, kept_B: Tensor | No
     return (loss_B * kept_B).sum() / kept_B.sum().clamp(min=1)
 
 
-def classification_gradient(probs_BC: Tensor, labels_B: Tensor, kept_B: Tensor | None = None) -> Tensor:
-    """∂L_c/∂logits = (p − onehot(y)) / k; with `kept_B`, 0 for the others and k the number kept."""
+def classification_gradient(probs_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """∂L_c/∂logits = (p − onehot(y)) / k, over all samples of the batch."""
     gradient = probs_BC.clone()
     gradient[torch.arange(len(labels_B), device=labels_B.device), labels_B] -= 1.0
-    if kept_B is None:
-        return gradient / len(labels_B)
-    weight_B = kept_B.to(gradient.dtype)
-    return gradient * (weight_B / weight_B.sum().clamp(min=1)).unsqueeze(1)
+    return gradient / len(labels_B)
 
 
 def consistency_loss(target_BC: Tensor, logits_BC: Tensor, reduction: KLReduction = "batchmean") -> Tensor:

@@ -24,6 +24,9 @@ CIFAR10_ASYMMETRIC: dict[str, str] = {
 }
 """The similar classes of Patrini et al. 2017, as in the paper's section 4.1."""
 
+DIGITS_ASYMMETRIC: dict[str, str] = {"2": "7", "3": "8", "5": "6", "6": "5", "7": "1"}
+"""Digits that look alike: what Patrini et al. 2017 take on MNIST."""
+
 
 def symmetric_matrix(num_classes: int, noise_rate: float, excludes_true: bool = False) -> Matrix:
     """A random label replaces the true one with probability r.

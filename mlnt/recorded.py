@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mlnt.schedules import Rates
-from mlnt.step import StepMetrics
+from mlnt.state import StepMetrics
 
 
 class StepInputs(NamedTuple):

@@ -8,94 +8,23 @@ transcription in tests/reference/ is the judge.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlnt import losses, mentor, neighbors, teacher
 from mlnt.functional import Network
-from mlnt.inplace import Scalar, add_scaled_
+from mlnt.inplace import add_scaled_
 from mlnt.schedules import Rates
+from mlnt.state import Batch, StepFunction, StepMetrics, TrainState, correct, sgd_
 
 Order = Literal["first", "second"]
 Update = Literal["sequential", "joint"]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One mini-batch (X, Y).
-
-    Attributes:
-        images: X, augmented once, float [B, in_chans, H, W].
-        labels: Y, given labels [B].
-        kept: boolean [B], the samples in D′ (10); None where nothing is filtered.
-        any_kept: whether `kept` has a True, known on the host so that no step waits for the device.
-        features: pre-logit features [B, D] of the pre-trained network; None when no neighbours are needed.
-        draws: what is random in the synthetic labels of this step, from `MLNTStep.draw`; None likewise.
-    """
-
-    images: Tensor
-    labels: Tensor
-    kept: Tensor | None = None
-    any_kept: bool = True
-    features: Tensor | None = None
-    draws: neighbors.Draws | None = None
-
-
-class TrainState:
-    """What a step changes: student θ, teacher θ̃ (a copy of the student), SGD's momentum buffers."""
-
-    def __init__(self, student: nn.Module, amp_dtype: torch.dtype | None = None) -> None:
-        self.student = Network(student, amp_dtype)
-        self.teacher = Network(teacher.make_teacher(student), amp_dtype)
-        named = dict(self.teacher.module.named_parameters())
-        self.teacher.parameters = [named[name] for name in self.student.names]
-        self.momentum = [torch.zeros_like(p) for p in self.student.parameters]
-        student.train()
-        self.teacher.module.train()
-
-    def tensors(self) -> list[Tensor]:
-        """Everything that a step changes."""
-        modules = (self.student.module, self.teacher.module)
-        return [t for module in modules for t in (*module.parameters(), *module.buffers())] + self.momentum
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """Scalars of one step, left on the device.
-
-    Attributes:
-        class_loss: L_c over the kept samples, in nats, before the update.
-        meta_loss: L_meta in nats; None when there was no meta update.
-        student_correct: samples whose given label the student predicts, before the update, augmented, train mode.
-        teacher_correct: the same for the teacher; None when it made no forward pass.
-    """
-
-    class_loss: Tensor
-    meta_loss: Tensor | None
-    student_correct: Tensor
-    teacher_correct: Tensor | None
-
-    def clone(self) -> StepMetrics:
-        values = (self.class_loss, self.meta_loss, self.student_correct, self.teacher_correct)
-        return StepMetrics(*(None if value is None else value.clone() for value in values))  # type: ignore[arg-type]
-
-
-class StepFunction(Protocol):
-    """What the training loop calls: mutates `state`, returns metrics."""
-
-    needs_features: bool
-
-    def draw(self, batch_size: int, generator: torch.Generator) -> neighbors.Draws | None:
-        """What is random in a step, drawn beforehand; None for nothing."""
-        ...
-
-    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics: ...
-
-
 @dataclass
-class MLNTStep:
+class MLNTStep(StepFunction):
     """Algorithm 1, lines 5-14, with the mentor of iterations 2 and 3.
 
     Reductions, to the bit on one thread: M = 0 and η = 0 are both cross entropy with an EMA.
@@ -182,8 +111,8 @@ class MLNTStep:
         return StepMetrics(
             class_loss.detach(),
             meta_loss,
-            _correct(logits, batch.labels),
-            None if teacher_logits is None else _correct(teacher_logits, batch.labels),
+            correct(logits, batch.labels),
+            None if teacher_logits is None else correct(teacher_logits, batch.labels),
         )
 
     @torch.no_grad()
@@ -250,26 +179,3 @@ class MLNTStep:
         loss = losses.consistency_loss(target, fast_logits, self.kl_reduction)
         gradient = torch.autograd.grad(loss, student.parameters, retain_graph=True)
         return loss.detach(), list(gradient)
-
-
-@torch.no_grad()
-def sgd_(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    buffers: list[Tensor],
-    lr: Scalar,
-    momentum: float,
-    weight_decay: float,
-) -> None:
-    """SGD as `torch.optim.SGD` does it: d = g + wd·θ; v ← μv + d; θ ← θ − lr·v. Mutates parameters and buffers.
-
-    Written out because creating a `torch.optim` optimizer imports torch's compiler, at 3 s a stage.
-    """
-    decayed = torch._foreach_add(gradients, parameters, alpha=weight_decay)
-    torch._foreach_mul_(buffers, momentum)
-    torch._foreach_add_(buffers, decayed)
-    add_scaled_(parameters, buffers, -lr)
-
-
-def _correct(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.detach().argmax(dim=1) == labels).sum()

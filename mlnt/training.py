@@ -19,7 +19,7 @@ from mlnt.evaluation import accuracy, predict_logits
 from mlnt.neighbors import Draws
 from mlnt.recorded import RecordedStep, StepInputs, StepOn
 from mlnt.schedules import Rates, Schedule
-from mlnt.step import Batch, StepFunction, StepMetrics, TrainState
+from mlnt.state import Batch, StepFunction, StepMetrics, TrainState
 
 ModelName = Literal["student", "teacher"]
 MODELS: tuple[ModelName, ModelName] = ("student", "teacher")
@@ -112,9 +112,14 @@ class Training:
         self._features = None if data.features is None or not step.needs_features else data.features.to(device)
         self._run_step: StepOn = self._step_on
 
+    @property
+    def kept(self) -> Tensor | None:
+        """D′ over the training set, or None for all of it."""
+        return self._data.kept
+
     def record(self) -> None:
         """Record the step as a CUDA graph and replay it, from now on. See `RecordedStep`."""
-        self._run_step = RecordedStep(self._step_on, self.state.tensors())
+        self._run_step = RecordedStep(self._step_on, [*self.state.tensors(), *self._step.tensors().values()])
 
     def module(self, name: ModelName) -> nn.Module:
         """The network itself, as it is now."""
@@ -145,6 +150,7 @@ class Training:
                 len(self._data.train.indices), generator=seeding.generator(seed, "order", iteration, epoch)
             )
             inputs, any_kept = self._inputs(order, first)
+            self._step.begin_epoch(epoch)
             for number in range(self.steps_per_epoch):
                 if on_step is not None:
                     on_step(first + number)
@@ -192,6 +198,7 @@ class Training:
         return Batch(
             images=images,
             labels=self._labels[at],
+            positions=at,
             kept=None if self._kept is None else self._kept[at],
             any_kept=any_kept,
             features=None if self._features is None else self._features[at],
@@ -239,6 +246,7 @@ class Training:
         for name in MODELS:
             tensors |= {f"{name}/last/{k}": v for k, v in self.module(name).state_dict().items()}
             tensors |= {f"{name}/best/{k}": v for k, v in self.best[name].weights.items()}
+        tensors |= {f"step/{name}": v for name, v in self._step.tensors().items()}
         best = {name: [self.best[name].accuracy, self.best[name].epoch] for name in MODELS}
         return tensors, {"history": self.history, "best": best}
 
@@ -246,6 +254,8 @@ class Training:
         """Go back to what `state_dict` described."""
         for name, buffer in zip(self.state.student.names, self.state.momentum, strict=True):
             buffer.copy_(tensors[f"momentum/{name}"])
+        for name, remembered in self._step.tensors().items():
+            remembered.copy_(tensors[f"step/{name}"])
         best: dict[str, list[float]] = values["best"]
         for name in MODELS:
             self.module(name).load_state_dict(_below(tensors, f"{name}/last/"))

@@ -153,6 +153,23 @@ def read_features(labels: Labels, network_digest: str) -> NDArray[np.floating]:
         return features
 
 
+def write_soft_labels(path: Path, table: NDArray[np.float32], labels: Labels) -> None:
+    """The labels that Joint Optimization's first step arrives at: a row per training sample."""
+    with _create(path) as file:
+        _store(file, {"soft_labels": table}, {"labels_digest": labels.digest})
+
+
+def read_soft_labels(path: Path, labels: Labels) -> NDArray[np.float32]:
+    """
+    Raises:
+        UserError: missing, damaged, or made from other labels.
+    """
+    with _open(path, "baseline joint_optimization_1") as file:
+        _check_origin(file, path, "labels", labels.digest, "baseline joint_optimization_1")
+        table: NDArray[np.float32] = file["soft_labels"][:]
+        return table
+
+
 def _digest(arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import mlnt
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from pipeline.weights import load_tensors, save_tensors
 
 
@@ -47,6 +48,10 @@ class Checkpoint:
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Replace the checkpoint, atomically."""
         save_tensors(self._file, tensors, {"values": json.dumps(values)})
+
+    def note_divergence(self, stage: str, params: Mapping[str, Any], message: str) -> None:
+        """Leave a record beside the checkpoint: tables report a run that diverged as such."""
+        write_json(self._folder / "diverged.json", {"stage": stage, "params": params, "message": message})
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

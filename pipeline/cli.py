@@ -34,6 +34,7 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file."
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 PARAMS = Path("params.yaml")
 STAGES = "Stages of the pipeline"
+BESIDE = "Systems to compare with"
 HELPERS = "Around it"
 
 
@@ -154,6 +155,46 @@ def report(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         from pipeline.stages import report as stage
 
         console.say(stage.run(checked))
+
+
+@app.command("baseline", rich_help_panel=BESIDE)
+def baseline(
+    name: Annotated[str, typer.Argument(help="Which; `mlnt baseline x` lists them.")],
+    params: ParamsFile = PARAMS,
+    debug: Debug = False,
+) -> None:
+    """Train a system that the paper compares with → models/NAME/.
+
+    Forward, Joint Optimization (two steps), CNN-CRF; `dvc repro baselines/dvc.yaml` trains them all.
+    """
+    with _errors(debug):
+        from pipeline.systems import BASELINES
+
+        if name not in BASELINES:
+            raise UserError(f"baseline: found {name!r}; expected one of {', '.join(BASELINES)}")
+        checked = _load(params)
+        from pipeline.stages import baseline as stage
+
+        console.say(stage.run(checked, name))
+
+
+@app.command("sweep", rich_help_panel=BESIDE)
+def sweep(
+    name: Annotated[str, typer.Argument(help="table1 to table4, figure3 to figure6, or noise-kinds.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, 2, …")] = 5,
+    preset: Annotated[str, typer.Option(help="The recipe; `mlnt preset` lists them.")] = "digits",
+    jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be queued.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run the experiments of one of the paper's tables or figures, as DVC experiments.
+
+    Those that are finished are not repeated: after a stop, the same command goes on. `mlnt tables` shows the results.
+    """
+    with _errors(debug):
+        from pipeline import sweep as runner
+
+        runner.run(name, seeds, preset, jobs, dry_run)
 
 
 @app.command("show", rich_help_panel=HELPERS)

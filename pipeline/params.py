@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -21,6 +21,9 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Epochs = Annotated[
+    tuple[Positive, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+]
 
 
 class Section(BaseModel):
@@ -101,7 +104,7 @@ class Train(Section):
     epochs: Positive
     batch_size: Positive
     lr: PositiveRate
-    lr_drop_epochs: tuple[Positive, ...]
+    lr_drop_epochs: Epochs
     lr_drop_factor: Annotated[float, Field(gt=0, le=1)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Rate
@@ -116,11 +119,6 @@ class Train(Section):
     cuda_graphs: bool
     deterministic: bool
     checkpoint_epochs: Positive
-
-    @field_validator("lr_drop_epochs", mode="before")
-    @classmethod
-    def _as_tuple(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class Mlnt(Section):
@@ -149,6 +147,34 @@ class Mentor(Section):
     lambda_ramp: Literal["linear", "constant"]
 
 
+class Forward(Section):
+    percentile: Annotated[float, Field(gt=0, le=100)]
+
+
+class JointOptimization(Section):
+    epochs: Positive
+    lr: PositiveRate
+    lr_drop_epochs: Epochs
+    alpha: Rate
+    beta: Rate
+    first_update: Positive
+    average_epochs: Positive
+
+
+class CnnCrf(Section):
+    auxiliary: Literal["clean_set", "transition_matrix"]
+    clean_fraction: Fraction
+    weight_start: Rate
+    weight_end: Rate
+    weight_epochs: Count
+
+    @model_validator(mode="after")
+    def _clean_set(self) -> CnnCrf:
+        if self.auxiliary == "clean_set" and self.clean_fraction == 0:
+            raise ValueError("auxiliary clean_set needs a clean_fraction above 0")
+        return self
+
+
 class Features(Section):
     dtype: Literal["float32", "float16"]
 
@@ -170,6 +196,9 @@ class Params(Section):
     features: Features
     mlnt: Mlnt
     mentor: Mentor
+    forward: Forward
+    joint_optimization: JointOptimization
+    cnn_crf: CnnCrf
     evaluate: Evaluate
     report: Report
 

@@ -69,9 +69,13 @@ def amp_dtype(train: Train) -> torch.dtype | None:
     return torch.bfloat16 if train.amp == "bfloat16" else None
 
 
-def build_network(params: Params, dataset: Dataset, device: torch.device, iteration: int) -> nn.Module:
-    """A fresh network. The initialisation depends on the seed and the iteration, not on the system, so that
-    cross entropy and MLNT start alike in iteration 1 and their difference is that of the method.
+def build_network(
+    params: Params, dataset: Dataset, device: torch.device, iteration: int, num_outputs: int | None = None
+) -> nn.Module:
+    """A fresh network, with one output a class unless told otherwise.
+
+    The initialisation depends on the seed and the iteration, not on the system, so that cross entropy and MLNT start
+    alike in iteration 1 and their difference is that of the method.
 
     Raises:
         UserError: unknown name, weights of another network, or weights that cannot be had.
@@ -80,7 +84,7 @@ def build_network(params: Params, dataset: Dataset, device: torch.device, iterat
     try:
         module = networks.create_model(
             model.name,
-            num_classes=len(dataset.class_names),
+            num_classes=num_outputs or len(dataset.class_names),
             in_chans=dataset.images.shape[1],
             seed=seeding.derive(params.seed, "initialisation", iteration),
             pretrained=model.pretrained,

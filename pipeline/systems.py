@@ -38,6 +38,27 @@ BY_STAGE = {system.stage: system for system in SYSTEMS}
 FINAL = SYSTEMS[-1]
 
 
+class Baseline(NamedTuple):
+    """A system that the paper compares with.
+
+    Attributes:
+        title: for people.
+        prior: what it is told beside images and labels.
+    """
+
+    title: str
+    prior: str
+
+
+BASELINES = {
+    "forward": Baseline("Forward, true T", "the noise matrix"),
+    "forward_estimated": Baseline("Forward, estimated T", "nothing"),
+    "joint_optimization_1": Baseline("Joint Optimization, step 1", "the distribution of the true classes"),
+    "joint_optimization": Baseline("Joint Optimization", "the distribution of the true classes"),
+    "cnn_crf": Baseline("CNN-CRF (reimplemented)", "a small clean set, or the noise matrix"),
+}
+
+
 def model_title(system: System, model: str) -> str:
     """How tables call one of the two models of a system; the student's EMA under cross entropy is CE-EMA."""
     if system.meta:

@@ -18,8 +18,8 @@ from mlnt.training import MODELS
 from pipeline import artifacts, files, runtime, weights
 from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
 from pipeline.params import Params
-from pipeline.stages.train import load_best
 from pipeline.systems import FINAL, SYSTEMS, System
+from pipeline.trained import load_best
 
 METRICS = files.METRICS / "evaluate.json"
 SUMMARY = files.METRICS / "summary.json"

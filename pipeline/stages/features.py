@@ -12,7 +12,7 @@ from mlnt.data import index_batches
 from mlnt.networks import pre_logit_features
 from pipeline import artifacts, console, runtime
 from pipeline.params import Params
-from pipeline.stages.train import load_best
+from pipeline.trained import load_best
 
 
 def run(params: Params) -> str:

@@ -99,9 +99,9 @@ def _matrix(class_names: list[str], params: Params) -> noise.Matrix:
     if params.noise.kind == "pairflip":
         return noise.pairflip_matrix(count, rate)
     if params.noise.kind == "asymmetric":
-        mapping = params.noise.mapping
-        if not mapping and set(class_names) >= set(noise.CIFAR10_ASYMMETRIC):
-            mapping = noise.CIFAR10_ASYMMETRIC
+        known = (noise.CIFAR10_ASYMMETRIC, noise.DIGITS_ASYMMETRIC)
+        fitting = [usual for usual in known if set(class_names) >= {*usual.keys(), *usual.values()}]
+        mapping = params.noise.mapping or (fitting[0] if fitting else {})
         if not mapping:
             raise UserError(
                 "noise.mapping: found nothing, expected CLASS: CLASS pairs for asymmetric noise; "

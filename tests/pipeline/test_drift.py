@@ -17,9 +17,11 @@ from projects import ROOT, STAGES, default_values, leaves, listed_params, run, w
 from pipeline import cli, presets
 from pipeline.errors import UserError
 from pipeline.params import leaf_keys, load, read_yaml
-from pipeline.systems import BY_STAGE, FINAL, SYSTEMS
+from pipeline.systems import BASELINES, BY_STAGE, FINAL, SYSTEMS
 
 DVC: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")
+BASELINE: dict[str, Any] = read_yaml(ROOT / "baselines" / "dvc.yaml")["stages"]["baseline"]
+EACH, DO = BASELINE["foreach"], BASELINE["do"]
 TRAINING = ("pretrain", "meta1", "meta2", "meta3", "control2", "control3")
 MODULES = {
     "download": {"pipeline/stages/download.py"},
@@ -211,8 +213,11 @@ def test_the_listed_parameters_exist(stage: str) -> None:
 def test_every_parameter_belongs_to_a_stage() -> None:
     listed = {key for stage in STAGES for key in listed_params(stage)}
     of_the_report = {key for key in leaf_keys() if key.startswith("report.")}
+    of_the_baselines = {
+        key for key in leaf_keys() if key.partition(".")[0] in {row["section"] for row in EACH.values()}
+    }
     # How often to checkpoint changes no result.
-    assert set(leaf_keys()) - listed - of_the_report == {"train.checkpoint_epochs"}
+    assert set(leaf_keys()) - listed - of_the_report - of_the_baselines == {"train.checkpoint_epochs"}
     assert STAGES["report"]["params"] == [{"params.yaml": None}]
 
 
@@ -246,6 +251,36 @@ def test_the_code_of_a_stage_reads_the_parameters_that_it_lists(stage: str) -> N
     names = {key: "lambda_" if name == "lambda" else name for key, name in names.items()}
     unread = {key for key, name in names.items() if not re.search(rf"\.{name}\b", text)}
     assert unread - {"data.storage"} == set()  # it has one value so far
+
+
+# The baselines' own dvc.yaml
+
+
+def test_the_baselines_are_stages_that_run_the_command() -> None:
+    assert list(EACH) == list(BASELINES)
+    assert (DO["wdir"], DO["cmd"]) == ("..", "python -m pipeline baseline ${key}")
+    assert DO["outs"] == ["models/${key}"]
+    assert [list(plot) for plot in DO["plots"]] == [["plots/${key}.csv"]]
+    assert [options["cache"] for plot in DO["plots"] for options in plot.values()] == [False]
+
+
+def test_the_baselines_depend_on_their_code_and_on_stages() -> None:
+    code = {dep for dep in DO["deps"] if dep.endswith(".py")}
+    assert code == closure("pipeline/stages/baseline.py")
+    assert set(DO["deps"]) - code == {"data/dataset.h5", "data/labels.h5", "${item.needs}"}
+    written = {path for stage in STAGES for path in written_by(stage)} | {f"models/{name}" for name in EACH}
+    assert {row["needs"] for row in EACH.values()} <= written
+
+
+def test_the_baselines_list_the_parameters_of_cross_entropy_and_their_own() -> None:
+    listed = set(DO["params"])
+    assert listed - {"${item.section}"} == listed_params("pretrain")
+    text = (ROOT / "pipeline/stages/baseline.py").read_text(encoding="utf-8")
+    for section in {row["section"] for row in EACH.values()}:
+        assert f"params.{section}" in text
+        for key in leaf_keys():
+            if key.startswith(f"{section}."):
+                assert re.search(rf"\.{key.rpartition('.')[2]}\b", text), key
 
 
 # Outputs

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import pickle
 import re
 import shutil
@@ -215,7 +216,6 @@ def test_a_missing_matrix_is_named(digits: Dataset) -> None:
 @pytest.mark.parametrize(
     ("mapping", "expected"),
     [
-        ({}, "found nothing, expected CLASS: CLASS pairs for asymmetric noise; the classes are 0, 1, 2"),
         ({"3": "cat"}, "'cat' is not a class; the classes are 0, 1, 2"),
         ({"dog": "3"}, "'dog' is not a class"),
         ({"3": "3"}, "'3' is mapped to itself"),
@@ -223,6 +223,13 @@ def test_a_missing_matrix_is_named(digits: Dataset) -> None:
 )
 def test_wrong_mappings_are_explained(mapping: dict[str, str], expected: str, digits: Dataset) -> None:
     refused(f"^noise.mapping: {expected}", kind="asymmetric", mapping=mapping)
+
+
+def test_own_classes_need_a_mapping(digits: Dataset) -> None:
+    names = [f"class {name}" for name in digits.class_names]
+    artifacts.write_dataset(dataclasses.replace(digits, class_names=names))
+    message = "found nothing, expected CLASS: CLASS pairs for asymmetric noise; the classes are class 0, class 1"
+    refused(f"^noise.mapping: {message}", kind="asymmetric", mapping={})
 
 
 def test_noise_needs_the_data_set(project: Path) -> None:
@@ -264,6 +271,14 @@ def test_own_labels_are_the_truth_when_noise_is_injected(own: Dataset) -> None:
     labels, metrics = inject(own, kind="symmetric", rate=0.5, symmetric_excludes_true=True)
     assert labels.true_labels is not None
     assert metrics["realised_rate"] == 0.5
+
+
+def test_the_usual_mapping_on_digits_is_that_of_look_alikes(digits: Dataset) -> None:
+    labels, _ = inject(digits, kind="asymmetric", rate=0.4, mapping={})
+    table = counts(digits, labels)
+    flipped = {(str(i), str(j)) for i, j in zip(*np.nonzero(table), strict=True) if i != j}
+    assert flipped == {("2", "7"), ("3", "8"), ("5", "6"), ("6", "5"), ("7", "1")}
+    assert all(table[i, j] == int(0.4 * table[i].sum()) for i, j in ((2, 7), (3, 8), (5, 6), (6, 5), (7, 1)))
 
 
 def test_the_paper_s_mapping_is_that_of_cifar10_s_classes(own: Dataset) -> None:

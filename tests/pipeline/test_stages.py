@@ -38,8 +38,8 @@ from pipeline import artifacts, console, figures, files, results, runtime
 from pipeline.artifacts import TRAIN, VALIDATION
 from pipeline.errors import RunError, UserError
 from pipeline.params import Params, check, leaf_keys, read_yaml
-from pipeline.stages.train import load_best
 from pipeline.systems import SYSTEMS
+from pipeline.trained import load_best
 
 TRAINING = [system.stage for system in SYSTEMS]
 MODELS = ("student", "teacher")

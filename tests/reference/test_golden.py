@@ -21,7 +21,8 @@ from mlnt.functional import Network
 from mlnt.networks import preact_resnet_tiny
 from mlnt.noise import symmetric_labels
 from mlnt.schedules import Rates, Schedule
-from mlnt.step import Batch, MLNTStep, StepMetrics, TrainState
+from mlnt.state import Batch, StepMetrics, TrainState
+from mlnt.step import MLNTStep
 from mlnt.training import LabeledSet, Training, TrainingData
 
 GOLDEN = Path(__file__).with_name("golden.json")

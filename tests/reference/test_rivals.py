@@ -14,7 +14,8 @@ from mlnt import neighbors
 from mlnt.networks import create_model, pre_logit_features
 from mlnt.schedules import Rates
 from mlnt.seeding import generator
-from mlnt.step import Batch, MLNTStep, TrainState
+from mlnt.state import Batch, TrainState
+from mlnt.step import MLNTStep
 
 SETTINGS = Settings(num_synthetic=3, num_neighbors=4)
 RATES = Rates(lr=0.1, meta_lr=0.3, ema_decay=0.9, teacher_weight=0.0)

@@ -17,7 +17,8 @@ from torch.func import functional_call
 from mlnt.functional import Network
 from mlnt.networks import create_model
 from mlnt.schedules import Rates
-from mlnt.step import Batch, MLNTStep, StepMetrics, TrainState
+from mlnt.state import Batch, StepMetrics, TrainState
+from mlnt.step import MLNTStep
 
 NUM_CLASSES = 4
 BATCH_SIZE = 12

@@ -18,7 +18,8 @@ from mlnt.functional import Network
 from mlnt.networks import create_model
 from mlnt.recorded import RecordedStep
 from mlnt.schedules import Rates
-from mlnt.step import MLNTStep, StepMetrics
+from mlnt.state import StepMetrics
+from mlnt.step import MLNTStep
 from mlnt.training import Training, TrainingData
 
 

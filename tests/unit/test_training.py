@@ -17,7 +17,8 @@ from mlnt.evaluation import accuracy, confusion, predict_logits
 from mlnt.functional import Network
 from mlnt.neighbors import Draws, draw
 from mlnt.schedules import Rates, Schedule
-from mlnt.step import Batch, MLNTStep, StepFunction, StepMetrics, TrainState
+from mlnt.state import Batch, StepFunction, StepMetrics, TrainState
+from mlnt.step import MLNTStep
 from mlnt.training import MODELS, Best, DivergedError, LabeledSet, Training, TrainingData, steps_per_epoch
 
 NUM_CLASSES = 4

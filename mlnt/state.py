@@ -1,0 +1,121 @@
+"""What a training step works on and returns: the batch, the networks, the metrics; and SGD's update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mlnt import neighbors, teacher
+from mlnt.functional import Network
+from mlnt.inplace import Scalar, add_scaled_
+from mlnt.schedules import Rates
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One mini-batch (X, Y).
+
+    Attributes:
+        images: X, augmented once, float [B, in_chans, H, W].
+        labels: Y, given labels [B].
+        positions: of the samples in D [B], for steps that remember something of each sample.
+        kept: boolean [B], the samples in D′ (10); None where nothing is filtered.
+        any_kept: whether `kept` has a True, known on the host so that no step waits for the device.
+        features: pre-logit features [B, D] of the pre-trained network; None when no neighbours are needed.
+        draws: what is random in the synthetic labels of this step, from `MLNTStep.draw`; None likewise.
+    """
+
+    images: Tensor
+    labels: Tensor
+    positions: Tensor | None = None
+    kept: Tensor | None = None
+    any_kept: bool = True
+    features: Tensor | None = None
+    draws: neighbors.Draws | None = None
+
+
+class TrainState:
+    """What a step changes: student θ, teacher θ̃ (a copy of the student), SGD's momentum buffers."""
+
+    def __init__(self, student: nn.Module, amp_dtype: torch.dtype | None = None) -> None:
+        self.student = Network(student, amp_dtype)
+        self.teacher = Network(teacher.make_teacher(student), amp_dtype)
+        named = dict(self.teacher.module.named_parameters())
+        self.teacher.parameters = [named[name] for name in self.student.names]
+        self.momentum = [torch.zeros_like(p) for p in self.student.parameters]
+        student.train()
+        self.teacher.module.train()
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that a step changes."""
+        modules = (self.student.module, self.teacher.module)
+        return [t for module in modules for t in (*module.parameters(), *module.buffers())] + self.momentum
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Scalars of one step, left on the device.
+
+    Attributes:
+        class_loss: L_c over the kept samples, in nats, before the update.
+        meta_loss: L_meta in nats; None when there was no meta update.
+        student_correct: samples whose given label the student predicts, before the update, augmented, train mode.
+        teacher_correct: the same for the teacher; None when it made no forward pass.
+    """
+
+    class_loss: Tensor
+    meta_loss: Tensor | None
+    student_correct: Tensor
+    teacher_correct: Tensor | None
+
+    def clone(self) -> StepMetrics:
+        values = (self.class_loss, self.meta_loss, self.student_correct, self.teacher_correct)
+        return StepMetrics(*(None if value is None else value.clone() for value in values))  # type: ignore[arg-type]
+
+
+class StepFunction:
+    """What the training loop calls. The method and every baseline are one; the defaults here are those of a step
+    that draws nothing and remembers nothing."""
+
+    needs_features: bool = False
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> neighbors.Draws | None:
+        """What is random in a step, drawn beforehand; None for nothing."""
+        del batch_size, generator
+        return None
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before the first step of each epoch, the first being 0; after a resumption too."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the step itself remembers from epoch to epoch, by name: part of a checkpoint."""
+        return {}
+
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
+        """One step: mutates `state`, returns metrics."""
+        raise NotImplementedError
+
+
+@torch.no_grad()
+def sgd_(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    buffers: list[Tensor],
+    lr: Scalar,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    """SGD as `torch.optim.SGD` does it: d = g + wd·θ; v ← μv + d; θ ← θ − lr·v. Mutates parameters and buffers.
+
+    Written out because creating a `torch.optim` optimizer imports torch's compiler, at 3 s a stage.
+    """
+    decayed = torch._foreach_add(gradients, parameters, alpha=weight_decay)
+    torch._foreach_mul_(buffers, momentum)
+    torch._foreach_add_(buffers, decayed)
+    add_scaled_(parameters, buffers, -lr)
+
+
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.detach().argmax(dim=1) == labels).sum()

@@ -1,0 +1,199 @@
+"""From finished experiments to the numbers of a table: which count for a cell, means, standard errors, tests."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.experiments import Finished, HistoryRows, identity
+from pipeline.sweeps import Cell, Sweep, Values, values_of
+from pipeline.systems import BASELINES, SYSTEMS, model_title
+
+
+class Row(NamedTuple):
+    """One line of a table of systems."""
+
+    title: str
+    stage: str
+    model: str
+    paper: str
+
+
+ORDINALS = {"mlnt_1": "1st", "mlnt_2": "2nd", "mlnt_3": "3rd"}
+PAPER_BASELINES = {
+    "forward": "Forward [16]",
+    "joint_optimization": "Joint Optimization [24]",
+    "cnn_crf": "CNN-CRF [27]",
+}
+
+
+def _rows() -> tuple[Row, ...]:
+    """Cross entropy, the controls, the baselines, MLNT."""
+    found = []
+    for system in SYSTEMS:
+        for model in ("student", "teacher"):
+            paper = f"MLNT-{model} ({ORDINALS[system.name]} iter.)" if system.meta else ""
+            if (system.name, model) == ("cross_entropy", "student"):
+                paper = "Cross Entropy (reproduced)"
+            found.append(Row(model_title(system, model), system.stage, model, paper))
+    others = [
+        Row(baseline.title + suffix, name, model, PAPER_BASELINES.get(name, "") if model == "student" else "")
+        for name, baseline in BASELINES.items()
+        if name != "joint_optimization_1"
+        for model, suffix in (("student", ""), ("teacher", ", EMA"))
+    ]
+    first_of_mlnt = next(i for i, row in enumerate(found) if row.stage == "meta1")
+    return (*found[:first_of_mlnt], *others, *found[first_of_mlnt:])
+
+
+ROWS = _rows()
+CROSS_ENTROPY = ROWS[0]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The experiments that count for a cell, one a seed, and the seeds that diverged: stage → message."""
+
+    by_seed: Mapping[int, Finished]
+    diverged: Mapping[int, Mapping[str, str]]
+
+    def accuracies(self, stage: str, model: str, choice: str, measure: str = "test") -> dict[int, float]:
+        """Seed → accuracy in percent: at the epoch that is best on validation, or the last one."""
+        return {
+            seed: 100 * value
+            for seed, run in sorted(self.by_seed.items())
+            if (value := accuracy(run.histories.get(stage, []), model, choice, measure)) is not None
+        }
+
+
+def accuracy(history: HistoryRows, model: str, choice: str, measure: str) -> float | None:
+    """From the rows of plots/<stage>.csv; None where there are none, or no such column."""
+    if not history or not history[-1].get(f"{model}_{measure}_accuracy"):
+        return None
+    row = history[-1]
+    if choice == "best":  # `max` gives the first of equals, as the training loop does
+        row = max(history, key=lambda each: float(each[f"{model}_validation_accuracy"]))
+    return float(row[f"{model}_{measure}_accuracy"])
+
+
+def runs_of(
+    sweep: Sweep,
+    cell: Cell,
+    experiments: Sequence[Finished],
+    base: Values,
+    preset: Values,
+    name: str,
+    checkpoints: Path,
+) -> Runs:
+    """The experiments of a cell, whatever their seeds; of two with the same seed the newer one that has all stages."""
+    by_seed: dict[int, Finished] = {}
+    for run in experiments:
+        seed = run.params.get("seed")
+        if not isinstance(seed, int) or not run.histories:
+            continue
+        if identity(run.params) != identity(values_of(base, preset, name, cell, seed)):
+            continue
+        known = by_seed.get(seed)
+        if known is None or complete(sweep, run) or not complete(sweep, known):
+            by_seed[seed] = run
+    return Runs(by_seed, _diverged(cell, base, preset, name, checkpoints))
+
+
+def complete(sweep: Sweep, run: Finished) -> bool:
+    return set(sweep.stages) <= set(run.histories)
+
+
+def _diverged(cell: Cell, base: Values, preset: Values, name: str, checkpoints: Path) -> dict[int, dict[str, str]]:
+    """What training left behind where it diverged."""
+    found: dict[int, dict[str, str]] = {}
+    for path in sorted(checkpoints.glob("*/*/diverged.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        seed = record["params"]["seed"]
+        expected = values_of(base, preset, name, cell, seed)
+        sections = {key: value for key, value in expected.items() if key in record["params"]}
+        if identity(record["params"]) == identity(sections):
+            found.setdefault(seed, {})[record["stage"]] = record["message"]
+    return found
+
+
+class Figure(NamedTuple):
+    """One number of a table: mean and standard error over n seeds, in percent; None for n < 2."""
+
+    mean: float
+    error: float | None
+    n: int
+
+
+def figure(values: Iterable[float]) -> Figure | None:
+    found = list(values)
+    if not found:
+        return None
+    error = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else None
+    return Figure(statistics.mean(found), error, len(found))
+
+
+def p_value(left: Mapping[int, float], right: Mapping[int, float]) -> float | None:
+    """Two-sided paired t-test over the seeds that both have; None for fewer than two, or without any variation."""
+    from scipy.stats import ttest_rel
+
+    seeds = sorted(set(left) & set(right))
+    differences = [left[seed] - right[seed] for seed in seeds]
+    if len(seeds) < 2 or len(set(differences)) == 1:
+        return None
+    return float(ttest_rel([left[s] for s in seeds], [right[s] for s in seeds]).pvalue)
+
+
+def holm(p_values: Mapping[str, float | None], level: float = 0.05) -> set[str]:
+    """Names whose p stays below `level` under Holm's correction for the number of tests."""
+    known = sorted((p, name) for name, p in p_values.items() if p is not None)
+    passed: set[str] = set()
+    for i, (p, name) in enumerate(known):
+        if p > level / (len(known) - i):
+            break
+        passed.add(name)
+    return passed
+
+
+def paper_numbers(file: str | None) -> dict[str, dict[str, tuple[float, float | None]]]:
+    """method → column → accuracy and standard error, from pipeline/paper/; empty for None."""
+    if file is None:
+        return {}
+    text = resources.files("pipeline").joinpath("paper", file).read_text(encoding="utf-8")
+    found: dict[str, dict[str, tuple[float, float | None]]] = {}
+    for row in csv.DictReader(text.splitlines()):
+        method = next(iter(row.values()))
+        found[method] = {
+            key: (float(value), float(error) if (error := row.get(f"stderr_{key}")) else None)
+            for key, value in row.items()
+            if value and not key.startswith("stderr_") and key != next(iter(row))
+        }
+    return found
+
+
+def significance(columns: Mapping[str, Mapping[Row, Mapping[int, float]]]) -> dict[tuple[str, str], str]:
+    """(column, row) → "better" or "worse" than Cross Entropy, by paired tests with Holm's correction in a column."""
+    found: dict[tuple[str, str], str] = {}
+    for label, rows in columns.items():
+        reference = rows.get(CROSS_ENTROPY, {})
+        tests = {row.title: p_value(values, reference) for row, values in rows.items() if row != CROSS_ENTROPY}
+        passed = holm(tests)
+        for row, values in rows.items():
+            if row.title in passed:
+                shared = sorted(set(values) & set(reference))
+                better = sum(values[s] - reference[s] for s in shared) > 0
+                found[label, row.title] = "better" if better else "worse"
+    return found
+
+
+def tidy(label: str, row: Row, choice: str, values: Mapping[int, float]) -> list[dict[str, Any]]:
+    """A line for each seed: what everything else can be computed from."""
+    return [
+        {"cell": label, "system": row.title, "choice": choice, "seed": seed, "test_accuracy": value}
+        for seed, value in values.items()
+    ]

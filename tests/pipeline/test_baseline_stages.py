@@ -1,0 +1,180 @@
+"""The baselines as stages: what they write, what they are told, what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from projects import copy_outputs, digests, make_params, run_stage
+
+from mlnt.cnn_crf import CRFStep
+from mlnt.forward_correction import ForwardStep
+from mlnt.joint_optimization import LabelCorrectionStep
+from pipeline import artifacts
+from pipeline.artifacts import TRAIN
+from pipeline.errors import UserError
+from pipeline.fitting import Workspace
+from pipeline.params import Params
+from pipeline.stages import baseline
+from pipeline.systems import BASELINES
+
+SMALL: dict[str, Any] = {
+    "joint_optimization__epochs": 4,
+    "joint_optimization__first_update": 2,
+    "joint_optimization__average_epochs": 2,
+    "joint_optimization__lr_drop_epochs": [1],
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, labels, pretrain and every baseline."""
+    folder = tmp_path_factory.mktemp("baselines")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage in ("download", "noise", "pretrain"):
+            run_stage(stage, make_params(**SMALL))
+        for name in BASELINES:
+            baseline.run(make_params(**SMALL), name)
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, project: Path) -> Path:
+    copy_outputs(finished, project)
+    return project
+
+
+def plan_of(name: str, params: Params) -> Any:
+    return {
+        "forward": baseline._forward,
+        "forward_estimated": baseline._forward_estimated,
+        "joint_optimization_1": baseline._label_correction,
+        "cnn_crf": baseline._cnn_crf,
+    }[name](Workspace.open(params)).step
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_leaves_models_history_and_card(name: str, finished: Path) -> None:
+    with (finished / f"plots/{name}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == (4 if name == "joint_optimization_1" else 2)
+    assert all(math.isfinite(float(row["class_loss"])) for row in rows)
+    assert all(row["meta_loss"] == "" and float(row["meta_lr"]) == 0 for row in rows)
+    card = json.loads((finished / f"models/{name}/model.json").read_text())
+    best = max(float(row[f"{card['mentor']}_validation_accuracy"]) for row in rows)
+    assert card["validation_accuracy"][card["mentor"]] == pytest.approx(best, abs=1e-6)
+    weights = {f"{model}_{choice}.safetensors" for model in ("student", "teacher") for choice in ("best", "last")}
+    extra = {"soft_labels.h5"} if name == "joint_optimization_1" else set()
+    assert {p.name for p in (finished / f"models/{name}").iterdir()} == weights | {
+        "input.safetensors",
+        "model.json",
+    } | extra
+    assert not [path for path in digests(finished, "checkpoints") if not path.endswith("lock")]
+
+
+def test_the_learning_rates_of_joint_optimization(finished: Path) -> None:
+    params = make_params(**SMALL)
+    rates = {}
+    for name in ("joint_optimization_1", "joint_optimization"):
+        with (finished / f"plots/{name}.csv").open() as file:
+            rates[name] = [float(row["lr"]) for row in csv.DictReader(file)]
+    assert rates["joint_optimization_1"] == [params.joint_optimization.lr] * 4
+    assert rates["joint_optimization"] == pytest.approx([0.1, 0.01])
+
+
+def test_the_soft_labels_are_distributions_that_have_left_the_given_labels(finished: Path) -> None:
+    with h5py.File(finished / "models/joint_optimization_1/soft_labels.h5") as file:
+        table = file["soft_labels"][:]
+    assert table.shape == (159, 10)
+    np.testing.assert_allclose(table.sum(axis=1), 1, rtol=1e-5)
+    assert 0 < table.max(axis=1).mean() < 1
+
+
+def test_a_baseline_again_gives_the_same_bits(copied: Path, finished: Path) -> None:
+    baseline.run(make_params(**SMALL), "cnn_crf")
+    baseline.run(make_params(**SMALL), "joint_optimization_1")
+    for folder in ("models/cnn_crf", "models/joint_optimization_1"):
+        assert digests(copied, folder) == digests(finished, folder)
+
+
+def test_forward_is_told_the_matrix_that_the_noise_was_drawn_from(copied: Path) -> None:
+    step = plan_of("forward", make_params())
+    assert isinstance(step, ForwardStep)
+    expected = 0.5 * np.eye(10) + 0.05
+    np.testing.assert_allclose(step.transition_matrix.numpy(), expected, rtol=1e-6)
+    estimated = plan_of("forward_estimated", make_params()).transition_matrix.numpy()
+    np.testing.assert_allclose(estimated.sum(axis=1), 1, rtol=1e-5)
+    assert np.abs(estimated - expected).max() > 1e-3
+
+
+def test_joint_optimization_is_told_the_distribution_of_the_true_classes(copied: Path) -> None:
+    step = plan_of("joint_optimization_1", make_params())
+    assert isinstance(step, LabelCorrectionStep)
+    labels = artifacts.read_labels(artifacts.read_dataset())
+    assert labels.true_labels is not None
+    counts = np.bincount(labels.true_labels[labels.rows(TRAIN)], minlength=10)
+    np.testing.assert_allclose(step.prior.numpy(), counts / counts.sum(), rtol=1e-6)
+
+
+def test_the_crf_is_told_a_tenth_of_the_true_labels(copied: Path) -> None:
+    step = plan_of("cnn_crf", make_params(cnn_crf__clean_fraction=0.1))
+    assert isinstance(step, CRFStep)
+    labels = artifacts.read_labels(artifacts.read_dataset())
+    assert labels.true_labels is not None
+    rows = labels.rows(TRAIN)
+    known = step.known.numpy()
+    told = known >= 0
+    assert 10 <= told.sum() <= 22
+    assert np.array_equal(known[told], labels.true_labels[rows][told])
+    counts = np.ones((10, 10))
+    np.add.at(counts, (known[told], labels.labels[rows][told]), 1)
+    np.testing.assert_allclose(step.auxiliary.numpy(), counts / counts.sum(axis=0), rtol=1e-5)
+    other = plan_of("cnn_crf", make_params(cnn_crf__auxiliary="transition_matrix", cnn_crf__clean_fraction=0.0))
+    assert (other.known == -1).all()
+    np.testing.assert_allclose(other.auxiliary.numpy(), 0.5 * np.eye(10) + 0.05, rtol=1e-5)
+
+
+def test_step_2_without_step_1_names_the_file(copied: Path) -> None:
+    (copied / "models/joint_optimization_1/soft_labels.h5").unlink()
+    with pytest.raises(UserError, match=r"soft_labels.h5: no such file; `mlnt baseline joint_optimization_1` makes it"):
+        baseline.run(make_params(**SMALL), "joint_optimization")
+
+
+def test_soft_labels_of_other_labels_are_refused(copied: Path) -> None:
+    run_stage("noise", make_params(seed=1))
+    with pytest.raises(UserError, match=r"soft_labels.h5: made with another labels"):
+        baseline.run(make_params(**SMALL, seed=1), "joint_optimization")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("forward", {}, r"forward: needs the noise matrix, which nobody knows for noise.kind none"),
+        ("cnn_crf", {}, r"cnn_crf.clean_fraction: found 0.1, but no true labels are known"),
+        (
+            "cnn_crf",
+            {"cnn_crf__clean_fraction": 0.0, "cnn_crf__auxiliary": "transition_matrix"},
+            r"cnn_crf: needs the noise matrix",
+        ),
+    ],
+)
+def test_prior_knowledge_that_is_not_there_is_asked_for(
+    name: str, changes: dict[str, Any], message: str, copied: Path
+) -> None:
+    """Own data, labels as given: nobody knows which of them are right."""
+    with h5py.File("data/dataset.h5") as file:
+        assert "images" in file
+    dataset = artifacts.read_dataset()
+    artifacts.write_dataset(type(dataset)(**{**vars(dataset), "labels_are_true": False, "source": "imagefolder"}))
+    params = make_params(noise__kind="none", **changes)
+    run_stage("noise", params)
+    with pytest.raises(UserError, match=message):
+        baseline.run(params, name)
+    assert not Path(f"models/{name}/.partial").exists()

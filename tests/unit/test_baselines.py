@@ -1,0 +1,300 @@
+"""The baselines' losses by hand, by enumeration and by what they reduce to; label correction beside a plain list."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_training import BATCH_SIZE, NUM_CLASSES, assert_same_state, make_data, make_network, make_training
+from torch import Tensor, nn
+
+from mlnt.cnn_crf import (
+    CRFNetwork,
+    CRFStep,
+    auxiliary_from_clean_set,
+    auxiliary_from_transition,
+    certain_where_known,
+    clean_posterior,
+    crf_loss,
+)
+from mlnt.forward_correction import ForwardStep, estimate_transition_matrix, forward_loss
+from mlnt.joint_optimization import LabelCorrectionStep, SoftLabelStep, entropy, prior_loss, soft_label_loss
+from mlnt.loss_step import LossStep
+from mlnt.schedules import Rates
+from mlnt.state import Batch, TrainState
+from mlnt.step import MLNTStep
+
+OPTIMIZER = {"momentum": 0.9, "weight_decay": 1e-3, "teacher_bn": "own"}
+RATES = Rates(lr=0.1, meta_lr=0.0, ema_decay=0.9, teacher_weight=0.0)
+SYMMETRIC = 0.6 * torch.eye(NUM_CLASSES, dtype=torch.float64) + 0.4 / NUM_CLASSES
+
+
+def random_logits(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+LABELS = torch.tensor([0, 3, 1, 1, 2, 0])
+LOGITS = random_logits(len(LABELS), NUM_CLASSES)
+
+
+# Forward
+
+
+def test_forward_loss_is_the_cross_entropy_of_the_noisy_distribution() -> None:
+    probs = LOGITS.softmax(1)
+    expected = -np.mean([math.log(sum(probs[i, c] * SYMMETRIC[c, y] for c in range(4))) for i, y in enumerate(LABELS)])
+    assert forward_loss(LOGITS, LABELS, SYMMETRIC).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_forward_loss_without_noise_is_cross_entropy() -> None:
+    loss = forward_loss(LOGITS, LABELS, torch.eye(NUM_CLASSES, dtype=torch.float64))
+    torch.testing.assert_close(loss, F.cross_entropy(LOGITS, LABELS), rtol=1e-12, atol=0)
+
+
+def test_forward_loss_survives_a_network_that_is_sure_and_wrong() -> None:
+    """Asymmetric noise has zeros in T; the network is certain of a class that never gives this label."""
+    matrix = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    logits = torch.tensor([[300.0, -300.0]], requires_grad=True)
+    loss = forward_loss(logits, torch.tensor([1]), matrix)
+    gradient = torch.autograd.grad(loss, logits)[0]
+    assert loss.item() == pytest.approx(600 - math.log(0.5), rel=1e-6)
+    torch.testing.assert_close(gradient, torch.tensor([[1.0, -1.0]]))
+
+
+def test_estimated_matrix_takes_the_surest_sample_below_the_percentile() -> None:
+    probs = np.array([[0.99, 0.01], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.05, 0.95]])
+    # The highest score of each class is left out (index 0 for the first, 4 for the second).
+    np.testing.assert_allclose(estimate_transition_matrix(probs, 97), [[0.8, 0.2], [0.3, 0.7]])
+    np.testing.assert_allclose(estimate_transition_matrix(probs * 2, 97), [[0.8, 0.2], [0.3, 0.7]])
+
+
+def test_estimated_matrix_of_a_network_without_opinion_has_rows_that_sum_to_one() -> None:
+    np.testing.assert_allclose(estimate_transition_matrix(np.full((6, 3), 1 / 3), 97), np.full((3, 3), 1 / 3))
+
+
+# Joint Optimization
+
+
+def test_soft_label_loss_with_one_hot_labels_is_cross_entropy() -> None:
+    one_hot = F.one_hot(LABELS, NUM_CLASSES).double()
+    torch.testing.assert_close(soft_label_loss(LOGITS, one_hot), F.cross_entropy(LOGITS, LABELS), rtol=1e-12, atol=0)
+
+
+def test_prior_loss_and_entropy_by_hand() -> None:
+    logits = torch.tensor([[3.0, 1.0], [1.0, 1.0]], dtype=torch.float64).log()  # (3/4, 1/4) and (1/2, 1/2)
+    uniform = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    assert prior_loss(logits, uniform).item() == pytest.approx(-0.5 * (math.log(5 / 8) + math.log(3 / 8)))
+    expected = 0.5 * (-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) + math.log(2))
+    assert entropy(logits).item() == pytest.approx(expected)
+
+
+def test_prior_loss_has_a_finite_gradient_when_a_class_is_never_predicted() -> None:
+    logits = torch.tensor([[500.0, -500.0]], requires_grad=True)
+    loss = prior_loss(logits, torch.tensor([0.5, 0.5]))
+    assert loss.isfinite()
+    assert torch.autograd.grad(loss, logits)[0].isfinite().all()
+
+
+def label_correction(size: int, labels: Tensor, first_update: int = 2, average_epochs: int = 3) -> LabelCorrectionStep:
+    return LabelCorrectionStep(
+        **OPTIMIZER,
+        soft_labels=F.one_hot(labels, NUM_CLASSES).float(),
+        alpha=1.2,
+        beta=0.8,
+        prior=torch.full((NUM_CLASSES,), 1 / NUM_CLASSES),
+        first_update=first_update,
+        average_epochs=average_epochs,
+    )
+
+
+def test_labels_follow_the_mean_prediction_of_the_last_epochs() -> None:
+    """Beside a list of every epoch's predictions, kept by hand from the student's logits."""
+    data = make_data()
+    labels = data.train.labels
+    step = label_correction(len(labels), labels)
+    seen: list[tuple[Tensor, Tensor]] = []
+    original = step.loss
+
+    def watched(state: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
+        loss, logits = original(state, batch)
+        assert batch.positions is not None
+        seen.append((batch.positions, logits.detach().softmax(1)))
+        return loss, logits
+
+    step.loss = watched  # type: ignore[method-assign]
+    training = make_training(step, data, epochs=6)
+    history: list[Tensor] = []
+    latest = F.one_hot(labels, NUM_CLASSES).float()
+    for epoch, _ in enumerate(training.epochs()):
+        # Epoch 0 and 1 train on the given labels, epoch e ≥ 2 on the mean of up to three epochs before.
+        for positions, probs in seen:
+            latest[positions] = probs
+        seen.clear()
+        history.append(latest.clone())
+        step.begin_epoch(epoch + 1)
+        expected = torch.stack(history[-3:]).mean(0) if epoch + 1 >= 2 else F.one_hot(labels, NUM_CLASSES).float()
+        torch.testing.assert_close(step.soft_labels, expected, rtol=1e-6, atol=1e-7)
+    assert len(labels) % BATCH_SIZE  # the case of a sample that an epoch leaves out is in it
+    assert not torch.equal(step.soft_labels.argmax(1), labels)
+
+
+def test_label_correction_goes_on_from_a_checkpoint_with_the_same_bits() -> None:
+    data = make_data()
+    whole = make_training(label_correction(27, data.train.labels), data, epochs=6)
+    list(whole.epochs())
+    for stop in (1, 2, 4):
+        first = make_training(label_correction(27, data.train.labels), data, epochs=6)
+        epochs = first.epochs()
+        for _ in range(stop):
+            next(epochs)
+        tensors, values = copy.deepcopy(first.state_dict())
+        second = make_training(label_correction(27, data.train.labels), data, epochs=6)
+        second.load_state_dict(tensors, values)
+        list(second.epochs())
+        assert_same_state(whole, second)
+
+
+def test_soft_labels_without_positions_are_refused() -> None:
+    step = SoftLabelStep(**OPTIMIZER, soft_labels=torch.eye(NUM_CLASSES))
+    with pytest.raises(ValueError, match="positions"):
+        step(TrainState(make_network()), Batch(torch.zeros(4, 1, 8, 8), LABELS[:4]), RATES)
+
+
+# CNN-CRF
+
+SCORES = random_logits(len(LABELS), NUM_CLASSES, NUM_CLASSES, seed=1)
+
+
+def joint(scores: Tensor) -> Tensor:
+    """p(ŷ, y | x) by enumeration."""
+    weights = scores.exp()
+    return weights / weights.sum(dim=(1, 2), keepdim=True)
+
+
+def test_without_auxiliary_the_posterior_is_the_models() -> None:
+    table = joint(SCORES)[torch.arange(len(LABELS)), :, LABELS]
+    expected = table / table.sum(1, keepdim=True)
+    actual = clean_posterior(SCORES, LABELS, auxiliary_from_transition(SYMMETRIC), 0.0)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("weight", [0.5, 5.0])
+def test_posterior_is_the_geometric_mean_with_the_auxiliary(weight: float) -> None:
+    auxiliary = auxiliary_from_transition(SYMMETRIC)
+    table = joint(SCORES)[torch.arange(len(LABELS)), :, LABELS]
+    model = table / table.sum(1, keepdim=True)
+    expected = (model * auxiliary.T[LABELS] ** weight) ** (1 / (weight + 1))
+    expected = expected / expected.sum(1, keepdim=True)
+    torch.testing.assert_close(clean_posterior(SCORES, LABELS, auxiliary, weight), expected, rtol=1e-10, atol=0)
+
+
+def test_an_overwhelming_weight_leaves_the_auxiliary_distribution() -> None:
+    auxiliary = auxiliary_from_transition(SYMMETRIC)
+    actual = clean_posterior(SCORES, LABELS, auxiliary, 1e9)
+    torch.testing.assert_close(actual, auxiliary.T[LABELS], rtol=1e-6, atol=1e-8)
+
+
+def test_the_gradient_under_the_models_posterior_is_that_of_the_likelihood() -> None:
+    """What EM rests on: ∇ E_q[−log p(ŷ, y)] = ∇ −log p(y) where q = p(ŷ | y)."""
+    scores = SCORES.clone().requires_grad_()
+    posterior = clean_posterior(scores.detach(), LABELS, auxiliary_from_transition(SYMMETRIC), 0.0)
+    actual = torch.autograd.grad(crf_loss(scores, LABELS, posterior), scores)[0]
+    likelihood = -joint(scores).sum(1)[torch.arange(len(LABELS)), LABELS].log().mean()
+    expected = torch.autograd.grad(likelihood, scores)[0]
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_a_known_label_makes_the_loss_that_of_the_pair() -> None:
+    known = torch.tensor([2, -1, -1, 3, -1, 0])
+    posterior = certain_where_known(torch.full((6, 4), 0.25, dtype=torch.float64), known)
+    expected = torch.full((6, 4), 0.25, dtype=torch.float64)
+    for row, label in ((0, 2), (3, 3), (5, 0)):
+        expected[row] = F.one_hot(torch.tensor(label), 4)
+    assert torch.equal(posterior, expected)
+    one = crf_loss(SCORES[:1], LABELS[:1], posterior[:1])
+    torch.testing.assert_close(one, -joint(SCORES)[0, 2, LABELS[0]].log())
+
+
+def test_auxiliary_distributions_by_hand() -> None:
+    true, given = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
+    # One added to each count: columns (3, 1) and (2, 2).
+    torch.testing.assert_close(auxiliary_from_clean_set(true, given, 2), torch.tensor([[0.75, 0.5], [0.25, 0.5]]))
+    matrix = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+    expected = torch.tensor([[0.4, 0.0, 1 / 3], [0.2, 1.0, 1 / 3], [0.4, 0.0, 1 / 3]])
+    torch.testing.assert_close(auxiliary_from_transition(matrix), expected)
+
+
+def make_crf() -> CRFNetwork:
+    backbone = make_network()
+    backbone[-1] = nn.Linear(144, 2 * NUM_CLASSES)
+    return CRFNetwork(backbone, NUM_CLASSES)
+
+
+def test_the_crf_network_gives_the_marginal_of_the_clean_label() -> None:
+    network = make_crf().double().eval()
+    nn.init.normal_(network.pairwise)
+    images = random_logits(5, 1, 8, 8)
+    expected = joint(network.scores(images)).sum(dim=2)
+    torch.testing.assert_close(network(images).softmax(1), expected, rtol=1e-10, atol=0)
+
+
+def test_the_auxiliary_weight_goes_from_start_to_end() -> None:
+    step = CRFStep(
+        **OPTIMIZER, auxiliary=torch.eye(2), known=torch.zeros(1), weight_start=40, weight_end=5, weight_epochs=7
+    )
+    found = []
+    for epoch in (0, 1, 7, 20):
+        step.begin_epoch(epoch)
+        found.append(step._weight.item())
+    assert found == [40.0, 35.0, 5.0, 5.0]
+
+
+def test_crf_training_moves_network_and_pairwise_term() -> None:
+    data = make_data()
+    step = CRFStep(
+        **OPTIMIZER,
+        auxiliary=auxiliary_from_transition(SYMMETRIC.float()),
+        known=torch.where(torch.arange(27) < 5, data.train.labels, -1),
+        weight_start=4.0,
+        weight_end=1.0,
+        weight_epochs=2,
+    )
+    training = make_training(step, data, make_crf())
+    rows = list(training.epochs())
+    assert all(math.isfinite(row["class_loss"] or math.nan) for row in rows)
+    student = training.module("student")
+    assert isinstance(student, CRFNetwork)
+    assert student.pairwise.abs().sum() > 0
+
+
+# Every baseline's step
+
+
+def forward_without_noise() -> LossStep:
+    return ForwardStep(**OPTIMIZER, transition_matrix=torch.eye(NUM_CLASSES))
+
+
+def soft_labels_given() -> LossStep:
+    return SoftLabelStep(**OPTIMIZER, soft_labels=F.one_hot(make_data().train.labels, NUM_CLASSES).float())
+
+
+def correction_that_never_comes() -> LossStep:
+    step = label_correction(27, make_data().train.labels, first_update=100)
+    step.alpha = step.beta = 0.0
+    return step
+
+
+@pytest.mark.parametrize("make", [forward_without_noise, soft_labels_given, correction_that_never_comes])
+def test_a_baseline_without_its_correction_is_cross_entropy(make: Callable[[], LossStep]) -> None:
+    """Student, teacher and momentum after four epochs, beside the method with M = 0."""
+    plain = make_training(MLNTStep(0, 0.5, 3, 0.1, momentum=0.9, weight_decay=1e-3))
+    baseline = make_training(make())
+    list(plain.epochs()), list(baseline.epochs())
+    expected, actual = plain.state_dict()[0], baseline.state_dict()[0]
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
