@@ -197,6 +197,19 @@ def sweep(
         runner.run(name, seeds, preset, jobs, dry_run)
 
 
+@app.command("tables", rich_help_panel=BESIDE)
+def tables(
+    preset: Annotated[str, typer.Option(help="The recipe that the sweeps were run with.")] = "digits",
+    out: Annotated[Path, typer.Option(help="A folder for the Markdown, CSV and SVG files.")] = Path("reports/tables"),
+    debug: Debug = False,
+) -> None:
+    """Gather finished experiments into the paper's tables and figures → reports/tables/, reports/comparison.html."""
+    with _errors(debug):
+        from pipeline import tables as writer
+
+        writer.run(preset, out)
+
+
 @app.command("show", rich_help_panel=HELPERS)
 def show(debug: Debug = False) -> None:
     """Print the table of results of the last run."""

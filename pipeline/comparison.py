@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.experiments import Finished, HistoryRows, identity
 from pipeline.sweeps import Cell, Sweep, Values, values_of
@@ -97,27 +97,31 @@ def runs_of(
         seed = run.params.get("seed")
         if not isinstance(seed, int) or not run.histories:
             continue
-        if identity(run.params) != identity(values_of(base, preset, name, cell, seed)):
+        if identity(run.params, sweep.stages) != identity(values_of(base, preset, name, cell, seed), sweep.stages):
             continue
         known = by_seed.get(seed)
         if known is None or complete(sweep, run) or not complete(sweep, known):
             by_seed[seed] = run
-    return Runs(by_seed, _diverged(cell, base, preset, name, checkpoints))
+    return Runs(by_seed, _diverged(sweep, cell, base, preset, name, checkpoints))
 
 
 def complete(sweep: Sweep, run: Finished) -> bool:
     return set(sweep.stages) <= set(run.histories)
 
 
-def _diverged(cell: Cell, base: Values, preset: Values, name: str, checkpoints: Path) -> dict[int, dict[str, str]]:
+def _diverged(
+    sweep: Sweep, cell: Cell, base: Values, preset: Values, name: str, checkpoints: Path
+) -> dict[int, dict[str, str]]:
     """What training left behind where it diverged."""
     found: dict[int, dict[str, str]] = {}
     for path in sorted(checkpoints.glob("*/*/diverged.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         seed = record["params"]["seed"]
-        expected = values_of(base, preset, name, cell, seed)
-        sections = {key: value for key, value in expected.items() if key in record["params"]}
-        if identity(record["params"]) == identity(sections):
+        if record["stage"] not in sweep.stages:
+            continue
+        wanted = values_of(base, preset, name, cell, seed)
+        recorded = {section: record["params"].get(section, values) for section, values in wanted.items()}
+        if identity(recorded, [record["stage"]]) == identity(wanted, [record["stage"]]):
             found.setdefault(seed, {})[record["stage"]] = record["message"]
     return found
 
@@ -191,9 +195,19 @@ def significance(columns: Mapping[str, Mapping[Row, Mapping[int, float]]]) -> di
     return found
 
 
-def tidy(label: str, row: Row, choice: str, values: Mapping[int, float]) -> list[dict[str, Any]]:
-    """A line for each seed: what everything else can be computed from."""
-    return [
-        {"cell": label, "system": row.title, "choice": choice, "seed": seed, "test_accuracy": value}
-        for seed, value in values.items()
-    ]
+def differences(left: Mapping[int, float], right: Mapping[int, float]) -> Figure | None:
+    """The mean of left − right over the seeds that both have, with its standard error."""
+    return figure(left[seed] - right[seed] for seed in sorted(set(left) & set(right)))
+
+
+def best_row(column: Mapping[Row, Mapping[int, float]]) -> Row | None:
+    """The row with the highest mean, if it differs from the best row of every other system (paired test, p < 0.05)."""
+    means = {row: statistics.mean(values.values()) for row, values in column.items()}
+    if len(means) < 2:
+        return None
+    best, *others = sorted(means, key=lambda row: -means[row])
+    rival = next((row for row in others if row.stage != best.stage), None)
+    if rival is None:
+        return None
+    p = p_value(column[best], column[rival])
+    return best if p is not None and p < 0.05 else None

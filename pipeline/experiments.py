@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,6 @@ from pipeline.errors import RunError, UserError
 from pipeline.sweeps import ALL_STAGES, Values, leaves
 from pipeline.systems import BASELINES
 
-# Parameters that change no training result: two experiments that differ in these alone are the same.
-IDLE = ("evaluate.", "report.", "train.checkpoint_epochs")
 LOCKS = ("dvc.lock", "baselines/dvc.lock")
 CHECKPOINTS = Path("checkpoints")
 HistoryRows = list[dict[str, str]]
@@ -48,9 +47,35 @@ class Finished:
     histories: Mapping[str, HistoryRows]
 
 
-def identity(params: Values) -> str:
-    """Equal for parameters that train the same models, the seed included."""
-    return repr(sorted((key, value) for key, value in leaves(params).items() if not key.startswith(IDLE)))
+@cache
+def relevant_keys(stages: tuple[str, ...]) -> frozenset[str]:
+    """The parameters, by dotted name or section, that these stages and all before them depend on: as dvc.yaml says."""
+    known: dict[str, Any] = yaml.load(Path("dvc.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"]
+    baseline = yaml.load(Path("baselines/dvc.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"]["baseline"]
+    for name, item in baseline["foreach"].items():
+        deps, params = ([str(v) for v in baseline["do"][key]] for key in ("deps", "params"))
+        known[name] = {
+            "deps": [dep.replace("${item.needs}", item["needs"]) for dep in deps],
+            "params": [key.replace("${item.section}", item["section"]) for key in params],
+            "outs": [f"models/{name}"],
+        }
+    producers = {out: stage for stage, entry in known.items() for out in entry["outs"]}
+    keys: set[str] = set()
+    left, seen = list(stages), set(stages)
+    while left:
+        entry = known[left.pop()]
+        keys |= {key for key in entry.get("params", []) if isinstance(key, str)}
+        before = {producers[dep] for dep in entry["deps"] if dep in producers} - seen
+        seen |= before
+        left += before
+    return frozenset(keys)
+
+
+def identity(params: Values, stages: Sequence[str]) -> str:
+    """Equal for parameters with which these stages train the same models, the seed included."""
+    keys = relevant_keys(tuple(stages))
+    flat = leaves(params).items()
+    return repr(sorted((key, value) for key, value in flat if key in keys or key.partition(".")[0] in keys))
 
 
 def finished() -> list[Finished]:
@@ -99,7 +124,7 @@ def queue(base: Values, values: Sequence[Values], stages: Sequence[str]) -> None
     """Queue experiments that differ in their seed alone, to run `stages` and what those need."""
     changed = {k: v for k, v in leaves(values[0]).items() if leaves(base).get(k, ...) != v and k != "seed"}
     seeds = ",".join(str(v["seed"]) for v in values)
-    settings = [f"seed={seeds}", *(f"{key}={_hydra(value)}" for key, value in changed.items())]
+    settings = [f"seed={seeds}", *(_setting(key, value) for key, value in changed.items())]
     arguments = [part for setting in settings for part in ("--set-param", setting)]
     _dvc("exp", "run", "--queue", *arguments, *targets(stages))
 
@@ -122,7 +147,12 @@ def work_off(jobs: int, on_state: Callable[[Counter[str]], None]) -> Counter[str
     The workers are DVC's, apart from this process: if it dies, they go on. An interruption kills them; checkpoints
     lie outside the experiments' folders, so what is queued anew goes on from there.
     """
-    environment = {**os.environ, "MLNT_CHECKPOINT_DIR": str(checkpoint_folder())}
+    here = Path(sys.executable).parent  # whose `python` the stages' commands shall find
+    environment = {
+        **os.environ,
+        "MLNT_CHECKPOINT_DIR": str(checkpoint_folder()),
+        "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
     before = _states()
     try:
         _start(jobs, environment)
@@ -251,15 +281,18 @@ def _yaml(text: str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
 
 
+def _setting(key: str, value: Any) -> str:
+    """An argument of `--set-param`; ++ lets a mapping have keys that it has not had."""
+    return f"{'++' if isinstance(value, Mapping) else ''}{key}={_hydra(value)}"
+
+
 def _hydra(value: Any) -> str:
-    """A value in the grammar of `--set-param`."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{escaped}'"
+        return "'" + value.replace("'", "\\'") + "'"
     if isinstance(value, list):
         return "[" + ",".join(_hydra(item) for item in value) + "]"
     if isinstance(value, Mapping):

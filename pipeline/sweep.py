@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import console, experiments, files, params, presets
+from pipeline import console, estimate, experiments, params, presets
 from pipeline.comparison import complete, runs_of
 from pipeline.errors import RunError, UserError
 from pipeline.experiments import Finished, identity
-from pipeline.sweeps import ALL_STAGES, SWEEPS, Cell, Sweep, Values, values_of
-
-START_UP_SECONDS = 3.0  # of a stage: Python, torch, DVC's look at inputs and outputs
-PARAMS = Path("params.yaml")
+from pipeline.sweeps import PARAMS, SWEEPS, Cell, Sweep, Values, values_of
 
 
 @dataclass(frozen=True)
@@ -46,10 +41,11 @@ def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool) -> None:
     """
     if name not in SWEEPS:
         raise UserError(f"sweep: found {name!r}; expected one of {', '.join(SWEEPS)}")
-    experiments.require_clean()
+    if not dry_run:
+        experiments.require_clean()
     base, chosen = read_bases(preset)
     plan = make_plan(SWEEPS[name], seeds, base, chosen, preset, experiments.finished(), experiments.queued())
-    show(plan, preset, estimate(plan, base), jobs)
+    show(plan, preset, estimate.seconds([v for _, values in plan.missing for v in values], plan.sweep.stages), jobs)
     if dry_run or not plan.to_queue + plan.waiting:
         return
     for number, (cell, values) in enumerate(plan.missing, 1):
@@ -83,7 +79,7 @@ def make_plan(
     queued: Sequence[Values],
 ) -> Plan:
     """Compare what the sweep wants with what is finished, queued, or known to diverge."""
-    waiting_for = {identity(values) for values in queued}
+    waiting_for = {identity(values, sweep.stages) for values in queued}
     missing: list[tuple[Cell, list[Values]]] = []
     done = waiting = diverged = 0
     for cell in sweep.cells:
@@ -96,36 +92,13 @@ def make_plan(
                 done += 1
             elif seed in runs.diverged:
                 diverged += 1
-            elif identity(values) in waiting_for:
+            elif identity(values, sweep.stages) in waiting_for:
                 waiting += 1
             else:
                 left.append(values)
         if left:
             missing.append((cell, left))
     return Plan(sweep, len(sweep.cells) * seeds, done, waiting, diverged, missing)
-
-
-def estimate(plan: Plan, base: Values) -> float | None:
-    """Seconds of one worker for all that is missing, from the times of this machine's last run; None without one.
-
-    A training stage costs in proportion to its epochs, an MLNT stage to 5 + 5M passes a step as well; second order
-    twice that. Stages that the run cache will restore are counted as if they ran: it is an upper estimate.
-    """
-    times = {stage: _seconds(stage) for stage in ALL_STAGES}
-    if times["pretrain"] is None or times["meta1"] is None:
-        return None
-    total = 0.0
-    for _, runs in plan.missing:
-        for values in runs:
-            for stage in plan.sweep.stages:
-                scale = values["train"]["epochs"] / base["train"]["epochs"]
-                if stage.startswith("meta"):
-                    scale *= (1 + values["mlnt"]["M"]) / (1 + base["mlnt"]["M"])
-                    scale *= 2 if values["mlnt"]["order"] == "second" else 1
-                fallback = "meta1" if stage.startswith("meta") else "pretrain"
-                total += scale * (times[stage] or times[fallback] or 0.0) + START_UP_SECONDS
-            total += 3 * START_UP_SECONDS  # data, noise, features
-    return total
 
 
 def show(plan: Plan, preset: str, seconds: float | None, jobs: int) -> None:
@@ -143,19 +116,12 @@ def show(plan: Plan, preset: str, seconds: float | None, jobs: int) -> None:
     if not plan.to_queue:
         return
     if seconds is None:
-        console.say("no estimate of the time: this machine has no finished run yet (`dvc repro` makes one)")
+        console.say("no estimate of the time: the size of these data is not known beforehand")
     else:
         console.say(
-            f"at most about {_hours(seconds / jobs)} with {jobs} at a time, if these data and this network cost what "
-            "those of the last run here did"
+            f"about {_hours(seconds / jobs)} with {jobs} at a time, by timing this network here just now; less where "
+            "stages come from the run cache, more where the jobs share cores"
         )
-
-
-def _seconds(stage: str) -> float | None:
-    try:
-        return float(json.loads((files.TIMINGS / f"{stage}.json").read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _hours(seconds: float) -> str:

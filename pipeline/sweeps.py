@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.systems import BASELINES, SYSTEMS
 
 Values = dict[str, Any]
+PARAMS = Path("params.yaml")
 ALL_STAGES = tuple(system.stage for system in SYSTEMS) + tuple(BASELINES)
 FIRST_ITERATION = ("pretrain", "meta1")
 SYMMETRIC_RATES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)

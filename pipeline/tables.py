@@ -1,0 +1,251 @@
+"""`mlnt tables`: finished experiments → the paper's tables and figures, as Markdown, CSV, SVG and one HTML page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline import console, experiments, files, sweep_figures
+from pipeline.comparison import (
+    CROSS_ENTROPY,
+    ROWS,
+    Figure,
+    Row,
+    Runs,
+    best_row,
+    differences,
+    figure,
+    p_value,
+    paper_numbers,
+    runs_of,
+    significance,
+)
+from pipeline.sweep import read_bases
+from pipeline.sweeps import SWEEPS, Sweep
+
+CHOICES = {"best": "the epoch of the highest validation accuracy", "last": "the last epoch"}
+STUDENT_OF = {"figure6": "meta2"}
+PAGE = files.REPORTS / "comparison.html"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, with all that is known about it. `number` is None where no experiment has finished."""
+
+    number: Figure | None
+    significance: str
+    bold: bool
+    paper: tuple[float, float | None] | None
+
+    @property
+    def text(self) -> str:
+        if self.number is None:
+            return ""
+        error = "" if self.number.error is None else f" ± {self.number.error:.1f}"
+        mark = {"better": " ↑", "worse": " ↓"}.get(self.significance, "")
+        return f"{self.number.mean:.1f}{error} ({self.number.n}){mark}"
+
+    @property
+    def beside(self) -> str:
+        """Ours minus the paper's, in points and in standard errors of the difference."""
+        if self.number is None or self.paper is None:
+            return ""
+        ours, (theirs, their_error) = self.number, self.paper
+        points = f"{ours.mean - theirs:+.1f}"
+        if ours.error is None:
+            return f"{theirs:g} ({points})"
+        error = math.hypot(ours.error, their_error or 0.0)
+        return f"{theirs:g} ({points}; {(ours.mean - theirs) / error:+.0f} se)"
+
+
+@dataclass(frozen=True)
+class SystemTable:
+    """Systems by cells, for one choice of the epoch."""
+
+    choice: str
+    columns: list[str]
+    rows: list[tuple[Row, list[Cell]]]
+
+    @property
+    def has_paper(self) -> bool:
+        return any(cell.paper for _, cells in self.rows for cell in cells)
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page shows of one sweep."""
+
+    name: str
+    title: str
+    tables: list[SystemTable]
+    drawing: str | None
+    notes: list[str]
+
+
+def run(preset: str, out: Path) -> None:
+    """Write the tables and figures of every sweep that has a finished experiment.
+
+    Raises:
+        UserError: unknown preset, no repository, or no finished experiment.
+        RunError: a file could not be written.
+    """
+    base, chosen = read_bases(preset)
+    finished = experiments.finished()
+    sections: list[Section] = []
+    for name, sweep in SWEEPS.items():
+        cells = {
+            cell.label: runs_of(sweep, cell, finished, base, chosen, preset, experiments.checkpoint_folder())
+            for cell in sweep.cells
+        }
+        if not any(runs.by_seed for runs in cells.values()):
+            console.say(f"{name}: not run; `mlnt sweep {name} --preset {preset}` runs it")
+            continue
+        section = _section(name, sweep, cells)
+        sections.append(section)
+        files.write_csv(out / f"{name}.csv", _records(sweep, cells))
+        files.write_text(out / f"{name}.md", _markdown(section, preset))
+        if section.drawing:
+            files.write_text(out / f"{name}.svg", section.drawing + "\n")
+        count = sum(len(runs.by_seed) for runs in cells.values())
+        console.say(f"{name}: {count} experiments → {out / name}.md, .csv" + (", .svg" if section.drawing else ""))
+    environment = Environment(loader=PackageLoader("pipeline", "."), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template("comparison.html.jinja").render(sections=sections, preset=preset, choices=CHOICES)
+    files.write_text(PAGE, page)
+    console.say(f"all of them in one page: {PAGE}")
+
+
+def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs]) -> Section:
+    notes = _notes(cells)
+    if name == "figure3":
+        return Section(name, sweep.title, [], sweep_figures.progress(next(iter(cells.values()))), notes)
+    rows = ROWS if sweep.axis is None else [row for row in ROWS if row.stage == STUDENT_OF.get(name, "meta1")]
+    tables = [_table(sweep, cells, [row for row in rows if row.stage in sweep.stages], choice) for choice in CHOICES]
+    drawing = None
+    if sweep.axis is not None and name != "table3":
+        drawing = sweep_figures.by_value(_lines(sweep, cells, rows[0]), sweep.axis)
+    return Section(name, sweep.title, tables, drawing, notes)
+
+
+def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice: str) -> SystemTable:
+    paper = paper_numbers(sweep.paper) if sweep.axis is None else _order_numbers(sweep)
+    columns = {
+        label: {row: values for row in rows if (values := runs.accuracies(row.stage, row.model, choice))}
+        for label, runs in cells.items()
+    }
+    marks = significance(columns) if sweep.axis is None else {}
+    best = {label: best_row(found) for label, found in columns.items()} if sweep.axis is None else {}
+    table: list[tuple[Row, list[Cell]]] = []
+    for row in rows:
+        line = [
+            Cell(
+                number=figure(found.get(row, {}).values()),
+                significance=marks.get((label, row.title), ""),
+                bold=best.get(label) == row,
+                paper=paper.get(row.paper, {}).get(label) if choice == "best" else None,
+            )
+            for label, found in columns.items()
+        ]
+        if any(cell.number for cell in line):
+            table.append((row, line))
+    return SystemTable(choice, list(cells), table)
+
+
+def _order_numbers(sweep: Sweep) -> dict[str, dict[str, tuple[float, float | None]]]:
+    """Table 3 has a row for each order, ours a column for each noise and order."""
+    rows = {"first": "First-order approx.", "second": "Full"}
+    known = paper_numbers(sweep.paper)
+    return {
+        "MLNT-student (1st iter.)": {
+            f"{noise}, order={order}": number
+            for order, method in rows.items()
+            for noise, number in known.get(method, {}).items()
+        }
+    }
+
+
+def _lines(sweep: Sweep, cells: Mapping[str, Runs], row: Row) -> dict[str, list[tuple[float, Figure]]]:
+    """Noise → the points of its line; the student's, best on validation, as in the paper."""
+    lines: dict[str, list[tuple[float, Figure]]] = {}
+    for cell in sweep.cells:
+        number = figure(cells[cell.label].accuracies(row.stage, row.model, "best").values())
+        if number is not None and sweep.axis is not None:
+            noise = cell.label.partition(",")[0]
+            lines.setdefault(noise, []).append((float(cell.changes[sweep.axis]), number))
+    return lines
+
+
+def _notes(cells: Mapping[str, Runs]) -> list[str]:
+    notes: list[str] = []
+    for label, runs in cells.items():
+        for seed, stages in runs.diverged.items():
+            notes += [f"{label}, seed {seed}: {stage} diverged ({message})" for stage, message in stages.items()]
+    versions = {run.code for runs in cells.values() for run in runs.by_seed.values()}
+    if len(versions) > 1:
+        notes.append(f"the experiments ran {len(versions)} versions of the code")
+    return notes
+
+
+def _records(sweep: Sweep, cells: Mapping[str, Runs]) -> list[dict[str, Any]]:
+    """A line for each number: what the Markdown shows, and what it was computed from."""
+    records: list[dict[str, Any]] = []
+    paper = paper_numbers(sweep.paper) if sweep.axis is None else _order_numbers(sweep)
+    for label, runs in cells.items():
+        for choice in CHOICES:
+            reference = runs.accuracies(CROSS_ENTROPY.stage, CROSS_ENTROPY.model, choice)
+            for row in (row for row in ROWS if row.stage in sweep.stages):
+                values = runs.accuracies(row.stage, row.model, choice)
+                number = figure(values.values())
+                if number is None:
+                    continue
+                gain = differences(values, reference)
+                theirs, their_error = paper.get(row.paper, {}).get(label, (None, None))
+                records.append(
+                    {
+                        "cell": label,
+                        "system": row.title,
+                        "epoch": choice,
+                        "n": number.n,
+                        "test_accuracy": number.mean,
+                        "standard_error": number.error,
+                        "minus_cross_entropy": None if gain is None else gain.mean,
+                        "minus_cross_entropy_standard_error": None if gain is None else gain.error,
+                        "p_value": p_value(values, reference),
+                        "paper": theirs if choice == "best" else None,
+                        "paper_standard_error": their_error if choice == "best" else None,
+                        "seeds": " ".join(f"{seed}:{value:.2f}" for seed, value in values.items()),
+                    }
+                )
+    return records
+
+
+def _markdown(section: Section, preset: str) -> str:
+    lines = [f"# {section.title}", "", f"Preset {preset}."]
+    for table in section.tables:
+        lines += ["", f"Test accuracy in percent at {CHOICES[table.choice]}: mean ± standard error (n seeds)."]
+        if any(cell.significance for _, cells in table.rows for cell in cells):
+            lines[-1] += (
+                " ↑ better, ↓ worse than Cross Entropy by a paired t-test over the seeds, Holm's correction within "
+                "the column, p < 0.05. Bold: the highest, where it differs from the runner-up of another system."
+            )
+        lines += ["", _line(["", *table.columns]), "|---" * (len(table.columns) + 1) + "|"]
+        for row, cells in table.rows:
+            lines.append(_line([row.title, *(f"**{cell.text}**" if cell.bold else cell.text for cell in cells)]))
+        if table.has_paper:
+            lines += ["", "The paper's numbers, in brackets ours minus the paper's, in points and standard errors:", ""]
+            lines += [_line(["", *table.columns]), "|---" * (len(table.columns) + 1) + "|"]
+            for row, cells in table.rows:
+                if any(cell.paper for cell in cells):
+                    lines.append(_line([row.title, *(cell.beside for cell in cells)]))
+    if section.drawing:
+        lines += ["", f"![{section.title}]({section.name}.svg)"]
+    lines += ["", *(f"- {note}" for note in section.notes)] if section.notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

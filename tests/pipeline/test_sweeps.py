@@ -1,0 +1,279 @@
+"""Sweeps: what they plan, which experiments count, what the tables say. Experiments here are made by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from projects import ROOT, changed, default_values, edit_params
+
+from pipeline import comparison, experiments, tables
+from pipeline.comparison import CROSS_ENTROPY, ROWS, Figure, Row
+from pipeline.experiments import Finished, identity, relevant_keys, targets
+from pipeline.params import check, leaf_keys, read_yaml
+from pipeline.sweep import make_plan
+from pipeline.sweeps import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, values_of
+
+BASE = default_values()
+DIGITS = read_yaml(ROOT / "presets/digits.yaml")
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`relevant_keys` reads this project's dvc.yaml; checkpoints are elsewhere."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MLNT_CHECKPOINT_DIR", str(tmp_path / "checkpoints"))
+
+
+def history(last: float, best: float | None = None) -> list[dict[str, str]]:
+    """Two epochs; the first is best on validation."""
+    first = last if best is None else best
+    return [
+        {f"{m}_{s}_accuracy": str(v) for m in ("student", "teacher") for s in ("validation", "test", "train")}
+        | {f"{m}_validation_accuracy": str(w) for m in ("student", "teacher")}
+        for v, w in ((first, 0.9), (last, 0.8))
+    ]
+
+
+def experiment(cell: Cell, seed: int, accuracy: float = 0.5, time: int = 0, **more: Any) -> Finished:
+    stages = more.pop("stages", ALL_STAGES)
+    values = values_of(BASE, DIGITS, "digits", cell, seed)
+    rows = {stage: history(accuracy + 0.01 * (stage != "pretrain")) for stage in stages}
+    return Finished(f"exp-{seed}-{time}", "0" * 40, time, changed(values, more), "code", rows)
+
+
+def plan(name: str, finished: list[Finished], seeds: int = 3, queued: list[Any] | None = None) -> Any:
+    return make_plan(SWEEPS[name], seeds, BASE, DIGITS, "digits", finished, queued or [])
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("preset", ["digits", "cifar10", "clothing1m"])
+def test_every_cell_of_every_sweep_is_valid(name: str, preset: str) -> None:
+    chosen = read_yaml(ROOT / f"presets/{preset}.yaml")
+    keys = set(leaf_keys())
+    for cell in SWEEPS[name].cells:
+        assert set(cell.changes) <= keys
+        params = check(values_of(BASE, chosen, preset, cell, 3), Path("params.yaml"))
+        assert params.seed == 3
+    assert len({cell.label for cell in SWEEPS[name].cells}) == len(SWEEPS[name].cells)
+
+
+def test_the_tables_have_the_papers_columns() -> None:
+    for name in ("table1", "table2"):
+        numbers = comparison.paper_numbers(SWEEPS[name].paper)
+        assert [cell.label for cell in SWEEPS[name].cells] == list(numbers["Cross Entropy (reproduced)"])
+        ours = {row.paper for row in ROWS} - {""}
+        assert set(numbers) - ours == {"Cross Entropy [24]"}
+    assert tables._order_numbers(SWEEPS["table3"])["MLNT-student (1st iter.)"]["SN r=0.3, order=second"] == (
+        90.74,
+        None,
+    )
+
+
+def test_a_sweep_wants_every_cell_with_every_seed() -> None:
+    found = plan("table3", [])
+    assert (found.total, found.done, found.to_queue) == (24, 0, 24)
+    assert [values["seed"] for values in found.missing[0][1]] == [0, 1, 2]
+    assert found.missing[1][1][0]["mlnt"]["order"] == "second"
+
+
+def test_what_is_finished_queued_or_diverged_is_not_wanted_again(tmp_path: Path) -> None:
+    cells = SWEEPS["table3"].cells
+    done = [experiment(cells[0], seed, stages=FIRST_ITERATION) for seed in (0, 2)]
+    queued = [values_of(BASE, DIGITS, "digits", cells[1], 1)]
+    folder = tmp_path / "checkpoints/meta1/0123"
+    folder.mkdir(parents=True)
+    record = {"stage": "meta1", "params": values_of(BASE, DIGITS, "digits", cells[3], 0), "message": "nan at step 3"}
+    (folder / "diverged.json").write_text(json.dumps(record))
+    found = plan("table3", done, queued=queued)
+    assert (found.done, found.waiting, found.diverged, found.to_queue) == (2, 1, 1, 20)
+    missing = {cell.label: [v["seed"] for v in values] for cell, values in found.missing}
+    assert missing[cells[0].label] == [1]
+    assert missing[cells[1].label] == [0, 2]
+    assert missing[cells[3].label] == [1, 2]
+
+
+def test_an_experiment_of_a_table_serves_a_figure_but_not_the_other_way_round() -> None:
+    table, figure3 = SWEEPS["table2"].cells[3], SWEEPS["figure3"].cells[0]
+    assert plan("figure3", [experiment(table, 0)]).done == 1
+    assert plan("table2", [experiment(figure3, 0, stages=FIRST_ITERATION)]).done == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"evaluate.label_issue_threshold": 0.4}, True),
+        ({"train.checkpoint_epochs": 7}, True),
+        ({"mentor.tau": 0.45}, True),  # nothing of the first iteration depends on it
+        ({"cnn_crf.weight_end": 1.0}, True),
+        ({"mlnt.M": 4}, False),
+        ({"noise.sampling": "bernoulli"}, False),
+        ({"features.dtype": "float16"}, False),
+        ({"seed": 1}, False),
+    ],
+    ids=str,
+)
+def test_two_runs_are_the_same_if_what_their_stages_read_is_the_same(change: dict[str, Any], same: bool) -> None:
+    other = changed(BASE, change)
+    assert (identity(BASE, FIRST_ITERATION) == identity(other, FIRST_ITERATION)) == same
+
+
+def test_the_parameters_of_a_baseline_count_for_it() -> None:
+    other = changed(BASE, {"cnn_crf.weight_end": 1.0})
+    assert identity(BASE, ("cnn_crf",)) != identity(other, ("cnn_crf",))
+    assert identity(BASE, ("joint_optimization",)) == identity(other, ("joint_optimization",))
+    assert "joint_optimization" in relevant_keys(("joint_optimization",))
+
+
+def test_duplicates_count_once_and_the_newer_complete_one_counts() -> None:
+    sweep = SWEEPS["figure3"]
+    cell = sweep.cells[0]
+    runs = [
+        experiment(cell, 0, 0.5, time=1, stages=FIRST_ITERATION),
+        experiment(cell, 0, 0.6, time=2, stages=FIRST_ITERATION),
+        experiment(cell, 0, 0.7, time=3, stages=("pretrain",)),
+        experiment(cell, 1, 0.8, time=4, stages=FIRST_ITERATION),
+    ]
+    found = comparison.runs_of(sweep, cell, runs, BASE, DIGITS, "digits", Path("nowhere"))
+    assert found.accuracies("pretrain", "student", "last") == pytest.approx({0: 60.0, 1: 80.0})
+
+
+def test_best_is_the_first_epoch_of_the_highest_validation_accuracy() -> None:
+    assert comparison.accuracy(history(0.7, best=0.4), "student", "best", "test") == 0.4
+    assert comparison.accuracy(history(0.7, best=0.4), "student", "last", "test") == 0.7
+    assert comparison.accuracy([], "student", "last", "test") is None
+
+
+# Statistics
+
+
+def test_mean_and_standard_error() -> None:
+    assert comparison.figure([]) is None
+    assert comparison.figure([80.0]) == Figure(80.0, None, 1)
+    number = comparison.figure([80.0, 82.0, 87.0])
+    assert number is not None
+    assert number.error == pytest.approx(statistics.stdev([80, 82, 87]) / math.sqrt(3))
+
+
+def test_the_paired_test_by_hand() -> None:
+    """Differences 1, 2, 3: t = 2 / (1/√3) = 3.4641 with two degrees of freedom, p = 1 − t/√(t² + 2) = 0.0742."""
+    left, right = {0: 11.0, 1: 22.0, 2: 33.0, 9: 1.0}, {0: 10.0, 1: 20.0, 2: 30.0, 8: 5.0}
+    t = 2 * math.sqrt(3)
+    assert comparison.p_value(left, right) == pytest.approx(1 - t / math.sqrt(t * t + 2), rel=1e-9)
+    assert comparison.p_value({0: 1.0}, {0: 2.0}) is None
+    assert comparison.p_value({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0}) is None
+
+
+def test_holms_correction() -> None:
+    # Sorted: 0.01 ≤ 0.05/4, 0.016 ≤ 0.05/3, 0.03 > 0.05/2: here it stops, although 0.04 ≤ 0.05/1.
+    assert comparison.holm({"a": 0.04, "b": 0.01, "c": 0.03, "d": 0.016, "e": None}) == {"b", "d"}
+    assert comparison.holm({"a": 0.051}) == set()
+
+
+def test_arrows_say_better_or_worse_than_cross_entropy() -> None:
+    reference = {s: 80.0 + s for s in range(5)}
+    up, down, same = (Row(name, name, "student", "") for name in ("up", "down", "same"))
+    noise = [0.1, -0.2, 0.15, 0.05, -0.1]
+    column = {
+        CROSS_ENTROPY: reference,
+        up: {s: v + 5 + noise[s] for s, v in reference.items()},
+        down: {s: v - 5 + noise[s] for s, v in reference.items()},
+        same: {s: v + noise[s] for s, v in reference.items()},
+    }
+    assert comparison.significance({"c": column}) == {("c", "up"): "better", ("c", "down"): "worse"}
+    assert comparison.best_row(column) == up
+
+
+def test_the_highest_is_not_bold_beside_an_equal() -> None:
+    first, second = Row("a", "a", "student", ""), Row("b", "b", "student", "")
+    assert comparison.best_row({first: {0: 81.0, 1: 79.0, 2: 80.5}, second: {0: 79.0, 1: 81.0, 2: 80.0}}) is None
+    assert comparison.best_row({first: {0: 81.0}}) is None
+
+
+def test_a_cell_says_its_n_its_error_and_the_papers_number() -> None:
+    full = tables.Cell(Figure(90.0, 0.4, 5), "better", True, (87.0, 0.3))
+    assert full.text == "90.0 ± 0.4 (5) ↑"
+    assert full.beside == "87 (+3.0; +6 se)"
+    assert tables.Cell(Figure(90.0, None, 1), "", False, (87.0, None)).beside == "87 (+3.0)"
+    assert tables.Cell(None, "", False, (87.0, None)).text == ""
+
+
+# Writing
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tables of some experiments: one cell of Table 1 with three seeds, one of Figure 4, one that diverged."""
+    sweep, cells = SWEEPS["table1"], SWEEPS["table1"].cells
+    found = [experiment(cells[3], seed, 0.5 + 0.02 * seed) for seed in range(3)]
+    found += [experiment(cell, 0, 0.6, stages=FIRST_ITERATION) for cell in SWEEPS["figure4"].cells[0:3:2]]
+    assert sweep.stages == ALL_STAGES
+    folder = tmp_path / "checkpoints/meta2/0123"
+    folder.mkdir(parents=True)
+    record = {"stage": "meta2", "params": values_of(BASE, DIGITS, "digits", cells[5], 4), "message": "<nan> at step 3"}
+    (folder / "diverged.json").write_text(json.dumps(record))
+    monkeypatch.setattr(experiments, "finished", lambda: found)
+    monkeypatch.setattr(tables, "PAGE", tmp_path / "page.html")
+    tables.run("digits", tmp_path / "out")
+    return tmp_path
+
+
+def test_tables_are_written_for_what_was_run_alone(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {path.name for path in (written / "out").iterdir()}
+    assert {"table1.md", "table1.csv", "figure4.svg"} <= names
+    assert "table2.md" not in names
+    text = (written / "out/table1.md").read_text(encoding="utf-8")
+    assert "| Cross Entropy |  |  |  | 52.0 ± 1.2 (3) |  |  |" in text
+    assert "r=0.9, seed 4: meta2 diverged (<nan> at step 3)" in text
+    rows = experiments.csv.DictReader((written / "out/table1.csv").read_text(encoding="utf-8").splitlines())
+    first = next(rows)
+    assert (first["system"], first["n"], first["test_accuracy"]) == ("Cross Entropy", "3", "52.0")
+    assert first["seeds"] == "0:50.00 1:52.00 2:54.00"
+
+
+def test_the_page_is_one_file_and_escapes_what_it_shows(written: Path) -> None:
+    page = (written / "page.html").read_text(encoding="utf-8")
+    assert "&lt;nan&gt; at step 3" in page
+    assert "<nan>" not in page
+    assert "<svg" in page
+    assert "src=" not in page.replace("xlink:href", "")
+
+
+# DVC
+
+
+def test_targets_are_the_ends_of_the_chains() -> None:
+    assert targets(ALL_STAGES) == ["meta3", "control3", "baselines/dvc.yaml"]
+    assert targets(FIRST_ITERATION) == ["meta1"]
+    assert targets((*FIRST_ITERATION, "meta2")) == ["meta2"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.root", None),
+        ("data.root", "my data/it's here.zip"),
+        ("data.root", "C:\\images"),
+        ("train.horizontal_flip", True),
+        ("train.lr_drop_epochs", [40, 80]),
+        ("train.lr_drop_epochs", []),
+        ("mlnt.eta_ramp_length", "2000 steps"),
+        ("train.weight_decay", 1e-4),
+        ("mlnt.M", 15),
+        ("noise.mapping", {"cat": "dog"}),
+        ("noise.mapping", {}),
+    ],
+)
+def test_a_value_passes_through_dvcs_set_param(key: str, value: Any, tmp_path: Path) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    edit_params(path, {"mlnt.M": 3})
+    apply_overrides(path, [experiments._setting(key, value)])
+    section, _, name = key.partition(".")
+    assert read_yaml(path)[section][name] == value
