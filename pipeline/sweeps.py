@@ -128,8 +128,16 @@ SWEEPS = {
 }
 
 
-# preset → (kind, rate) → mentor.tau, chosen on validation data; where there is none, the preset's.
-TAU: dict[str, dict[tuple[str, float], float]] = {"digits": {}}
+# preset → (kind, rate) → mentor.tau where it is not the preset's: chosen on validation data, by bench/select_tau.py.
+TAU: dict[str, dict[tuple[str, float], float]] = {
+    "digits": {
+        ("symmetric", 0.1): 0.1,
+        ("asymmetric", 0.2): 0.1,
+        ("asymmetric", 0.3): 0.1,
+        ("asymmetric", 0.4): 0.1,
+        ("asymmetric", 0.5): 0.1,
+    },
+}
 
 
 def values_of(base: Values, preset: Values, preset_name: str, cell: Cell, seed: int) -> Values:
