@@ -8,6 +8,7 @@ Prior knowledge: a small clean set (samples of D whose true labels are known), o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,10 @@ class CRFNetwork(nn.Module):
         unary: Tensor = self.backbone(images).to(self.pairwise.dtype)
         clean, noisy = unary.chunk(2, dim=1)
         return clean.unsqueeze(2) + noisy.unsqueeze(1) + self.pairwise
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the backbone: the part that training and evaluation share."""
+        self.backbone.compile(*args, **kwargs)
 
     def forward(self, images: Tensor) -> Tensor:
         """log Σ_y exp(score[ŷ, y]) = log p(ŷ | x) + constant."""

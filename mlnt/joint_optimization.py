@@ -46,15 +46,15 @@ class LabelCorrectionStep(SoftLabelStep):
     left out, in an incomplete last batch, keeps its prediction of the epoch before; before the first one, its label.
 
     Attributes:
-        alpha: weight of the prior term L_p.
-        beta: weight of the entropy term L_e.
+        prior_weight: α, of the prior term L_p.
+        entropy_weight: β, of the entropy term L_e.
         prior: p [C], on the same device.
         first_update: epochs with the given labels.
         average_epochs: how many epochs' predictions are averaged.
     """
 
-    alpha: float
-    beta: float
+    prior_weight: float
+    entropy_weight: float
     prior: Tensor
     first_update: int
     average_epochs: int
@@ -77,12 +77,12 @@ class LabelCorrectionStep(SoftLabelStep):
             self.soft_labels.copy_(self._predictions[:epoch].mean(dim=0))
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"soft_labels": self.soft_labels, "latest": self._latest, "predictions": self._predictions}
+        return {"latest": self._latest, "predictions": self._predictions}  # the soft labels follow from them
 
     def loss(self, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = state.student(batch.images)
         loss = soft_label_loss(logits, self._labels_of(batch))
-        loss = loss + self.alpha * prior_loss(logits, self.prior) + self.beta * entropy(logits)
+        loss = loss + self.prior_weight * prior_loss(logits, self.prior) + self.entropy_weight * entropy(logits)
         self._latest[batch.positions] = logits.detach().softmax(dim=1)
         return loss, logits
 

@@ -59,7 +59,7 @@ class StepMetrics:
     """Scalars of one step, left on the device.
 
     Attributes:
-        class_loss: L_c over the kept samples, in nats, before the update.
+        class_loss: L_c over the kept samples, or a baseline's whole loss, in nats, before the update.
         meta_loss: L_meta in nats; None when there was no meta update.
         student_correct: samples whose given label the student predicts, before the update, augmented, train mode.
         teacher_correct: the same for the teacher; None when it made no forward pass.

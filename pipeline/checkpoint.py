@@ -21,7 +21,7 @@ from torch import Tensor
 
 import mlnt
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import write_text
 from pipeline.weights import load_tensors, save_tensors
 
 
@@ -51,7 +51,8 @@ class Checkpoint:
 
     def note_divergence(self, stage: str, params: Mapping[str, Any], message: str) -> None:
         """Leave a record beside the checkpoint: tables report a run that diverged as such."""
-        write_json(self._folder / "diverged.json", {"stage": stage, "params": params, "message": message})
+        record = {"stage": stage, "params": params, "code": code_digest(), "message": message}
+        write_text(self._folder / "diverged.json", json.dumps(record, indent=2) + "\n")
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -200,23 +200,23 @@ def sweep(
 @app.command("tables", rich_help_panel=BESIDE)
 def tables(
     preset: Annotated[str, typer.Option(help="The recipe that the sweeps were run with.")] = "digits",
-    out: Annotated[Path, typer.Option(help="A folder for the Markdown, CSV and SVG files.")] = Path("reports/tables"),
+    out: Annotated[Path | None, typer.Option(help="A folder for the files; reports/PRESET unless given.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Gather finished experiments into the paper's tables and figures → reports/tables/, reports/comparison.html."""
+    """Gather finished experiments into the paper's tables and figures → reports/PRESET/index.html, .md, .csv, .svg."""
     with _errors(debug):
         from pipeline import tables as writer
 
-        writer.run(preset, out)
+        writer.run(preset, out or Path("reports") / preset)
 
 
 @app.command("show", rich_help_panel=HELPERS)
 def show(debug: Debug = False) -> None:
     """Print the table of results of the last run."""
     with _errors(debug):
-        from pipeline import results
+        from pipeline.show import show as print_table
 
-        results.show()
+        print_table()
 
 
 @app.command("preset", rich_help_panel=HELPERS)

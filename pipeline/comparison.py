@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.errors import UserError
 from pipeline.experiments import Finished, HistoryRows, identity
 from pipeline.sweeps import Cell, Sweep, Values, values_of
 from pipeline.systems import BASELINES, SYSTEMS, model_title
@@ -90,40 +91,51 @@ def runs_of(
     preset: Values,
     name: str,
     checkpoints: Path,
+    code: str,
 ) -> Runs:
-    """The experiments of a cell, whatever their seeds; of two with the same seed the newer one that has all stages."""
+    """The experiments of a cell, whatever their seeds; of two with the same seed the newer one that has all stages.
+
+    Args:
+        checkpoints: where training leaves a record of what diverged.
+        code: digest of the library now; what diverged with another one may not do so any more.
+    """
     by_seed: dict[int, Finished] = {}
     for run in experiments:
-        seed = run.params.get("seed")
-        if not isinstance(seed, int) or not run.histories:
+        if not set(run.histories) & set(sweep.stages):
             continue
-        if identity(run.params, sweep.stages) != identity(values_of(base, preset, name, cell, seed), sweep.stages):
-            continue
+        try:
+            if not _same(sweep.stages, run.params, values_of(base, preset, name, cell, run.params["seed"])):
+                continue
+        except (UserError, KeyError):
+            continue  # parameters of another version of this package
+        seed = run.params["seed"]
         known = by_seed.get(seed)
         if known is None or complete(sweep, run) or not complete(sweep, known):
             by_seed[seed] = run
-    return Runs(by_seed, _diverged(sweep, cell, base, preset, name, checkpoints))
+    diverged: dict[int, dict[str, str]] = {}
+    for path in sorted(checkpoints.glob("*/*/diverged.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        stage, seed = record["stage"], record["params"]["seed"]
+        if stage not in sweep.stages or record["code"] != code:
+            continue
+        if seed in by_seed and complete(sweep, by_seed[seed]):
+            continue
+        wanted = values_of(base, preset, name, cell, seed)
+        recorded = {section: record["params"].get(section, values) for section, values in wanted.items()}
+        for section, values in wanted.items():
+            if isinstance(values, dict):  # what changes no training is not in the record
+                recorded[section] = {**values, **recorded[section]}
+        if _same([stage], recorded, wanted):
+            diverged.setdefault(seed, {})[stage] = record["message"]
+    return Runs(by_seed, diverged)
+
+
+def _same(stages: Sequence[str], left: Values, right: Values) -> bool:
+    return identity(left, stages) == identity(right, stages)
 
 
 def complete(sweep: Sweep, run: Finished) -> bool:
     return set(sweep.stages) <= set(run.histories)
-
-
-def _diverged(
-    sweep: Sweep, cell: Cell, base: Values, preset: Values, name: str, checkpoints: Path
-) -> dict[int, dict[str, str]]:
-    """What training left behind where it diverged."""
-    found: dict[int, dict[str, str]] = {}
-    for path in sorted(checkpoints.glob("*/*/diverged.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        seed = record["params"]["seed"]
-        if record["stage"] not in sweep.stages:
-            continue
-        wanted = values_of(base, preset, name, cell, seed)
-        recorded = {section: record["params"].get(section, values) for section, values in wanted.items()}
-        if identity(recorded, [record["stage"]]) == identity(wanted, [record["stage"]]):
-            found.setdefault(seed, {})[record["stage"]] = record["message"]
-    return found
 
 
 class Figure(NamedTuple):
@@ -143,12 +155,15 @@ def figure(values: Iterable[float]) -> Figure | None:
 
 
 def p_value(left: Mapping[int, float], right: Mapping[int, float]) -> float | None:
-    """Two-sided paired t-test over the seeds that both have; None for fewer than two, or without any variation."""
+    """Two-sided paired t-test over the seeds that both have; None for fewer than three, or without any variation.
+
+    Accuracies come from files with six digits: differences that agree to 0.001 points are the same.
+    """
     from scipy.stats import ttest_rel
 
     seeds = sorted(set(left) & set(right))
-    differences = [left[seed] - right[seed] for seed in seeds]
-    if len(seeds) < 2 or len(set(differences)) == 1:
+    found = [left[seed] - right[seed] for seed in seeds]
+    if len(found) < 3 or max(found) - min(found) < 1e-3:
         return None
     return float(ttest_rel([left[s] for s in seeds], [right[s] for s in seeds]).pvalue)
 
@@ -201,7 +216,7 @@ def differences(left: Mapping[int, float], right: Mapping[int, float]) -> Figure
 
 
 def best_row(column: Mapping[Row, Mapping[int, float]]) -> Row | None:
-    """The row with the highest mean, if it differs from the best row of every other system (paired test, p < 0.05)."""
+    """The row with the highest mean, if it is better than the runner-up among other systems (paired test, p < 0.05)."""
     means = {row: statistics.mean(values.values()) for row, values in column.items()}
     if len(means) < 2:
         return None
@@ -209,5 +224,5 @@ def best_row(column: Mapping[Row, Mapping[int, float]]) -> Row | None:
     rival = next((row for row in others if row.stage != best.stage), None)
     if rival is None:
         return None
-    p = p_value(column[best], column[rival])
-    return best if p is not None and p < 0.05 else None
+    gain, p = differences(column[best], column[rival]), p_value(column[best], column[rival])
+    return best if gain is not None and gain.mean > 0 and p is not None and p < 0.05 else None

@@ -1,14 +1,14 @@
-"""DVC's experiments: which have finished with which parameters, queueing new ones, and working the queue off."""
+"""Finished experiments: which there are, with which parameters, and which of their files belong to those."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
+import re
 import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 from ruamel.yaml import YAML
 
-from pipeline.errors import RunError, UserError
-from pipeline.sweeps import ALL_STAGES, Values, leaves
-from pipeline.systems import BASELINES
+from pipeline.errors import UserError
+from pipeline.params import check
+from pipeline.sweeps import ALL_STAGES, PARAMS, Values, leaves
 
 LOCKS = ("dvc.lock", "baselines/dvc.lock")
 CHECKPOINTS = Path("checkpoints")
@@ -35,7 +35,7 @@ class Finished:
         commit: its revision.
         time: when it was made, seconds since 1970.
         params: its params.yaml.
-        code: digest of the library's modules that its stages ran.
+        code: stage → digest of the library's modules that it ran.
         histories: stage → rows of plots/<stage>.csv.
     """
 
@@ -43,15 +43,24 @@ class Finished:
     commit: str
     time: int
     params: Values
-    code: str
+    code: Mapping[str, str]
     histories: Mapping[str, HistoryRows]
+
+
+class LockLoader(yaml.CSafeLoader):
+    """DVC writes YAML 1.2, in which 1e-05 is a number; PyYAML reads 1.1, in a hundredth of the time."""
+
+
+LockLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 @cache
 def relevant_keys(stages: tuple[str, ...]) -> frozenset[str]:
     """The parameters, by dotted name or section, that these stages and all before them depend on: as dvc.yaml says."""
-    known: dict[str, Any] = yaml.load(Path("dvc.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"]
-    baseline = yaml.load(Path("baselines/dvc.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"]["baseline"]
+    known: dict[str, Any] = _lock_yaml(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    baseline = _lock_yaml(Path("baselines/dvc.yaml").read_text(encoding="utf-8"))["stages"]["baseline"]
     for name, item in baseline["foreach"].items():
         deps, params = ([str(v) for v in baseline["do"][key]] for key in ("deps", "params"))
         known[name] = {
@@ -72,38 +81,97 @@ def relevant_keys(stages: tuple[str, ...]) -> frozenset[str]:
 
 
 def identity(params: Values, stages: Sequence[str]) -> str:
-    """Equal for parameters with which these stages train the same models, the seed included."""
+    """Equal for parameters with which these stages train the same models, the seed included.
+
+    Raises:
+        UserError: parameters that do not fit the schema.
+    """
     keys = relevant_keys(tuple(stages))
-    flat = leaves(params).items()
-    return repr(sorted((key, value) for key, value in flat if key in keys or key.partition(".")[0] in keys))
+    flat = leaves(check(params, PARAMS).model_dump(mode="json", by_alias=True))
+    chosen = {key: value for key, value in flat.items() if key in keys or key.partition(".")[0] in keys}
+    return json.dumps(chosen, sort_keys=True)
 
 
 def finished() -> list[Finished]:
     """All finished experiments of this repository, of every commit, and HEAD itself; the oldest first.
 
-    A stage that an experiment did not run still lies in its commit, as its parent had it: only stages whose entry in
-    dvc.lock fits the experiment's parameters, and whose inputs are the outputs of such stages, are taken.
+    A stage that an experiment did not run still lies in its commit, as its parent had it. Only such stages are taken
+    whose entry in dvc.lock fits the parameters and the code of the commit, and whose inputs are the outputs of others.
+
+    Raises:
+        UserError: no git repository, or one without a commit.
     """
-    refs = _git("for-each-ref", "--format=%(refname) %(objectname) %(committerdate:unix)", "refs/exps").split("\n")
-    found = [("HEAD", *_git("log", "-1", "--format=%H %ct").split())]
+    refs = git("for-each-ref", "--format=%(refname) %(objectname) %(committerdate:unix)", "refs/exps").split("\n")
+    found = [("HEAD", *git("log", "-1", "--format=%H %ct").split())]
     for line in filter(None, refs):
         ref, commit, seconds = line.split()
         parts = ref.split("/")
         if len(parts) == 5 and len(parts[2]) == 2:  # refs/exps/<2 digits>/<38 digits of the parent>/<name>
             found.append((parts[4], commit, seconds))
-    paths = ["params.yaml", *LOCKS, *(f"plots/{stage}.csv" for stage in ALL_STAGES)]
-    contents = _contents(commit for _, commit, _ in found)(paths)
-    experiments = [_experiment(name, commit, int(seconds), contents[commit]) for name, commit, seconds in found]
-    return sorted((e for e in experiments if e is not None), key=lambda e: e.time)
+    commits = [commit for _, commit, _ in found]
+    contents = _contents((commit, path) for commit in commits for path in ("params.yaml", *LOCKS))
+    locks = {commit: _stages_of(contents[commit]) for commit in commits}
+    plots = [f"plots/{stage}.csv" for stage in ALL_STAGES]
+    code = {commit: _code_paths(locks[commit]) for commit in commits}
+    rest = _contents((commit, path) for commit in commits for path in (*plots, *code[commit]))
+    experiments: list[Finished] = []
+    for name, commit, seconds in found:
+        if (text := contents[commit].get("params.yaml")) is None:
+            continue
+        params = _yaml(text)
+        digests = {path: hashlib.md5(rest[commit].get(path, "").encode()).hexdigest() for path in code[commit]}  # noqa: S324
+        fresh = set(fresh_stages(locks[commit], params, digests))
+        histories = {
+            stage: list(csv.DictReader(rest[commit][f"plots/{stage}.csv"].splitlines()))
+            for stage in ALL_STAGES
+            if stage in fresh and f"plots/{stage}.csv" in rest[commit]
+        }
+        versions = {stage: _version(locks[commit][stage]) for stage in histories}
+        experiments.append(Finished(name, commit, int(seconds), params, versions, histories))
+    return sorted(experiments, key=lambda e: e.time)
 
 
-def queued() -> list[Values]:
-    """The parameters of the experiments that wait in DVC's queue."""
-    command = ["git", "log", "-g", "--format=%H", "refs/exps/celery/stash"]  # fails where nothing was ever queued
-    log = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    commits = log.stdout.split()
-    contents = _contents(commits)(["params.yaml"])
-    return [_yaml(contents[commit]["params.yaml"]) for commit in commits if contents[commit].get("params.yaml")]
+def fresh_stages(lock: Mapping[str, Any], params: Values, code: Mapping[str, str]) -> Iterator[str]:
+    """Stages whose locked parameters and code are these, and whose inputs are what such stages wrote.
+
+    Args:
+        lock: stage → entry of dvc.lock.
+        params: parameters as plain values.
+        code: path → MD5 of a module as it is now.
+    """
+    flat = {**params, **leaves(params)}
+    producers = {out["path"]: (stage, out.get("md5")) for stage, entry in lock.items() for out in entry.get("outs", [])}
+    known: dict[str, bool] = {}
+
+    def input_is_fresh(dep: Mapping[str, Any]) -> bool:
+        path, md5 = dep["path"], dep.get("md5")
+        if path in producers:
+            stage, written = producers[path]
+            return bool(written == md5) and fresh(stage)
+        return code.get(path, md5) == md5
+
+    def fresh(stage: str) -> bool:
+        if stage not in known:
+            entry = lock[stage]
+            locked = entry.get("params", {}).get("params.yaml", {})
+            known[stage] = all(flat.get(key, ...) == value for key, value in locked.items()) and all(
+                map(input_is_fresh, entry.get("deps", []))
+            )
+        return known[stage]
+
+    return filter(fresh, lock)
+
+
+def fresh_here(params: Values) -> set[str]:
+    """The stages whose outputs in this folder belong to these parameters, as far as its dvc.lock knows."""
+    texts = {path: Path(path).read_text(encoding="utf-8") for path in LOCKS if Path(path).exists()}
+    return set(fresh_stages(_stages_of(texts), params, {}))
+
+
+def params_at(revisions: Sequence[str]) -> list[Values]:
+    """params.yaml in these commits; one that has none is left out."""
+    contents = _contents((revision, "params.yaml") for revision in revisions)
+    return [_yaml(contents[revision]["params.yaml"]) for revision in revisions if contents[revision]]
 
 
 def require_clean() -> None:
@@ -111,190 +179,82 @@ def require_clean() -> None:
     Raises:
         UserError: not a git repository, or changes that are not committed.
     """
-    changes = _git("status", "--porcelain").splitlines()
+    changes = git("status", "--porcelain").splitlines()
     if changes:
         shown = ", ".join(line[3:] for line in changes[:4]) + (", …" if len(changes) > 4 else "")
         raise UserError(
             f"the working tree has changes that are not committed ({shown}); an experiment would take them along "
-            "unseen; expected a clean tree: commit them, or put them away with `git stash`"
+            "unseen; expected a clean tree: commit them, or put them away with `git stash -u`"
         )
-
-
-def queue(base: Values, values: Sequence[Values], stages: Sequence[str]) -> None:
-    """Queue experiments that differ in their seed alone, to run `stages` and what those need."""
-    changed = {k: v for k, v in leaves(values[0]).items() if leaves(base).get(k, ...) != v and k != "seed"}
-    seeds = ",".join(str(v["seed"]) for v in values)
-    settings = [f"seed={seeds}", *(_setting(key, value) for key, value in changed.items())]
-    arguments = [part for setting in settings for part in ("--set-param", setting)]
-    _dvc("exp", "run", "--queue", *arguments, *targets(stages))
-
-
-def targets(stages: Iterable[str]) -> list[str]:
-    """What to ask DVC for: the last stage of each chain, and the second dvc.yaml where a baseline is wanted."""
-    chosen = set(stages)
-    found: list[str] = []
-    for chain in (("pretrain", "meta1", "meta2", "meta3"), ("control2", "control3")):
-        if wanted := [stage for stage in chain if stage in chosen]:
-            found.append(wanted[-1])
-    if chosen & set(BASELINES):
-        found.append("baselines/dvc.yaml")
-    return found
-
-
-def work_off(jobs: int, on_state: Callable[[Counter[str]], None]) -> Counter[str]:
-    """Run what is queued, `jobs` at a time; returns how many tasks ended how.
-
-    The workers are DVC's, apart from this process: if it dies, they go on. An interruption kills them; checkpoints
-    lie outside the experiments' folders, so what is queued anew goes on from there.
-    """
-    here = Path(sys.executable).parent  # whose `python` the stages' commands shall find
-    environment = {
-        **os.environ,
-        "MLNT_CHECKPOINT_DIR": str(checkpoint_folder()),
-        "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
-    before = _states()
-    try:
-        _start(jobs, environment)
-        while True:
-            now = _states()
-            on_state(now)
-            if not now["Queued"] and not now["Running"]:
-                break
-            time.sleep(10)
-    except KeyboardInterrupt:
-        _dvc("queue", "stop", "--kill")
-        raise
-    return Counter({state: now[state] - before[state] for state in ("Success", "Failed")})
 
 
 def checkpoint_folder() -> Path:
     return Path(os.environ.get("MLNT_CHECKPOINT_DIR", CHECKPOINTS)).resolve()
 
 
-def _start(jobs: int, environment: dict[str, str]) -> None:
-    """Not through a pipe: `dvc queue start` would not return before its workers end."""
-    log = Path(".dvc/tmp/sweep.log")
-    with log.open("w") as file:
-        done = subprocess.run(  # noqa: S603
-            [*DVC, "queue", "start", "--jobs", str(jobs)],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env=environment,
-            check=False,
-        )
-    if done.returncode:
-        raise RunError(f"dvc queue start: {log.read_text().strip()}")
+def git(*arguments: str) -> str:
+    """What git prints.
 
-
-def _states() -> Counter[str]:
-    """State → number of tasks, from `dvc queue status`, whose last column it is."""
-    words = [line.split()[-1] for line in _dvc("queue", "status").splitlines() if line.strip()]
-    return Counter(word for word in words if word in ("Queued", "Running", "Success", "Failed"))
-
-
-DVC = [sys.executable, "-m", "dvc"]
-
-
-def _dvc(*arguments: str) -> str:
-    done = subprocess.run([*DVC, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)  # noqa: S603
-    if done.returncode:
-        raise RunError(f"dvc {' '.join(arguments[:2])}: {done.stderr.strip().splitlines()[0] if done.stderr else '?'}")
-    return done.stdout
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    Raises:
+        UserError: it fails, or there is none.
+    """
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    except FileNotFoundError as error:
+        raise UserError("git: not installed; experiments need it") from error
     if done.returncode:
         raise UserError(f"git {arguments[0]}: {done.stderr.strip()}; experiments need a git repository with a commit")
     return done.stdout
 
 
-def _contents(commits: Iterable[str]) -> Callable[[Sequence[str]], dict[str, dict[str, str]]]:
-    """commit → path → text of a set of files, by one process for all; what a commit lacks is left out."""
-
-    def read(paths: Sequence[str]) -> dict[str, dict[str, str]]:
-        wanted = [(commit, path) for commit in commits for path in paths]
-        done = subprocess.run(
-            ["git", "cat-file", "--batch"],  # noqa: S607
-            input="".join(f"{commit}:{path}\n" for commit, path in wanted).encode(),
-            capture_output=True,
-            check=True,
-        )
-        data, at = done.stdout, 0
-        found: dict[str, dict[str, str]] = {commit: {} for commit, _ in wanted}
-        for commit, path in wanted:
-            end = data.index(b"\n", at)
-            header = data[at:end].split()
-            at = end + 1
-            if header[-1] == b"missing":
-                continue
-            size = int(header[2])
-            found[commit][path] = data[at : at + size].decode()
-            at += size + 1
-        return found
-
-    return read
+def _contents(wanted: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
+    """commit → path → text, by one process for all; what a commit lacks is left out."""
+    pairs = list(wanted)
+    done = subprocess.run(
+        ["git", "cat-file", "--batch"],  # noqa: S607
+        input="".join(f"{commit}:./{path}\n" for commit, path in pairs).encode(),
+        capture_output=True,
+        check=True,
+    )
+    data, at = done.stdout, 0
+    found: dict[str, dict[str, str]] = {commit: {} for commit, _ in pairs}
+    for commit, path in pairs:
+        end = data.index(b"\n", at)
+        header = data[at:end].split()
+        at = end + 1
+        if header[-1] == b"missing":
+            continue
+        size = int(header[2])
+        found[commit][path] = data[at : at + size].decode()
+        at += size + 1
+    return found
 
 
-def _experiment(name: str, commit: str, seconds: int, files: Mapping[str, str]) -> Finished | None:
-    if "params.yaml" not in files:
-        return None
-    params = _yaml(files["params.yaml"])
+def _stages_of(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Stage → entry, of both lock files; nothing from one that cannot be read."""
     lock: dict[str, Any] = {}
     for path in LOCKS:
-        # DVC writes it, in a form that YAML 1.1 and 1.2 read alike.
-        for stage, entry in yaml.load(files.get(path, "stages: {}"), yaml.CSafeLoader)["stages"].items():
-            lock[stage.removeprefix("baseline@")] = entry
-    fresh = set(_fresh_stages(lock, params))
-    histories = {
-        stage: list(csv.DictReader(files[f"plots/{stage}.csv"].splitlines()))
-        for stage in ALL_STAGES
-        if stage in fresh and f"plots/{stage}.csv" in files
-    }
-    code = {d["path"]: d["md5"] for s in fresh for d in lock[s].get("deps", []) if d["path"].startswith("mlnt/")}
-    return Finished(name, commit, seconds, params, repr(sorted(code.items())), histories)
+        try:
+            stages = (_lock_yaml(texts.get(path, "")) or {}).get("stages", {})
+        except (yaml.YAMLError, AttributeError):
+            continue
+        lock |= {stage.removeprefix("baseline@"): entry for stage, entry in stages.items()}
+    return lock
 
 
-def _fresh_stages(lock: Mapping[str, Any], params: Values) -> Iterator[str]:
-    """Stages whose locked parameters are these, and whose inputs are what such stages wrote."""
-    flat = {**params, **leaves(params)}
-    producers = {out["path"]: (stage, out.get("md5")) for stage, entry in lock.items() for out in entry.get("outs", [])}
-    known: dict[str, bool] = {}
+def _code_paths(lock: Mapping[str, Any]) -> list[str]:
+    deps = {dep["path"] for entry in lock.values() for dep in entry.get("deps", [])}
+    return sorted(path for path in deps if path.endswith((".py", ".jinja")))
 
-    def fresh(stage: str) -> bool:
-        if stage not in known:
-            entry = lock[stage]
-            locked = entry.get("params", {}).get("params.yaml", {})
-            known[stage] = all(flat.get(key, ...) == value for key, value in locked.items()) and all(
-                producers[dep["path"]][1] == dep.get("md5") and fresh(producers[dep["path"]][0])
-                for dep in entry.get("deps", [])
-                if dep["path"] in producers
-            )
-        return known[stage]
 
-    return filter(fresh, lock)
+def _version(entry: Mapping[str, Any]) -> str:
+    """Of the library's code that a stage ran."""
+    return json.dumps(sorted((d["path"], d["md5"]) for d in entry.get("deps", []) if d["path"].startswith("mlnt/")))
+
+
+def _lock_yaml(text: str) -> Any:
+    return yaml.load(text, LockLoader)  # noqa: S506
 
 
 def _yaml(text: str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
-
-
-def _setting(key: str, value: Any) -> str:
-    """An argument of `--set-param`; ++ lets a mapping have keys that it has not had."""
-    return f"{'++' if isinstance(value, Mapping) else ''}{key}={_hydra(value)}"
-
-
-def _hydra(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return "'" + value.replace("'", "\\'") + "'"
-    if isinstance(value, list):
-        return "[" + ",".join(_hydra(item) for item in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
-    return str(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -142,12 +142,14 @@ def fit(
     title: str,
     training: Training,
     inputs: list[str],
+    rates: Mapping[str, float],
     also_write: Callable[[], None] = lambda: None,
 ) -> str:
     """Train, or go on from a checkpoint; write models, history and card; return a line that sums it up.
 
     Args:
         inputs: digests of everything it trains on apart from the labels, for the checkpoint's identity.
+        rates: the parameters to lower where it diverges, by name.
         also_write: called when all epochs are done, before the checkpoint is removed.
 
     Raises:
@@ -176,8 +178,7 @@ def fit(
         except DivergedError as error:
             saved.note_divergence(stage, trained_with, str(error))
             raise RunError(
-                f"{stage}: {error}; lower its learning rates (train.lr {params.train.lr}, mlnt.eta {params.mlnt.eta}, "
-                f"mlnt.alpha {params.mlnt.alpha})"
+                f"{stage}: {error}; lower {' or '.join(f'{key} ({value})' for key, value in rates.items())}"
             ) from error
         card = weights.ModelCard(
             network=params.model.name,

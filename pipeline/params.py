@@ -160,6 +160,12 @@ class JointOptimization(Section):
     first_update: Positive
     average_epochs: Positive
 
+    @model_validator(mode="after")
+    def _corrects(self) -> JointOptimization:
+        if self.first_update > self.epochs:
+            raise ValueError(f"first_update is {self.first_update}, expected at most epochs, {self.epochs}")
+        return self
+
 
 class CnnCrf(Section):
     auxiliary: Literal["clean_set", "transition_matrix"]
@@ -170,8 +176,11 @@ class CnnCrf(Section):
 
     @model_validator(mode="after")
     def _clean_set(self) -> CnnCrf:
-        if self.auxiliary == "clean_set" and self.clean_fraction == 0:
-            raise ValueError("auxiliary clean_set needs a clean_fraction above 0")
+        if (self.auxiliary == "clean_set") != (self.clean_fraction > 0):
+            raise ValueError(
+                f"auxiliary is {self.auxiliary} and clean_fraction {self.clean_fraction}; expected a clean_fraction "
+                "above 0 with clean_set, and 0 with transition_matrix"
+            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""The table of results: the same rows for the terminal, the report and the README."""
+"""The table of results: the same rows for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import csv
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from pipeline import files
 from pipeline.systems import SYSTEMS, model_title
@@ -81,42 +78,6 @@ def paper_column(source: str, kind: str, rate: float) -> dict[str, str]:
 
 def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
-
-
-def show() -> None:
-    """Print the table of the last run.
-
-    Raises:
-        UserError: there is no finished run.
-    """
-    metrics = files.read_json(EVALUATE)
-    console = Console(highlight=False)
-    samples = metrics["samples"]
-    table_rows = rows(metrics, {})
-    has_test, known = samples["test"] > 0, table_rows[0].kept_purity is not None
-    columns = ["validation", *(["test best", "test last"] if has_test else []), "kept", *(["correct"] if known else [])]
-    table = Table("system")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in table_rows:
-        table.add_row(
-            row.title + (" *" if row.mentor else ""),
-            percent(row.validation_best),
-            *([percent(row.test_best), percent(row.test_last)] if has_test else []),
-            percent(row.kept_fraction),
-            *([percent(row.kept_purity)] if known else []),
-        )
-    console.print(
-        "In percent, of " + ", ".join(f"{samples[name]} {name}" for name in samples if samples[name]) + " samples"
-    )
-    console.print(table)
-    console.print(
-        "1, 2, 3: iterations. best: the epoch of the highest validation accuracy; last: the last epoch.\n"
-        "*: the better of the two on validation, the mentor of the next iteration.\n"
-        f"kept: training labels in the class loss{'; correct: share of them that is right' if known else ''}.\n"
-        f"{files.REPORT}: curves, noise matrices, and the labels that are probably wrong.",
-        soft_wrap=True,
-    )
 
 
 def _paper_method(system: str, model: str) -> str:

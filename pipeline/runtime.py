@@ -74,8 +74,8 @@ def build_network(
 ) -> nn.Module:
     """A fresh network, with one output a class unless told otherwise.
 
-    The initialisation depends on the seed and the iteration, not on the system, so that cross entropy and MLNT start
-    alike in iteration 1 and their difference is that of the method.
+    The initialisation depends on the seed, the iteration and the number of outputs alone, so that cross entropy and
+    MLNT start alike in iteration 1 and their difference is that of the method.
 
     Raises:
         UserError: unknown name, weights of another network, or weights that cannot be had.

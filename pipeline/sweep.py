@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import console, estimate, experiments, params, presets
+from pipeline import checkpoint, console, estimate, experiments, params, presets, queueing
 from pipeline.comparison import complete, runs_of
 from pipeline.errors import RunError, UserError
 from pipeline.experiments import Finished, identity
@@ -23,13 +22,18 @@ class Plan:
     sweep: Sweep
     total: int
     done: int
-    waiting: int
+    waiting: Sequence[Values]
     diverged: int
     missing: Sequence[tuple[Cell, Sequence[Values]]]
 
     @property
     def to_queue(self) -> int:
         return sum(len(values) for _, values in self.missing)
+
+    @property
+    def open(self) -> list[Values]:
+        """The parameters of all that has to run, queued already or not."""
+        return [*self.waiting, *(values for _, each in self.missing for values in each)]
 
 
 def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool) -> None:
@@ -41,23 +45,35 @@ def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool) -> None:
     """
     if name not in SWEEPS:
         raise UserError(f"sweep: found {name!r}; expected one of {', '.join(SWEEPS)}")
+    sweep = SWEEPS[name]
+    base, chosen = read_bases(preset)
+    if sweep.source not in (None, chosen["data"]["source"]):
+        raise UserError(f"sweep: {name} is on {sweep.source}, found --preset {preset}, expected one of that data set")
     if not dry_run:
         experiments.require_clean()
-    base, chosen = read_bases(preset)
-    plan = make_plan(SWEEPS[name], seeds, base, chosen, preset, experiments.finished(), experiments.queued())
-    show(plan, preset, estimate.seconds([v for _, values in plan.missing for v in values], plan.sweep.stages), jobs)
-    if dry_run or not plan.to_queue + plan.waiting:
+
+    def plan() -> Plan:
+        queued = queueing.waiting(queueing.status())
+        finished, code = experiments.finished(), checkpoint.code_digest()
+        return make_plan(sweep, seeds, base, chosen, preset, finished, queued, code)
+
+    first = plan()
+    show(first, preset, estimate.seconds(first.open, sweep.stages), jobs)
+    if dry_run or not first.open:
         return
-    for number, (cell, values) in enumerate(plan.missing, 1):
-        experiments.queue(base, values, plan.sweep.stages)
-        console.say(f"queued {number} of {len(plan.missing)}: {cell.label}, {len(values)} seeds")
+    for number, (cell, values) in enumerate(first.missing, 1):
+        queueing.add(base, values, sweep.stages)
+        console.say(f"queued {number} of {len(first.missing)}: {cell.label}, {len(values)} seeds")
+    if others := len(queueing.status().having("Queued", "Running")) - len(first.open):
+        console.say(f"{others} other experiments are in the queue and will run too")
     console.say("the queue is DVC's: `dvc queue status` shows it; Ctrl-C stops it, the same command goes on")
-    ended = experiments.work_off(jobs, _say_changes())
-    console.say(f"sweep {name}: {ended['Success']} experiments finished; `mlnt tables` makes the tables")
-    if ended["Failed"]:
+    queueing.work_off(jobs, console.say)
+    last = plan()
+    console.say(f"sweep {name}: {last.done} of {last.total} finished, {last.diverged} diverged; see `mlnt tables`")
+    if last.open:
         raise RunError(
-            f"{ended['Failed']} experiments failed; `dvc queue status` names them, `dvc queue logs NAME` says why; "
-            "the same command queues them again"
+            f"{len(last.open)} experiments are missing; `dvc queue status` names those that failed, `dvc queue logs "
+            "NAME` says why; the same command queues them again"
         )
 
 
@@ -77,23 +93,24 @@ def make_plan(
     name: str,
     finished: Sequence[Finished],
     queued: Sequence[Values],
+    code: str,
 ) -> Plan:
-    """Compare what the sweep wants with what is finished, queued, or known to diverge."""
+    """Compare what the sweep wants with what is finished, queued, or known to diverge with this code."""
     waiting_for = {identity(values, sweep.stages) for values in queued}
     missing: list[tuple[Cell, list[Values]]] = []
-    done = waiting = diverged = 0
+    waiting: list[Values] = []
+    done = diverged = 0
     for cell in sweep.cells:
-        runs = runs_of(sweep, cell, finished, base, preset, name, experiments.checkpoint_folder())
+        runs = runs_of(sweep, cell, finished, base, preset, name, experiments.checkpoint_folder(), code)
         left: list[Values] = []
         for seed in range(seeds):
             values = values_of(base, preset, name, cell, seed)
-            params.check(values, PARAMS)
             if seed in runs.by_seed and complete(sweep, runs.by_seed[seed]):
                 done += 1
             elif seed in runs.diverged:
                 diverged += 1
             elif identity(values, sweep.stages) in waiting_for:
-                waiting += 1
+                waiting.append(values)
             else:
                 left.append(values)
         if left:
@@ -109,11 +126,12 @@ def show(plan: Plan, preset: str, seconds: float | None, jobs: int) -> None:
     for cell in plan.sweep.cells:
         table.add_row(cell.label, str(missing.get(cell.label, 0) or ""))
     Console(highlight=False).print(table)
-    words = [f"{plan.total} experiments: {plan.done} finished", f"{plan.waiting} queued", f"{plan.to_queue} to queue"]
+    words = [f"{plan.total} experiments: {plan.done} finished"]
+    words += [f"{len(plan.waiting)} queued", f"{plan.to_queue} to queue"]
     if plan.diverged:
-        words.append(f"{plan.diverged} diverged (not repeated)")
+        words.append(f"{plan.diverged} diverged (not repeated with this code)")
     console.say(", ".join(words))
-    if not plan.to_queue:
+    if not plan.open:
         return
     if seconds is None:
         console.say("no estimate of the time: the size of these data is not known beforehand")
@@ -127,15 +145,3 @@ def show(plan: Plan, preset: str, seconds: float | None, jobs: int) -> None:
 def _hours(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"
-
-
-def _say_changes() -> Callable[[Counter[str]], None]:
-    last: Counter[str] = Counter()
-
-    def on_state(now: Counter[str]) -> None:
-        nonlocal last
-        if now != last:
-            last = now
-            console.say(", ".join(f"{count} {state.lower()}" for state, count in sorted(now.items()) if count))
-
-    return on_state

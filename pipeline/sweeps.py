@@ -42,6 +42,7 @@ class Sweep:
         stages: training stages whose results it shows.
         axis: what differs from cell to cell within a group; None for tables of systems.
         paper: file below pipeline/paper/ with the paper's numbers.
+        source: the only `data.source` that it makes sense with; None for any.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Sweep:
     stages: tuple[str, ...]
     axis: str | None = None
     paper: str | None = None
+    source: str | None = None
 
 
 def noise(kind: str, rate: float) -> dict[str, Any]:
@@ -90,6 +92,7 @@ SWEEPS = {
         (Cell("accuracy", {"noise.kind": "none"}),),
         ALL_STAGES,
         paper="table4_clothing1m.csv",
+        source="clothing1m",
     ),
     "figure3": Sweep(
         "Figure 3: accuracy as training proceeds, asymmetric noise 0.4",

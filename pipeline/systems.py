@@ -55,7 +55,7 @@ BASELINES = {
     "forward_estimated": Baseline("Forward, estimated T", "nothing"),
     "joint_optimization_1": Baseline("Joint Optimization, step 1", "the distribution of the true classes"),
     "joint_optimization": Baseline("Joint Optimization", "the distribution of the true classes"),
-    "cnn_crf": Baseline("CNN-CRF (reimplemented)", "a small clean set, or the noise matrix"),
+    "cnn_crf": Baseline("CNN-CRF (own version)", "a small clean set, or the noise matrix"),
 }
 
 

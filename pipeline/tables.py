@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline import console, experiments, files, sweep_figures
+from pipeline import checkpoint, console, experiments, files, gallery, params, sweep_figures
 from pipeline.comparison import (
     CROSS_ENTROPY,
     ROWS,
@@ -25,12 +25,19 @@ from pipeline.comparison import (
     runs_of,
     significance,
 )
+from pipeline.errors import UserError
 from pipeline.sweep import read_bases
-from pipeline.sweeps import SWEEPS, Sweep
+from pipeline.sweeps import PARAMS, SWEEPS, Sweep
+from pipeline.systems import FINAL
 
 CHOICES = {"best": "the epoch of the highest validation accuracy", "last": "the last epoch"}
 STUDENT_OF = {"figure6": "meta2"}
-PAGE = files.REPORTS / "comparison.html"
+LEGEND = (
+    "Test accuracy in percent: mean ± standard error (n seeds). ↑ better, ↓ worse than Cross Entropy by a paired "
+    "t-test over the seeds, Holm's correction within the column, p < 0.05. Bold: the highest, where it is better than "
+    "the runner-up of another system (p < 0.05, uncorrected). The paper's numbers are those on its own data; in "
+    "brackets ours minus the paper's, in points and, where both are known, in standard errors."
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,8 @@ class Cell:
             return ""
         ours, (theirs, their_error) = self.number, self.paper
         points = f"{ours.mean - theirs:+.1f}"
-        if ours.error is None:
+        if ours.error is None or their_error is None or (error := math.hypot(ours.error, their_error)) == 0:
             return f"{theirs:g} ({points})"
-        error = math.hypot(ours.error, their_error or 0.0)
         return f"{theirs:g} ({points}; {(ours.mean - theirs) / error:+.0f} se)"
 
 
@@ -98,8 +104,13 @@ def run(preset: str, out: Path) -> None:
     finished = experiments.finished()
     sections: list[Section] = []
     for name, sweep in SWEEPS.items():
+        if sweep.source not in (None, chosen["data"]["source"]):
+            console.say(f"{name}: not run; it needs the data set {sweep.source}")
+            continue
         cells = {
-            cell.label: runs_of(sweep, cell, finished, base, chosen, preset, experiments.checkpoint_folder())
+            cell.label: runs_of(
+                sweep, cell, finished, base, chosen, preset, experiments.checkpoint_folder(), checkpoint.code_digest()
+            )
             for cell in sweep.cells
         }
         if not any(runs.by_seed for runs in cells.values()):
@@ -108,19 +119,46 @@ def run(preset: str, out: Path) -> None:
         section = _section(name, sweep, cells)
         sections.append(section)
         files.write_csv(out / f"{name}.csv", _records(sweep, cells))
-        files.write_text(out / f"{name}.md", _markdown(section, preset))
-        if section.drawing:
-            files.write_text(out / f"{name}.svg", section.drawing + "\n")
         count = sum(len(runs.by_seed) for runs in cells.values())
         console.say(f"{name}: {count} experiments → {out / name}.md, .csv" + (", .svg" if section.drawing else ""))
+    if not sections:
+        raise UserError(f"tables: no experiment of the preset {preset} has finished; `mlnt sweep table1` runs some")
+    if (filtered := _figure7()) is not None:
+        sections.append(filtered)
+    for section in sections:
+        files.write_text(out / f"{section.name}.md", _markdown(section, preset))
+        if section.drawing:
+            files.write_text(out / f"{section.name}.svg", section.drawing + "\n")
     environment = Environment(loader=PackageLoader("pipeline", "."), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("comparison.html.jinja").render(sections=sections, preset=preset, choices=CHOICES)
-    files.write_text(PAGE, page)
-    console.say(f"all of them in one page: {PAGE}")
+    page = environment.get_template("comparison.html.jinja").render(
+        sections=sections, preset=preset, choices=CHOICES, legend=LEGEND
+    )
+    files.write_text(out / "index.html", page)
+    console.say(f"all of them in one page: {out / 'index.html'}")
+
+
+def _figure7() -> Section | None:
+    """Of the run in this folder, as far as it is one of these parameters."""
+    current = params.load(PARAMS)
+    if FINAL.mentor_stage not in experiments.fresh_here(params.read_yaml(PARAMS)):
+        console.say("figure7: left out; models/ has no finished run of params.yaml (`dvc repro` makes one)")
+        return None
+    try:
+        images = gallery.filtered(current)
+    except UserError as error:
+        console.say(f"figure7: left out ({error})")
+        return None
+    what = f"{current.data.source}, {current.noise.kind} noise {current.noise.rate:g}, seed {current.seed}"
+    note = (
+        "Above the given label, below the mentor's, each with the mentor's probability; ✓: the mentor's label is "
+        "the true one, otherwise the true one stands in brackets."
+    )
+    title = f"Figure 7: images that the mentor of iteration 3 filters out ({what})"
+    return Section("figure7", title, [], sweep_figures.gallery(images), [note])
 
 
 def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs]) -> Section:
-    notes = _notes(cells)
+    notes = _notes(sweep, cells)
     if name == "figure3":
         return Section(name, sweep.title, [], sweep_figures.progress(next(iter(cells.values()))), notes)
     rows = ROWS if sweep.axis is None else [row for row in ROWS if row.stage == STUDENT_OF.get(name, "meta1")]
@@ -179,14 +217,21 @@ def _lines(sweep: Sweep, cells: Mapping[str, Runs], row: Row) -> dict[str, list[
     return lines
 
 
-def _notes(cells: Mapping[str, Runs]) -> list[str]:
+def _notes(sweep: Sweep, cells: Mapping[str, Runs]) -> list[str]:
     notes: list[str] = []
     for label, runs in cells.items():
         for seed, stages in runs.diverged.items():
-            notes += [f"{label}, seed {seed}: {stage} diverged ({message})" for stage, message in stages.items()]
-    versions = {run.code for runs in cells.values() for run in runs.by_seed.values()}
-    if len(versions) > 1:
-        notes.append(f"the experiments ran {len(versions)} versions of the code")
+            notes += [
+                f"{label}, seed {seed}: {stage} diverged ({message}); the whole experiment is missing"
+                for stage, message in stages.items()
+            ]
+    taus = {label: {run.params["mentor"]["tau"] for run in runs.by_seed.values()} for label, runs in cells.items()}
+    if "meta2" in sweep.stages and sweep.axis != "mentor.tau" and len(set().union(*taus.values())) > 1:
+        each = ", ".join(f"{label} {min(found):g}" for label, found in taus.items() if found)
+        notes.append(f"The mentor's threshold τ was chosen for each noise on validation data: {each}.")
+    all_runs = [run for runs in cells.values() for run in runs.by_seed.values()]
+    if any(len({run.code[stage] for run in all_runs if stage in run.code}) > 1 for stage in sweep.stages):
+        notes.append("The experiments ran different versions of the code.")
     return notes
 
 
@@ -214,7 +259,7 @@ def _records(sweep: Sweep, cells: Mapping[str, Runs]) -> list[dict[str, Any]]:
                         "standard_error": number.error,
                         "minus_cross_entropy": None if gain is None else gain.mean,
                         "minus_cross_entropy_standard_error": None if gain is None else gain.error,
-                        "p_value": p_value(values, reference),
+                        "p_value_uncorrected": p_value(values, reference),
                         "paper": theirs if choice == "best" else None,
                         "paper_standard_error": their_error if choice == "best" else None,
                         "seeds": " ".join(f"{seed}:{value:.2f}" for seed, value in values.items()),
@@ -225,19 +270,14 @@ def _records(sweep: Sweep, cells: Mapping[str, Runs]) -> list[dict[str, Any]]:
 
 def _markdown(section: Section, preset: str) -> str:
     lines = [f"# {section.title}", "", f"Preset {preset}."]
+    if section.tables:
+        lines[-1] += f" {LEGEND}"
     for table in section.tables:
-        lines += ["", f"Test accuracy in percent at {CHOICES[table.choice]}: mean ± standard error (n seeds)."]
-        if any(cell.significance for _, cells in table.rows for cell in cells):
-            lines[-1] += (
-                " ↑ better, ↓ worse than Cross Entropy by a paired t-test over the seeds, Holm's correction within "
-                "the column, p < 0.05. Bold: the highest, where it differs from the runner-up of another system."
-            )
-        lines += ["", _line(["", *table.columns]), "|---" * (len(table.columns) + 1) + "|"]
+        lines += ["", f"Test accuracy at {CHOICES[table.choice]}:", "", _line(["", *table.columns]), _rule(table)]
         for row, cells in table.rows:
             lines.append(_line([row.title, *(f"**{cell.text}**" if cell.bold else cell.text for cell in cells)]))
         if table.has_paper:
-            lines += ["", "The paper's numbers, in brackets ours minus the paper's, in points and standard errors:", ""]
-            lines += [_line(["", *table.columns]), "|---" * (len(table.columns) + 1) + "|"]
+            lines += ["", "The paper's numbers, on its own data:", "", _line(["", *table.columns]), _rule(table)]
             for row, cells in table.rows:
                 if any(cell.paper for cell in cells):
                     lines.append(_line([row.title, *(cell.beside for cell in cells)]))
@@ -245,6 +285,10 @@ def _markdown(section: Section, preset: str) -> str:
         lines += ["", f"![{section.title}]({section.name}.svg)"]
     lines += ["", *(f"- {note}" for note in section.notes)] if section.notes else []
     return "\n".join(lines) + "\n"
+
+
+def _rule(table: SystemTable) -> str:
+    return "|---" * (len(table.columns) + 1) + "|"
 
 
 def _line(cells: Sequence[str]) -> str:

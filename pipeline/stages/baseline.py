@@ -17,7 +17,7 @@ from mlnt.joint_optimization import LabelCorrectionStep, SoftLabelStep
 from mlnt.noise import realised_matrix, stratified_split
 from mlnt.state import StepFunction
 from mlnt.teacher import TeacherBatchNorm
-from pipeline import artifacts, files, runtime
+from pipeline import artifacts, console, files, runtime
 from pipeline.artifacts import TRAIN
 from pipeline.errors import UserError
 from pipeline.fitting import Recipe, Workspace, fit
@@ -62,7 +62,9 @@ def run(params: Params, name: str) -> str:
             plan.step.begin_epoch(training.num_epochs)
             artifacts.write_soft_labels(SOFT_LABELS, plan.step.soft_labels.cpu().numpy(), workspace.labels)
 
-    return fit(workspace, name, BASELINES[name].title, training, plan.inputs, write_soft_labels)
+    key = "joint_optimization.lr" if isinstance(plan.step, LabelCorrectionStep) else "train.lr"
+    rate = (plan.recipe or workspace.recipe).lr
+    return fit(workspace, name, BASELINES[name].title, training, plan.inputs, {key: rate}, write_soft_labels)
 
 
 def _network(workspace: Workspace, name: str, iteration: int) -> nn.Module:
@@ -90,19 +92,28 @@ def _forward_estimated(workspace: Workspace) -> Plan:
 
 
 def _forward_with(workspace: Workspace, matrix: Tensor, inputs: list[str]) -> Plan:
+    given = workspace.split(TRAIN).labels
+    unexplained = (matrix.sum(dim=0) == 0)[given]
+    if unexplained.any():
+        label = workspace.dataset.class_names[int(given[unexplained][0])]
+        raise UserError(
+            f"forward: the noise matrix never gives the label {label!r}, which {int(unexplained.sum())} training "
+            "samples have; expected a column that is not all zeros for each label"
+        )
     return Plan(ForwardStep(*_optimizer(workspace), transition_matrix=matrix.float().to(workspace.device)), inputs)
 
 
 def _label_correction(workspace: Workspace) -> Plan:
     """Step 1 of Joint Optimization."""
     chosen = workspace.params.joint_optimization
+    SOFT_LABELS.unlink(missing_ok=True)  # those of another run must not outlive this one
     classes = len(workspace.dataset.class_names)
     labels = workspace.split(TRAIN).labels
     step = LabelCorrectionStep(
         *_optimizer(workspace),
         soft_labels=F.one_hot(labels, classes).float().to(workspace.device),
-        alpha=chosen.alpha,
-        beta=chosen.beta,
+        prior_weight=chosen.alpha,
+        entropy_weight=chosen.beta,
         prior=_prior(workspace).to(workspace.device),
         first_update=chosen.first_update,
         average_epochs=chosen.average_epochs,
@@ -128,7 +139,7 @@ def _cnn_crf(workspace: Workspace) -> Plan:
         if true is None:
             raise UserError(
                 f"cnn_crf.clean_fraction: found {chosen.clean_fraction}, but no true labels are known for these data; "
-                "expected 0, with cnn_crf.auxiliary transition_matrix"
+                "CNN-CRF needs data whose true labels, or whose noise, are known"
             )
         generator = seeding.numpy_generator(workspace.params.seed, "clean set")
         revealed = torch.from_numpy(stratified_split(true.numpy(), chosen.clean_fraction, generator))
@@ -163,7 +174,7 @@ def _transition_matrix(workspace: Workspace, section: str) -> Tensor:
     if true is None:
         raise UserError(
             f"{section}: needs the noise matrix, which nobody knows for noise.kind {workspace.params.noise.kind} on "
-            "these data; expected a known noise, or baseline forward_estimated"
+            "these data" + ("; the baseline forward_estimated does without" if section == "forward" else "")
         )
     given = workspace.split(TRAIN).labels
     classes = len(workspace.dataset.class_names)
@@ -176,5 +187,6 @@ def _prior(workspace: Workspace) -> Tensor:
     classes = len(workspace.dataset.class_names)
     true = workspace.true_labels()
     if true is None:
+        console.warn("joint_optimization: the distribution of the true classes is not known; taken as uniform")
         return torch.full((classes,), 1.0 / classes)
     return torch.bincount(true, minlength=classes).float() / len(true)

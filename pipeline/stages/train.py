@@ -49,7 +49,8 @@ def run(params: Params, stage: str) -> str:
     )
     data = workspace.training_data(kept, features)
     training = workspace.training(student, step, data, iteration=system.iteration, meta=system.meta)
-    return fit(workspace, stage, system.title, training, [features_digest, mentor_digest])
+    rates = {"train.lr": train.lr} | ({"mlnt.eta": mlnt.eta, "mlnt.alpha": mlnt.alpha} if system.meta else {})
+    return fit(workspace, stage, system.title, training, [features_digest, mentor_digest], rates)
 
 
 def _mentor(workspace: Workspace, system: System) -> tuple[Network | None, str]:

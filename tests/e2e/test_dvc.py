@@ -154,3 +154,58 @@ def test_a_wrong_parameter_stops_the_run_before_anything_is_written(repository: 
     assert ran(restored) == []
     assert digests(repository, "dvc.lock", "models", "metrics", "data") == before
     assert git(repository, "status", "--porcelain") == ""
+
+
+# Sweeps: two seeds of Figure 3, one epoch each
+
+
+def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = (sys.executable, "-m", "pipeline", "sweep", "figure3", "--preset", "short", "--seeds", "2", *arguments)
+    return run(folder, *command, DVC_SITE_CACHE_DIR=str(folder.parent / "site-cache"))
+
+
+@pytest.fixture
+def with_preset(repository: Path) -> Path:
+    (repository / "presets/short.yaml").write_text("# One epoch\ntrain:\n  epochs: 1\n", encoding="utf-8")
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message", "a preset")
+    return repository
+
+
+def test_a_sweep_runs_what_is_missing_and_tables_show_it(with_preset: Path) -> None:
+    planned = sweep(with_preset, "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "2 experiments: 0 finished, 0 queued, 2 to queue" in planned.stderr
+    first = sweep(with_preset, "--jobs", "2")
+    assert first.returncode == 0, first.stderr
+    assert "sweep figure3: 2 experiments finished" in first.stderr
+    assert git(with_preset, "status", "--porcelain") == ""
+    again = sweep(with_preset)
+    assert "2 experiments: 2 finished, 0 queued, 0 to queue" in again.stderr
+    tables = run(with_preset, sys.executable, "-m", "pipeline", "tables", "--preset", "short")
+    assert tables.returncode == 0, tables.stderr
+    assert "figure3: 2 experiments" in tables.stderr
+    assert "table4: not run" in tables.stderr
+    rows = (with_preset / "reports/short/figure3.csv").read_text(encoding="utf-8").splitlines()
+    assert [row.split(",")[3] for row in rows[1:]] == ["2"] * (len(rows) - 1)
+    assert (with_preset / "reports/short/figure3.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_a_sweep_on_a_dirty_tree_is_refused(with_preset: Path) -> None:
+    change(with_preset, {"mlnt.M": 3})
+    result = sweep(with_preset)
+    assert result.returncode == 2
+    assert "changes that are not committed (params.yaml)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_experiment_that_diverges_is_said_and_not_repeated(with_preset: Path) -> None:
+    preset = with_preset / "presets/short.yaml"
+    preset.write_text("# Diverges\ntrain:\n  epochs: 2\n  lr: 1.0e+30\n", encoding="utf-8")
+    git(with_preset, "commit", "--quiet", "--all", "--message", "diverges")
+    result = sweep(with_preset, "--jobs", "2")
+    assert result.returncode == 1
+    assert "2 experiments failed" in result.stderr
+    again = sweep(with_preset)
+    assert "2 diverged (not repeated with this code)" in again.stderr
+    assert "0 to queue" in again.stderr

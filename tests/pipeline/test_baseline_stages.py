@@ -18,9 +18,10 @@ from mlnt.forward_correction import ForwardStep
 from mlnt.joint_optimization import LabelCorrectionStep
 from pipeline import artifacts
 from pipeline.artifacts import TRAIN
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.fitting import Workspace
 from pipeline.params import Params
+from pipeline.show import show
 from pipeline.stages import baseline
 from pipeline.systems import BASELINES
 
@@ -93,8 +94,61 @@ def test_the_soft_labels_are_distributions_that_have_left_the_given_labels(finis
     with h5py.File(finished / "models/joint_optimization_1/soft_labels.h5") as file:
         table = file["soft_labels"][:]
     assert table.shape == (159, 10)
+    assert len(np.unique(table)) > 1000
     np.testing.assert_allclose(table.sum(axis=1), 1, rtol=1e-5)
     assert 0 < table.max(axis=1).mean() < 1
+
+
+def test_the_soft_labels_are_the_mean_of_the_last_predictions_row_for_row(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the predictions as the step sees them, kept by hand; and step 2 reads the rows in the same order."""
+    labels = artifacts.read_labels(artifacts.read_dataset())
+    given = labels.labels[labels.rows(TRAIN)]
+    latest = np.eye(10, dtype=np.float32)[given]
+    history: list[Any] = []
+    original, begin = LabelCorrectionStep.loss, LabelCorrectionStep.begin_epoch
+
+    def loss(self: Any, state: Any, batch: Any) -> Any:
+        value, logits = original(self, state, batch)
+        latest[batch.positions.numpy()] = logits.detach().softmax(1).numpy()
+        return value, logits
+
+    def begin_epoch(self: Any, epoch: int) -> None:
+        if epoch:
+            history.append(latest.copy())
+        begin(self, epoch)
+
+    monkeypatch.setattr(LabelCorrectionStep, "loss", loss)
+    monkeypatch.setattr(LabelCorrectionStep, "begin_epoch", begin_epoch)
+    baseline.run(make_params(**SMALL), "joint_optimization_1")
+    assert len(history) == 4
+    written = artifacts.read_soft_labels(baseline.SOFT_LABELS, labels)
+    np.testing.assert_allclose(written, np.mean(history[-2:], axis=0), rtol=1e-5, atol=1e-6)
+    step = baseline._soft_labels(Workspace.open(make_params(**SMALL))).step
+    np.testing.assert_array_equal(step.soft_labels.numpy(), written)
+
+
+def test_step_2_starts_from_other_weights_than_step_1(finished: Path) -> None:
+    """After one epoch at the same batches they would be alike otherwise."""
+    params = make_params(**SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished)
+        workspace = Workspace.open(params)
+        one, two = (baseline._network(workspace, "joint_optimization", iteration) for iteration in (1, 2))
+    first, second = (next(iter(network.parameters())) for network in (one, two))
+    assert not np.allclose(first.detach().numpy(), second.detach().numpy())
+
+
+def test_a_label_that_the_matrix_never_gives_is_named(copied: Path) -> None:
+    text = "\n".join([",".join(["0", *["0.111111111"] * 8, "0.111111112"])] * 10)
+    Path("matrix.csv").write_text(text)
+    params = make_params(noise__kind="matrix", noise__matrix_file="matrix.csv", noise__sampling="exact")
+    run_stage("noise", params)
+    labels = artifacts.read_labels(artifacts.read_dataset())
+    assert (labels.labels[labels.rows(TRAIN)] == 0).any()  # what the floors leave over keeps its label
+    with pytest.raises(UserError, match=r"the noise matrix never gives the label '0', which \d+ training samples have"):
+        baseline.run(params, "forward")
 
 
 def test_a_baseline_again_gives_the_same_bits(copied: Path, finished: Path) -> None:
@@ -141,6 +195,25 @@ def test_the_crf_is_told_a_tenth_of_the_true_labels(copied: Path) -> None:
     np.testing.assert_allclose(other.auxiliary.numpy(), 0.5 * np.eye(10) + 0.05, rtol=1e-5)
 
 
+def test_the_table_on_the_terminal_has_the_baselines_of_these_labels(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stage in ("features", "meta1", "meta2", "meta3", "control2", "control3", "evaluate"):
+        run_stage(stage, make_params(**SMALL))
+    show()
+    shown = capsys.readouterr().out
+    for name, entry in BASELINES.items():
+        assert (entry.title in shown) == (name != "joint_optimization_1")
+    with Path("plots/forward.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    (line,) = [line for line in shown.splitlines() if BASELINES["forward"].title in line]
+    assert f"{100 * float(last['student_test_accuracy']):.1f}" in line
+    card = json.loads(Path("models/forward/model.json").read_text())
+    Path("models/forward/model.json").write_text(json.dumps({**card, "labels_digest": "another"}))
+    show()
+    assert BASELINES["forward"].title not in capsys.readouterr().out
+
+
 def test_step_2_without_step_1_names_the_file(copied: Path) -> None:
     (copied / "models/joint_optimization_1/soft_labels.h5").unlink()
     with pytest.raises(UserError, match=r"soft_labels.h5: no such file; `mlnt baseline joint_optimization_1` makes it"):
@@ -153,6 +226,15 @@ def test_soft_labels_of_other_labels_are_refused(copied: Path) -> None:
         baseline.run(make_params(**SMALL, seed=1), "joint_optimization")
 
 
+@pytest.mark.parametrize(("name", "key"), [("joint_optimization_1", "joint_optimization.lr"), ("forward", "train.lr")])
+def test_a_baseline_that_diverges_names_its_rate_and_leaves_a_record(name: str, key: str, copied: Path) -> None:
+    rate = {key.replace(".", "__"): 1e30}
+    with pytest.raises(RunError, match=rf"^{name}: the loss was nan at step \d+; lower {key} \(1e\+30\)$"):
+        baseline.run(make_params(**SMALL, **rate), name)
+    records = list(Path("checkpoints").glob(f"{name}/*/diverged.json"))
+    assert [json.loads(path.read_text())["stage"] for path in records] == [name]
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -161,7 +243,7 @@ def test_soft_labels_of_other_labels_are_refused(copied: Path) -> None:
         (
             "cnn_crf",
             {"cnn_crf__clean_fraction": 0.0, "cnn_crf__auxiliary": "transition_matrix"},
-            r"cnn_crf: needs the noise matrix",
+            r"cnn_crf: needs the noise matrix, which nobody knows for noise.kind none on these data$",
         ),
     ],
 )

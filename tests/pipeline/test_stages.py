@@ -34,10 +34,11 @@ from projects import (
 from safetensors.torch import load_file
 
 from mlnt.networks import pre_logit_features
-from pipeline import artifacts, console, figures, files, results, runtime
+from pipeline import artifacts, console, figures, files, gallery, runtime
 from pipeline.artifacts import TRAIN, VALIDATION
 from pipeline.errors import RunError, UserError
 from pipeline.params import Params, check, leaf_keys, read_yaml
+from pipeline.show import show
 from pipeline.systems import SYSTEMS
 from pipeline.trained import load_best
 
@@ -91,6 +92,18 @@ def copied(finished: Run, project: Path) -> Run:
 
 
 # What is written
+
+
+def test_the_gallery_shows_what_the_mentor_filters_out_the_surest_first(copied: Run) -> None:
+    """Figure 7."""
+    found = gallery.filtered(make_params(mentor__tau=0.1))
+    assert found
+    assert len(found) <= gallery.COUNT
+    assert all(entry.given_score <= 0.1 < entry.predicted_score for entry in found)
+    scores = [entry.predicted_score for entry in found]
+    assert scores == sorted(scores, reverse=True)
+    dataset = artifacts.read_dataset()
+    assert all(any(np.array_equal(entry.image, image) for image in dataset.images) for entry in found)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -443,7 +456,7 @@ def test_the_table_of_results_for_the_terminal(
     run: Run = request.getfixturevalue(kind)
     monkeypatch.chdir(run.folder)
     monkeypatch.setenv("COLUMNS", "120")
-    results.show()
+    show()
     shown = capsys.readouterr().out
     metrics = run.json("metrics/evaluate.json")
     assert f"{metrics['samples']['train']} train" in shown
@@ -543,6 +556,19 @@ ALTERNATIVES: dict[str, Any] = {
     "mentor.tau": 0.2,
     "mentor.lambda": 0.1,
     "mentor.lambda_ramp": "constant",
+    "forward.percentile": 90,
+    "joint_optimization.epochs": 3,
+    "joint_optimization.lr": 0.07,
+    "joint_optimization.lr_drop_epochs": [],
+    "joint_optimization.alpha": 0.3,
+    "joint_optimization.beta": 0.3,
+    "joint_optimization.first_update": 2,
+    "joint_optimization.average_epochs": 3,
+    "cnn_crf.auxiliary": "transition_matrix",
+    "cnn_crf.clean_fraction": 0.0,
+    "cnn_crf.weight_start": 3,
+    "cnn_crf.weight_end": 2,
+    "cnn_crf.weight_epochs": 1,
     "evaluate.label_issue_threshold": 0.7,
     "report.gallery": 1,
 }

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from mlnt import seeding
 from mlnt.data import Augmentation
 from mlnt.functional import Network
+from mlnt.neighbors import Draws
 from mlnt.networks import preact_resnet_tiny
 from mlnt.noise import symmetric_labels
 from mlnt.schedules import Rates, Schedule
-from mlnt.state import Batch, StepMetrics, TrainState
+from mlnt.state import Batch, StepFunction, StepMetrics, TrainState
 from mlnt.step import MLNTStep
 from mlnt.training import LabeledSet, Training, TrainingData
 
@@ -46,14 +47,16 @@ class DoubleImages:
         return self.images[indices]
 
 
-class Recorder:
+class Recorder(StepFunction):
     """A step function that keeps the losses of every step."""
 
     def __init__(self, step: MLNTStep) -> None:
         self.step = step
         self.needs_features = step.needs_features
-        self.draw = step.draw
         self.losses: list[tuple[float, float | None]] = []
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws | None:
+        return self.step.draw(batch_size, generator)
 
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
         metrics = self.step(state, batch, rates)

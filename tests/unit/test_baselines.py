@@ -31,6 +31,9 @@ from mlnt.step import MLNTStep
 
 OPTIMIZER = {"momentum": 0.9, "weight_decay": 1e-3, "teacher_bn": "own"}
 RATES = Rates(lr=0.1, meta_lr=0.0, ema_decay=0.9, teacher_weight=0.0)
+ASYMMETRIC = torch.tensor(
+    [[0.7, 0.3, 0.0, 0.0], [0.0, 0.9, 0.1, 0.0], [0.2, 0.0, 0.8, 0.0], [0.1, 0.1, 0.1, 0.7]], dtype=torch.float64
+)
 SYMMETRIC = 0.6 * torch.eye(NUM_CLASSES, dtype=torch.float64) + 0.4 / NUM_CLASSES
 
 
@@ -104,8 +107,8 @@ def label_correction(size: int, labels: Tensor, first_update: int = 2, average_e
     return LabelCorrectionStep(
         **OPTIMIZER,
         soft_labels=F.one_hot(labels, NUM_CLASSES).float(),
-        alpha=1.2,
-        beta=0.8,
+        prior_weight=1.2,
+        entropy_weight=0.8,
         prior=torch.full((NUM_CLASSES,), 1 / NUM_CLASSES),
         first_update=first_update,
         average_epochs=average_epochs,
@@ -185,7 +188,7 @@ def test_without_auxiliary_the_posterior_is_the_models() -> None:
 
 @pytest.mark.parametrize("weight", [0.5, 5.0])
 def test_posterior_is_the_geometric_mean_with_the_auxiliary(weight: float) -> None:
-    auxiliary = auxiliary_from_transition(SYMMETRIC)
+    auxiliary = auxiliary_from_transition(ASYMMETRIC).clamp_min(1e-8)
     table = joint(SCORES)[torch.arange(len(LABELS)), :, LABELS]
     model = table / table.sum(1, keepdim=True)
     expected = (model * auxiliary.T[LABELS] ** weight) ** (1 / (weight + 1))
@@ -194,9 +197,9 @@ def test_posterior_is_the_geometric_mean_with_the_auxiliary(weight: float) -> No
 
 
 def test_an_overwhelming_weight_leaves_the_auxiliary_distribution() -> None:
-    auxiliary = auxiliary_from_transition(SYMMETRIC)
+    auxiliary = auxiliary_from_transition(ASYMMETRIC)
     actual = clean_posterior(SCORES, LABELS, auxiliary, 1e9)
-    torch.testing.assert_close(actual, auxiliary.T[LABELS], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(actual, auxiliary.T[LABELS], rtol=1e-6, atol=2e-8)
 
 
 def test_the_gradient_under_the_models_posterior_is_that_of_the_likelihood() -> None:
@@ -272,7 +275,84 @@ def test_crf_training_moves_network_and_pairwise_term() -> None:
     assert student.pairwise.abs().sum() > 0
 
 
-# Every baseline's step
+# Every baseline's step: its loss beside the formula, for samples that stand elsewhere in D than in the batch
+
+POSITIONS = torch.tensor([7, 2, 9, 0, 4, 5])
+IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+SOFT = torch.rand(10, NUM_CLASSES, generator=torch.Generator().manual_seed(4)).softmax(1)
+
+
+def eval_state(network: nn.Module) -> TrainState:
+    """Without what moves from call to call: dropout and batch statistics."""
+    state = TrainState(network)
+    network.eval()
+    return state
+
+
+def test_the_loss_of_step_1_of_joint_optimization() -> None:
+    step = label_correction(10, LABELS[torch.zeros(10, dtype=torch.int64)])
+    step.soft_labels.copy_(SOFT)
+    state = eval_state(make_network())
+    loss, logits = step.loss(state, Batch(IMAGES, LABELS, positions=POSITIONS))
+    probs = state.student.module(IMAGES).softmax(1)
+    class_term = -(SOFT[POSITIONS] * probs.log()).sum(1).mean()
+    prior_term = -(probs.mean(0).log() / NUM_CLASSES).sum()
+    entropy_term = -(probs * probs.log()).sum(1).mean()
+    torch.testing.assert_close(loss, class_term + 1.2 * prior_term + 0.8 * entropy_term)
+    torch.testing.assert_close(logits.softmax(1), probs)
+    assert loss.item() != pytest.approx((class_term + 0.8 * prior_term + 1.2 * entropy_term).item(), rel=1e-3)
+
+
+def test_the_loss_of_step_2_of_joint_optimization() -> None:
+    state = eval_state(make_network())
+    step = SoftLabelStep(**OPTIMIZER, soft_labels=SOFT)
+    loss, _ = step.loss(state, Batch(IMAGES, LABELS, positions=POSITIONS))
+    expected = -(SOFT[POSITIONS] * state.student.module(IMAGES).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_the_loss_of_cnn_crf_by_enumeration() -> None:
+    """Value, gradient and logits, with some true labels known and a posterior that is held fixed."""
+    network = make_crf()
+    nn.init.normal_(network.pairwise, generator=torch.Generator().manual_seed(5))
+    state = eval_state(network)
+    known = torch.full((10,), -1)
+    known[POSITIONS[0]], known[POSITIONS[3]] = 2, 1
+    auxiliary = auxiliary_from_transition(ASYMMETRIC.float())
+    step = CRFStep(**OPTIMIZER, auxiliary=auxiliary, known=known, weight_start=2.0, weight_end=2.0, weight_epochs=1)
+    loss, logits = step.loss(state, Batch(IMAGES, LABELS, positions=POSITIONS))
+    table = joint(network.scores(IMAGES))
+    terms = []
+    for i, label in enumerate(LABELS.tolist()):
+        pair = table[i, :, label]
+        posterior = (pair / pair.sum() * auxiliary[:, label].clamp_min(1e-8) ** 2) ** (1 / 3)
+        posterior = (posterior / posterior.sum()).detach()
+        if i in (0, 3):
+            posterior = F.one_hot(torch.tensor(2 if i == 0 else 1), NUM_CLASSES).float()
+        terms.append(-(posterior * pair.log()).sum())
+    expected = torch.stack(terms).mean()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(logits.softmax(1), table.sum(2))
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, state.student.parameters),
+        torch.autograd.grad(expected, state.student.parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_teachers_statistics_may_follow_the_students() -> None:
+    steps = [ForwardStep(**{**OPTIMIZER, "teacher_bn": bn}, transition_matrix=torch.eye(4)) for bn in ("ema", "own")]
+    plain = make_training(MLNTStep(0, 0.5, 3, 0.1, momentum=0.9, weight_decay=1e-3, teacher_bn="ema"))
+    ema, own = (make_training(step) for step in steps)
+    for training in (plain, ema, own):
+        list(training.epochs())
+    statistics = [dict(t.module("teacher").named_buffers())["1.running_mean"] for t in (plain, ema, own)]
+    torch.testing.assert_close(statistics[1], statistics[0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(statistics[2], statistics[0])
+
+
+# What a baseline reduces to
 
 
 def forward_without_noise() -> LossStep:
@@ -285,7 +365,7 @@ def soft_labels_given() -> LossStep:
 
 def correction_that_never_comes() -> LossStep:
     step = label_correction(27, make_data().train.labels, first_update=100)
-    step.alpha = step.beta = 0.0
+    step.prior_weight = step.entropy_weight = 0.0
     return step
 
 

@@ -85,7 +85,7 @@ def make_training(
 
 
 @dataclass
-class FakeStep:
+class FakeStep(StepFunction):
     """Records what the loop hands it; `action(state, number of the call)` may change the networks."""
 
     action: Callable[[TrainState, int], None] = lambda state, call: None

@@ -1,0 +1,214 @@
+"""DVC's queue: putting experiments into it, working it off, and leaving it in order after a stop or a crash."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.errors import RunError, UserError
+from pipeline.experiments import checkpoint_folder, params_at, require_clean
+from pipeline.sweeps import Values, leaves
+from pipeline.systems import BASELINES
+
+DVC = [sys.executable, "-m", "dvc"]
+RUNS = Path(".dvc/tmp/exps/run")
+POLL_SECONDS = 45  # asking DVC costs some seconds of a core
+STOP_SECONDS = 60
+ROW = re.compile(r"^([0-9a-f]{7,40})\s+(\S*)\s+.*?(Queued|Running|Success|Failed)\s*$")
+WORKERS = re.compile(r"^Worker status: (\d+) active, (\d+) idle")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of `dvc queue status`: an experiment by the head of its revision, and Queued, Running, Success, Failed."""
+
+    revision: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What `dvc queue status` says."""
+
+    tasks: tuple[Task, ...]
+    workers: int
+
+    def having(self, *states: str) -> list[Task]:
+        return [task for task in self.tasks if task.state in states]
+
+
+def status() -> Queue:
+    """
+    Raises:
+        RunError: DVC cannot read its queue.
+    """
+    lines = _dvc("queue", "status").splitlines()
+    rows = [match for line in lines if (match := ROW.match(line))]
+    workers = [match for line in lines if (match := WORKERS.match(line))]
+    return Queue(tuple(Task(row[1], row[3]) for row in rows), sum(int(match[1]) + int(match[2]) for match in workers))
+
+
+def waiting(queue: Queue) -> list[Values]:
+    """The parameters of what is queued or running."""
+    return params_at([task.revision for task in queue.having("Queued", "Running")])
+
+
+def add(base: Values, values: Sequence[Values], stages: Sequence[str]) -> None:
+    """Queue experiments that differ in their seed alone, to run `stages` and what those need.
+
+    Raises:
+        UserError: the working tree has changes, or a mapping differs, which `--set-param` cannot replace.
+    """
+    require_clean()
+    changed = {k: v for k, v in leaves(values[0]).items() if leaves(base).get(k, ...) != v and k != "seed"}
+    for key, value in changed.items():
+        if isinstance(value, Mapping):
+            raise UserError(
+                f"{key}: the preset has {dict(value)}, params.yaml another mapping; expected the same, since DVC can "
+                "only add to one: `mlnt preset NAME` and commit, or empty it"
+            )
+    seeds = ",".join(str(v["seed"]) for v in values)
+    settings = [f"seed={seeds}", *(f"{key}={hydra(value)}" for key, value in changed.items())]
+    arguments = [part for setting in settings for part in ("--set-param", setting)]
+    with _undisturbed():
+        _dvc("exp", "run", "--queue", *arguments, *targets(stages))
+
+
+def targets(stages: Iterable[str]) -> list[str]:
+    """What to ask DVC for: the last stage of each chain, and the second dvc.yaml where a baseline is wanted."""
+    chosen = set(stages)
+    found: list[str] = []
+    for chain in (("pretrain", "meta1", "meta2", "meta3"), ("control2", "control3")):
+        if wanted := [stage for stage in chain if stage in chosen]:
+            found.append(wanted[-1])
+    if chosen & set(BASELINES):
+        found.append("baselines/dvc.yaml")
+    return found
+
+
+def work_off(jobs: int, on_change: Callable[[str], None]) -> None:
+    """Run all that is queued, `jobs` at a time, and wait for it.
+
+    The workers are DVC's, apart from this process: if it dies, they go on. If they die, new ones are started once.
+    A signal stops them; checkpoints lie outside the experiments' folders, and what is queued stays queued.
+
+    Raises:
+        RunError: the workers died twice.
+    """
+    deaths, said = 0, ""
+    try:
+        recover()
+        _start(jobs)
+        while (queue := status()).having("Queued", "Running"):
+            if not queue.workers:
+                deaths += 1
+                if deaths == 4:  # two looks at the first workers, two at those started anew
+                    raise RunError("DVC's workers end without working the queue off; `dvc queue status` shows it")
+                if deaths == 2:
+                    recover()
+                    _start(jobs)
+            counts = {state: len(queue.having(state)) for state in ("Queued", "Running", "Success", "Failed")}
+            now = ", ".join(f"{count} {state.lower()}" for state, count in counts.items() if count)
+            if now != said:
+                on_change(now)
+                said = now
+            time.sleep(POLL_SECONDS)
+    except (KeyboardInterrupt, SystemExit):
+        with _undisturbed():
+            stop()
+        raise
+
+
+def stop() -> None:
+    """End the workers: no new experiment, and the training processes of the running ones stop at a checkpoint."""
+    _dvc("queue", "stop")
+    for process in _training_processes():
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + STOP_SECONDS
+    while status().workers and time.monotonic() < deadline:
+        time.sleep(2)
+    recover()
+
+
+def recover() -> None:
+    """Take tasks off the list that DVC calls running although nothing runs them, as after a crash."""
+    queue = status()
+    if queue.workers:
+        return
+    for process in _training_processes():  # of workers that were killed: nobody collects what they write
+        process.send_signal(signal.SIGINT)
+    if lost := queue.having("Running"):
+        _dvc("queue", "kill", *(task.revision for task in lost))
+
+
+def _training_processes() -> Iterator[psutil.Process]:
+    """Stages that run in the folders of this repository's experiments."""
+    here = Path(".dvc/tmp/exps").resolve()
+    for process in psutil.process_iter():
+        try:
+            if "pipeline" in process.cmdline() and Path(process.cwd()).is_relative_to(here):
+                yield process
+        except psutil.Error:
+            continue
+
+
+def _start(jobs: int) -> None:
+    """Not through a pipe: `dvc queue start` would not return before its workers end."""
+    here = Path(sys.executable).parent  # whose `python` the stages' commands shall find
+    environment = {
+        **os.environ,
+        "MLNT_CHECKPOINT_DIR": str(checkpoint_folder()),
+        "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    log = Path(".dvc/tmp/sweep.log")
+    with log.open("w") as file, _undisturbed():
+        command = [*DVC, "queue", "start", "--jobs", str(jobs)]
+        done = subprocess.run(  # noqa: S603
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, check=False
+        )
+    if done.returncode:
+        raise RunError(f"dvc queue start: {log.read_text().strip()}")
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals wait until the end of the block, for child processes too: DVC interrupted while it queues leaves the
+    repository on a detached HEAD, with the experiment's parameters in params.yaml."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _dvc(*arguments: str) -> str:
+    done = subprocess.run([*DVC, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)  # noqa: S603
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["?"]
+        told = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+        raise RunError(f"dvc {' '.join(arguments[:2])}: {told}")
+    return done.stdout
+
+
+def hydra(value: Any) -> str:
+    """A value in the grammar of `--set-param`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return "'" + value.replace("'", "\\'") + "'"
+    if isinstance(value, list):
+        return "[" + ",".join(hydra(item) for item in value) + "]"
+    return str(value)
