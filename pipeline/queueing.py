@@ -60,8 +60,9 @@ def status() -> Queue:
 
 
 def waiting(queue: Queue) -> list[Values]:
-    """The parameters of what is queued or running."""
-    return params_at([task.revision for task in queue.having("Queued", "Running")])
+    """The parameters of what is queued or running; without workers, what DVC calls running was killed."""
+    open_states = ("Queued", "Running") if queue.workers else ("Queued",)
+    return params_at([task.revision for task in queue.having(*open_states)])
 
 
 def add(base: Values, values: Sequence[Values], stages: Sequence[str]) -> None:
@@ -175,7 +176,13 @@ def _start(jobs: int) -> None:
     with log.open("w") as file, _undisturbed():
         command = [*DVC, "queue", "start", "--jobs", str(jobs)]
         done = subprocess.run(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=environment,
+            start_new_session=True,  # out of a terminal's Ctrl-C
+            check=False,
         )
     if done.returncode:
         raise RunError(f"dvc queue start: {log.read_text().strip()}")
@@ -183,17 +190,29 @@ def _start(jobs: int) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Signals wait until the end of the block, for child processes too: DVC interrupted while it queues leaves the
-    repository on a detached HEAD, with the experiment's parameters in params.yaml."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Signals wait until the end of the block: DVC interrupted while it queues leaves the repository on a detached
+    HEAD, with the experiment's parameters in params.yaml. Not by a signal mask, which workers would inherit."""
+    received: list[int] = []
+    stops = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda got, _: received.append(got)) for number in stops}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if received:
+            os.kill(os.getpid(), received[0])
 
 
 def _dvc(*arguments: str) -> str:
-    done = subprocess.run([*DVC, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)  # noqa: S603
+    done = subprocess.run(  # noqa: S603
+        [*DVC, *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        check=False,
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["?"]
         told = next((line for line in lines if line.startswith("ERROR")), lines[-1])

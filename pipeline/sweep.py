@@ -12,7 +12,7 @@ from pipeline import checkpoint, console, estimate, experiments, params, presets
 from pipeline.comparison import complete, runs_of
 from pipeline.errors import RunError, UserError
 from pipeline.experiments import Finished, identity
-from pipeline.sweeps import PARAMS, SWEEPS, Cell, Sweep, Values, values_of
+from pipeline.sweeps import PARAMS, SWEEPS, Cell, Sweep, Values, source_of, values_of
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool) -> None:
         raise UserError(f"sweep: found {name!r}; expected one of {', '.join(SWEEPS)}")
     sweep = SWEEPS[name]
     base, chosen = read_bases(preset)
-    if sweep.source not in (None, chosen["data"]["source"]):
+    if sweep.source not in (None, source_of(base, chosen)):
         raise UserError(f"sweep: {name} is on {sweep.source}, found --preset {preset}, expected one of that data set")
     if not dry_run:
         experiments.require_clean()
+        queueing.recover()
 
     def plan() -> Plan:
         queued = queueing.waiting(queueing.status())

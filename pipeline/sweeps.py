@@ -143,6 +143,11 @@ TAU: dict[str, dict[tuple[str, float], float]] = {
 }
 
 
+def source_of(base: Values, preset: Values) -> str:
+    """`data.source` under a preset."""
+    return str({**base["data"], **preset.get("data", {})}["source"])
+
+
 def values_of(base: Values, preset: Values, preset_name: str, cell: Cell, seed: int) -> Values:
     """The parameters of one experiment: params.yaml, the preset over it, the threshold for this noise, the cell."""
     values = copy.deepcopy(base)

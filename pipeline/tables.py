@@ -27,7 +27,7 @@ from pipeline.comparison import (
 )
 from pipeline.errors import UserError
 from pipeline.sweep import read_bases
-from pipeline.sweeps import PARAMS, SWEEPS, Sweep
+from pipeline.sweeps import PARAMS, SWEEPS, Sweep, source_of
 from pipeline.systems import FINAL
 
 CHOICES = {"best": "the epoch of the highest validation accuracy", "last": "the last epoch"}
@@ -104,7 +104,7 @@ def run(preset: str, out: Path) -> None:
     finished = experiments.finished()
     sections: list[Section] = []
     for name, sweep in SWEEPS.items():
-        if sweep.source not in (None, chosen["data"]["source"]):
+        if sweep.source not in (None, source_of(base, chosen)):
             console.say(f"{name}: not run; it needs the data set {sweep.source}")
             continue
         cells = {
