@@ -112,14 +112,14 @@ def test_a_changed_parameter_touches_its_stages_and_what_follows(
     changes: dict[str, Any], expected: set[str], repository: Path
 ) -> None:
     change(repository, changes)
-    status = dvc(repository, "status", "--json")
+    status = dvc(repository, "status", "--json", "dvc.yaml")
     assert downstream(set(json.loads(status.stdout))) == expected
 
 
 def test_a_changed_line_of_code_touches_the_stages_that_import_it(repository: Path) -> None:
     with (repository / "pipeline/figures.py").open("a", encoding="utf-8") as file:
         file.write("# changed\n")
-    assert set(json.loads(dvc(repository, "status", "--json").stdout)) == {"report"}
+    assert set(json.loads(dvc(repository, "status", "--json", "dvc.yaml").stdout)) == {"report"}
 
 
 def test_an_experiment_and_the_way_back(repository: Path) -> None:
@@ -225,15 +225,17 @@ def running_stages(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def start_sweep(folder: Path, stage: str) -> subprocess.Popen[str]:
+def start_sweep(folder: Path, stage: str) -> subprocess.Popen[bytes]:
     """A sweep of long stages, once such a stage trains."""
     command = [sys.executable, "-m", "pipeline", "sweep", "figure3", "--preset", "short", "--seeds", "1"]
     variables = environment(DVC_SITE_CACHE_DIR=str(folder.parent / "site-cache"))
-    process = subprocess.Popen(command, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    log = folder.parent / "sweep.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=file, stderr=file)  # noqa: S603
     deadline = time.monotonic() + 300
     while not any(stage in p.cmdline() for p in running_stages(folder)):
         assert time.monotonic() < deadline, "no stage has started"
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, log.read_text()
         time.sleep(0.2)
     return process
 
