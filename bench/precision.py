@@ -20,9 +20,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runs import checked, paired, set_key, standard_error, write_table
+from runs import checked, paired, read_changed, set_key, standard_error, write_table
 
-from pipeline import params as schema
 from pipeline.stages import download, features, noise, train
 
 STAGES = {"first": ("pretrain", "meta1"), "all": ("pretrain", "meta1", "meta2", "meta3", "control2", "control3")}
@@ -39,10 +38,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changed parameters")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    values = copy.deepcopy(schema.read_yaml(arguments.params))
-    for change in arguments.set:
-        key, _, value = change.partition("=")
-        set_key(values, key, json.loads(value))
+    values = read_changed(arguments.params, arguments.set)
     with tempfile.TemporaryDirectory() as folder:
         tasks = [
             (values, seed, amp, STAGES[arguments.stages], Path(folder) / f"{seed}-{amp}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import statistics
 from pathlib import Path
@@ -19,6 +20,15 @@ def checked(values: dict[str, Any], seed: int) -> schema.Params:
 def set_key(values: dict[str, Any], key: str, value: Any) -> None:
     section, _, name = key.partition(".")
     values[section][name] = value
+
+
+def read_changed(path: Path, changes: list[str]) -> dict[str, Any]:
+    """A parameter file with KEY=VALUE changes, the values as JSON."""
+    values: dict[str, Any] = schema.read_yaml(path)
+    for change in changes:
+        key, _, value = change.partition("=")
+        set_key(values, key, json.loads(value))
+    return values
 
 
 def run_pipeline(params: schema.Params, folder: Path) -> None:

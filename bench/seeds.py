@@ -9,7 +9,6 @@ The last column is the paired difference of the final model, MLNT 3 teacher, to 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import multiprocessing
 import os
@@ -19,9 +18,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runs import checked, paired, run_pipeline, set_key, standard_error, write_table
+from runs import checked, paired, read_changed, run_pipeline, standard_error, write_table
 
-from pipeline import params as schema
 from pipeline.systems import FINAL, SYSTEMS, model_title
 
 REFERENCE = (FINAL.name, "teacher")
@@ -35,10 +33,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changed parameters")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    values = copy.deepcopy(schema.read_yaml(arguments.params))
-    for change in arguments.set:
-        key, _, value = change.partition("=")
-        set_key(values, key, json.loads(value))
+    values = read_changed(arguments.params, arguments.set)
     with tempfile.TemporaryDirectory() as folder:
         tasks = [(values, seed, Path(folder) / str(seed)) for seed in range(arguments.seeds)]
         context = multiprocessing.get_context("spawn")
