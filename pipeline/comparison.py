@@ -195,19 +195,37 @@ def paper_numbers(file: str | None) -> dict[str, dict[str, tuple[float, float | 
     return found
 
 
-def significance(columns: Mapping[str, Mapping[Row, Mapping[int, float]]]) -> dict[tuple[str, str], str]:
-    """(column, row) → "better" or "worse" than Cross Entropy, by paired tests with Holm's correction in a column."""
+Columns = Mapping[str, Mapping[Row, Mapping[int, float]]]
+
+
+def beside_cross_entropy(columns: Columns) -> dict[tuple[str, str], str]:
+    """(column, row) → "better" or "worse" than Cross Entropy in the same column; Holm's correction within a column."""
     found: dict[tuple[str, str], str] = {}
     for label, rows in columns.items():
-        reference = rows.get(CROSS_ENTROPY, {})
-        tests = {row.title: p_value(values, reference) for row, values in rows.items() if row != CROSS_ENTROPY}
-        passed = holm(tests)
-        for row, values in rows.items():
-            if row.title in passed:
-                shared = sorted(set(values) & set(reference))
-                better = sum(values[s] - reference[s] for s in shared) > 0
-                found[label, row.title] = "better" if better else "worse"
+        others = {row.title: values for row, values in rows.items() if row != CROSS_ENTROPY}
+        verdicts = _compared(others, rows.get(CROSS_ENTROPY, {}))
+        found |= {(label, title): verdict for title, verdict in verdicts.items()}
     return found
+
+
+def beside_first_of_noise(columns: Columns) -> dict[tuple[str, str], str]:
+    """The same against the first column of the same noise, for columns "noise, value"; Holm's correction within a
+    row and noise."""
+    found: dict[tuple[str, str], str] = {}
+    groups: dict[str, list[str]] = {}
+    for label in columns:
+        groups.setdefault(label.partition(",")[0], []).append(label)
+    for first, *others in groups.values():
+        for row, reference in columns[first].items():
+            candidates = {label: columns[label][row] for label in others if row in columns[label]}
+            found |= {(label, row.title): verdict for label, verdict in _compared(candidates, reference).items()}
+    return found
+
+
+def _compared(candidates: Mapping[str, Mapping[int, float]], reference: Mapping[int, float]) -> dict[str, str]:
+    passed = holm({name: p_value(values, reference) for name, values in candidates.items()})
+    gains = {name: differences(candidates[name], reference) for name in passed}
+    return {name: "better" if gain is not None and gain.mean > 0 else "worse" for name, gain in gains.items()}
 
 
 def differences(left: Mapping[int, float], right: Mapping[int, float]) -> Figure | None:

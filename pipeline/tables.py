@@ -17,13 +17,14 @@ from pipeline.comparison import (
     Figure,
     Row,
     Runs,
+    beside_cross_entropy,
+    beside_first_of_noise,
     best_row,
     differences,
     figure,
     p_value,
     paper_numbers,
     runs_of,
-    significance,
 )
 from pipeline.errors import UserError
 from pipeline.sweep import read_bases
@@ -159,6 +160,8 @@ def _figure7() -> Section | None:
 
 def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs]) -> Section:
     notes = _notes(sweep, cells)
+    if sweep.axis is not None:
+        notes.insert(0, "Here ↑ and ↓ compare with the first column of the same noise.")
     if name == "figure3":
         return Section(name, sweep.title, [], sweep_figures.progress(next(iter(cells.values()))), notes)
     rows = ROWS if sweep.axis is None else [row for row in ROWS if row.stage == STUDENT_OF.get(name, "meta1")]
@@ -175,7 +178,7 @@ def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice:
         label: {row: values for row in rows if (values := runs.accuracies(row.stage, row.model, choice))}
         for label, runs in cells.items()
     }
-    marks = significance(columns) if sweep.axis is None else {}
+    marks = beside_cross_entropy(columns) if sweep.axis is None else beside_first_of_noise(columns)
     best = {label: best_row(found) for label, found in columns.items()} if sweep.axis is None else {}
     table: list[tuple[Row, list[Cell]]] = []
     for row in rows:

@@ -201,8 +201,18 @@ def test_arrows_say_better_or_worse_than_cross_entropy() -> None:
         down: {s: v - 5 + noise[s] for s, v in reference.items()},
         same: {s: v + noise[s] for s, v in reference.items()},
     }
-    assert comparison.significance({"c": column}) == {("c", "up"): "better", ("c", "down"): "worse"}
+    assert comparison.beside_cross_entropy({"c": column}) == {("c", "up"): "better", ("c", "down"): "worse"}
     assert comparison.best_row(column) == up
+
+
+def test_arrows_along_an_axis_compare_with_the_first_value_of_the_noise() -> None:
+    row = Row("MLNT 1 student", "meta1", "student", "")
+    first = {s: 80.0 + s for s in range(5)}
+    noise = [0.1, -0.2, 0.15, 0.05, -0.1]
+    up = {s: v + 3 + noise[s] for s, v in first.items()}
+    low = {s: v - 30 + noise[s] for s, v in first.items()}
+    columns = {label: {row: v} for label, v in (("A, M=0", first), ("A, M=5", up), ("B, M=0", low), ("B, M=5", low))}
+    assert comparison.beside_first_of_noise(columns) == {("A, M=5", row.title): "better"}
 
 
 def test_the_highest_is_not_bold_beside_an_equal() -> None:
