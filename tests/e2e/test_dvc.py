@@ -164,7 +164,7 @@ def test_a_wrong_parameter_stops_the_run_before_anything_is_written(repository: 
 
 def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = (sys.executable, "-m", "pipeline", "sweep", "figure3", "--preset", "short", "--seeds", "2", *arguments)
-    return run(folder, *command, DVC_SITE_CACHE_DIR=str(folder.parent / "site-cache"))
+    return run(folder, *command, timeout=600, DVC_SITE_CACHE_DIR=str(folder.parent / "site-cache"))
 
 
 @pytest.fixture
@@ -266,6 +266,7 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(with_preset: Path) -> None:
     last = run(
         with_preset,
         *(sys.executable, "-m", "pipeline", "sweep", "figure3", "--preset", "short", "--seeds", "1"),
+        timeout=600,
         DVC_SITE_CACHE_DIR=str(with_preset.parent / "site-cache"),
     )
     assert last.returncode == 0, last.stderr
