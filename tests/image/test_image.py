@@ -62,7 +62,7 @@ def test_without_a_command_it_runs_the_pipeline_and_prints_the_table(
     volume, output = default_run
     assert "Cross Entropy on CPU, 1 thread" in output
     assert re.search(r"│ MLNT 3 teacher +│ +\d\d\.\d │", output)
-    assert "up to date" in image.run("dvc", "status", options=("-v", f"{volume}:/workspace"))
+    assert "up to date" in image.run("dvc", "status", "dvc.yaml", options=("-v", f"{volume}:/workspace"))
 
 
 @pytest.mark.short
