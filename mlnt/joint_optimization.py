@@ -66,15 +66,15 @@ class LabelCorrectionStep(SoftLabelStep):
         self._predictions = torch.zeros(self.average_epochs, *self.soft_labels.shape, device=self.soft_labels.device)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Take in the predictions of the epoch before, and from `first_update` epochs on correct the labels.
+        """From `first_update` epochs on, correct the labels.
 
         Call it once more after the last epoch: `soft_labels` is then what step 2 trains on.
         """
-        if epoch == 0:
-            return
-        self._predictions[(epoch - 1) % self.average_epochs] = self._latest
         if epoch >= self.first_update:
             self.soft_labels.copy_(self._predictions[:epoch].mean(dim=0))
+
+    def end_epoch(self, epoch: int) -> None:
+        self._predictions[epoch % self.average_epochs] = self._latest
 
     def tensors(self) -> dict[str, Tensor]:
         return {"latest": self._latest, "predictions": self._predictions}  # the soft labels follow from them

@@ -14,28 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mlnt.inputs import StepInputs
 from mlnt.schedules import Rates
 from mlnt.state import StepMetrics
-
-
-class StepInputs(NamedTuple):
-    """What tells one step from another, but for the rates: positions in the training set [B], and all that is random.
-
-    With one more dimension in front: those of all steps of an epoch.
-    """
-
-    positions: Tensor
-    shift: Tensor | None
-    flip: Tensor | None
-    replaced_MB: Tensor | None
-    pick_MB: Tensor | None
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> StepInputs:
-        return StepInputs(change(self.positions), *(None if v is None else change(v) for v in self[1:]))
-
-    def at(self, step: int) -> StepInputs:
-        return self.each(lambda values: values[step])
-
 
 StepOn = Callable[[StepInputs, Rates, bool], StepMetrics]
 Record = Callable[[Callable[[], StepMetrics], Sequence[Tensor]], tuple[Callable[[], None], StepMetrics]]

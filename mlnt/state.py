@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +77,17 @@ class StepMetrics:
         return StepMetrics(*(None if value is None else value.clone() for value in values))  # type: ignore[arg-type]
 
 
+def metrics_table(metrics: Sequence[StepMetrics], device: torch.device) -> Tensor:
+    """A row a step, a column a metric, in the order of StepMetrics, float64 [S, 4]; NaN stands for None."""
+    table = torch.full((len(metrics), len(fields(StepMetrics))), math.nan, dtype=torch.float64, device=device)
+    for column, metric in enumerate(fields(StepMetrics)):
+        known = [(row, value) for row, m in enumerate(metrics) if (value := getattr(m, metric.name)) is not None]
+        if known:
+            rows, values = zip(*known, strict=True)
+            table[list(rows), column] = torch.stack(values).double()
+    return table
+
+
 class StepFunction:
     """What the training loop calls. The method and every baseline are one; the defaults here are those of a step
     that draws nothing and remembers nothing."""
@@ -87,10 +100,14 @@ class StepFunction:
         return None
 
     def begin_epoch(self, epoch: int) -> None:
-        """Called before the first step of each epoch, the first being 0; after a resumption too."""
+        """Called before the first step of each epoch, the first being 0, and again where an epoch is gone on with:
+        it may depend on `tensors`, and must not change them."""
+
+    def end_epoch(self, epoch: int) -> None:
+        """Called after the last step of each epoch."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the step itself remembers from epoch to epoch, by name: part of a checkpoint."""
+        """What the step itself remembers from step to step, by name: part of a checkpoint."""
         return {}
 
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:

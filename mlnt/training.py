@@ -5,7 +5,7 @@ The method and its baselines differ only in the step function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,16 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from mlnt import seeding
-from mlnt.data import Augmentation, AugmentationDraws, ImageStore, augment, draw_augmentation
+from mlnt.data import Augmentation, AugmentationDraws, ImageStore, augment
 from mlnt.evaluation import accuracy, predict_logits
+from mlnt.inputs import StepInputs, draw_inputs
 from mlnt.neighbors import Draws
-from mlnt.recorded import RecordedStep, StepInputs, StepOn
+from mlnt.recorded import RecordedStep, StepOn
 from mlnt.schedules import Rates, Schedule
-from mlnt.state import Batch, StepFunction, StepMetrics, TrainState
+from mlnt.state import Batch, StepFunction, StepMetrics, TrainState, metrics_table
 
 ModelName = Literal["student", "teacher"]
 MODELS: tuple[ModelName, ModelName] = ("student", "teacher")
 HistoryRow = dict[str, float | None]
+STEPS_AHEAD = 256
+"""Steps whose random numbers are drawn, and whose losses are looked at, together: memory does not grow with D."""
 
 
 class DivergedError(RuntimeError):
@@ -72,7 +75,7 @@ class Training:
     Randomness: `order`, `augmentation`, `synthetic labels` and `layers` (dropout) draw from streams named by
     seed, iteration and epoch or step, so a run resumed from `state_dict()` repeats the uninterrupted one.
 
-    Raises (from `epochs`):
+    Raises (from `epochs` and `state_dict`):
         DivergedError: a loss that is not finite; names the step.
         ValueError: fewer training samples than one batch.
     """
@@ -111,6 +114,9 @@ class Training:
         self._kept = None if data.kept is None else data.kept.to(device)
         self._features = None if data.features is None or not step.needs_features else data.features.to(device)
         self._run_step: StepOn = self._step_on
+        # Of the epoch that is running: the metrics of its steps so far, looked at, and those of the last few, not yet.
+        self._metrics = metrics_table([], device)
+        self._pending: list[StepMetrics] = []
 
     @property
     def kept(self) -> Tensor | None:
@@ -130,8 +136,19 @@ class Training:
         for name in MODELS:
             self.module(name).compile()
 
+    @property
+    def num_steps(self) -> int:
+        return self.num_epochs * self.steps_per_epoch
+
+    @property
+    def steps_done(self) -> int:
+        return len(self.history) * self.steps_per_epoch + len(self._metrics) + len(self._pending)
+
     def epochs(self, on_step: Callable[[int], None] | None = None) -> Iterator[HistoryRow]:
-        """Run the epochs that are left. `on_step` hears the step's number before each step."""
+        """Run what is left.
+
+        `on_step` hears the step's number before each step: the time to take `state_dict()`, or to stop by raising.
+        """
         while len(self.history) < self.num_epochs:
             row = self._run_epoch(len(self.history), on_step)
             self.history.append(row)
@@ -142,48 +159,35 @@ class Training:
         return "student" if self.best["student"].accuracy > self.best["teacher"].accuracy else "teacher"
 
     def _run_epoch(self, epoch: int, on_step: Callable[[int], None] | None) -> HistoryRow:
-        metrics: list[StepMetrics] = []
+        """From the first step that is not done; a step's randomness does not depend on how many came before it."""
         seed, iteration = self._address
-        with _layer_randomness(self._data.images.device, seeding.derive(seed, "layers", iteration, epoch)):
-            first = epoch * self.steps_per_epoch
-            order = torch.randperm(
-                len(self._data.train.indices), generator=seeding.generator(seed, "order", iteration, epoch)
-            )
-            inputs, any_kept = self._inputs(order, first)
-            self._step.begin_epoch(epoch)
-            for number in range(self.steps_per_epoch):
+        first = epoch * self.steps_per_epoch
+        order = torch.randperm(
+            len(self._data.train.indices), generator=seeding.generator(seed, "order", iteration, epoch)
+        )
+        positions_SB = order[: self.steps_per_epoch * self._batch_size].view(self.steps_per_epoch, self._batch_size)
+        self._step.begin_epoch(epoch)
+        for start in range(self.steps_done - first, self.steps_per_epoch, STEPS_AHEAD):
+            inputs, any_kept = self._inputs(positions_SB[start : start + STEPS_AHEAD], first + start)
+            for offset, kept in enumerate(any_kept):
+                step = first + start + offset
                 if on_step is not None:
-                    on_step(first + number)
-                metrics.append(self._run_step(inputs.at(number), self._schedule.at(first + number), any_kept[number]))
-        self._stop_if_diverged(metrics, first)
-        return self._evaluate(epoch, metrics)
+                    on_step(step)
+                with _layer_randomness(self._data.images.device, seeding.derive(seed, "layers", iteration, step)):
+                    self._pending.append(self._run_step(inputs.at(offset), self._schedule.at(step), kept))
+            self._look_at_losses()
+        self._step.end_epoch(epoch)
+        row = self._evaluate(epoch, self._metrics)
+        self._metrics = self._metrics[:0]
+        return row
 
-    def _inputs(self, order: Tensor, first: int) -> tuple[StepInputs, list[bool]]:
-        """The inputs of an epoch's steps, moved to the device at once, and whether each has a kept sample.
-
-        Each step draws from streams of its own, so that nothing depends on how many steps are drawn at a time.
-        """
-        seed, iteration = self._address
-        steps = range(first, first + self.steps_per_epoch)
-        positions = order[: len(steps) * self._batch_size].view(len(steps), self._batch_size)
-        augmentations = [
-            draw_augmentation(
-                self._augmentation, self._batch_size, seeding.generator(seed, "augmentation", iteration, step)
-            )
-            for step in steps
-        ]
-        draws = [
-            self._step.draw(self._batch_size, seeding.generator(seed, "synthetic labels", iteration, step))
-            for step in steps
-        ]
-        columns = [
-            *(_stack(column) for column in zip(*augmentations, strict=True)),
-            *(_stack(column) for column in zip(*(draw or (None, None) for draw in draws), strict=True)),
-        ]
+    def _inputs(self, positions_SB: Tensor, first: int) -> tuple[StepInputs, list[bool]]:
+        """The inputs of some steps, on the device, and whether each has a kept sample."""
+        inputs = draw_inputs(self._step, self._augmentation, positions_SB, first, *self._address)
         kept = self._data.kept
-        any_kept = [True] * len(steps) if kept is None else kept[positions].any(dim=1).tolist()
+        any_kept = [True] * len(positions_SB) if kept is None else kept[positions_SB].any(dim=1).tolist()
         device = self._data.images.device
-        return StepInputs(positions, *columns).each(lambda values: values.to(device)), any_kept
+        return inputs.each(lambda values: values.to(device)), any_kept
 
     def _step_on(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> StepMetrics:
         """One step from its inputs on the device."""
@@ -207,24 +211,35 @@ class Training:
             else Draws(inputs.replaced_MB, inputs.pick_MB),
         )
 
-    def _stop_if_diverged(self, metrics: list[StepMetrics], first: int) -> None:
-        loss = torch.stack([m.class_loss if m.meta_loss is None else m.class_loss + m.meta_loss for m in metrics])
+    def _look_at_losses(self) -> None:
+        """Move pending metrics to those looked at.
+
+        Raises:
+            DivergedError: one of their losses is not finite.
+        """
+        if not self._pending:
+            return
+        loss = torch.stack([m.class_loss if m.meta_loss is None else m.class_loss + m.meta_loss for m in self._pending])
         finite = loss.isfinite()
         if not bool(finite.all()):
-            step = first + int((~finite).nonzero()[0])
-            raise DivergedError(f"the loss was {loss[step - first].item()} at step {step}")
+            at = int((~finite).nonzero()[0])
+            step = self.steps_done - len(self._pending) + at
+            raise DivergedError(f"the loss was {loss[at].item()} at step {step}")
+        self._metrics = torch.cat([self._metrics, metrics_table(self._pending, self._metrics.device)])
+        self._pending = []
 
-    def _evaluate(self, epoch: int, metrics: list[StepMetrics]) -> HistoryRow:
+    def _evaluate(self, epoch: int, metrics: Tensor) -> HistoryRow:
         last = (epoch + 1) * self.steps_per_epoch - 1
         rates = self._schedule.at(last)
+        class_loss, meta_loss, student_correct, teacher_correct = (_mean(column) for column in metrics.unbind(dim=1))
         row: HistoryRow = {
             "epoch": epoch + 1,
             "lr": float(rates.lr),
             "meta_lr": float(rates.meta_lr) if self._step.needs_features else 0.0,
-            "class_loss": _mean([m.class_loss for m in metrics]),
-            "meta_loss": _mean([m.meta_loss for m in metrics]),
-            "student_train_accuracy": _share([m.student_correct for m in metrics], self._batch_size),
-            "teacher_train_accuracy": _share([m.teacher_correct for m in metrics], self._batch_size),
+            "class_loss": class_loss,
+            "meta_loss": meta_loss,
+            "student_train_accuracy": None if student_correct is None else student_correct / self._batch_size,
+            "teacher_train_accuracy": None if teacher_correct is None else teacher_correct / self._batch_size,
         }
         for name in MODELS:
             network = self.state.student if name == "student" else self.state.teacher
@@ -238,15 +253,17 @@ class Training:
         return row
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything needed to go on after the last finished epoch: tensors, and plain values for JSON.
+        """Everything needed to go on after the last finished step: tensors, and plain values for JSON.
 
-        They are the live ones: save them before the next epoch.
+        They are the live ones: save them before the next step.
         """
+        self._look_at_losses()
         tensors = {f"momentum/{name}": v for name, v in zip(self.state.student.names, self.state.momentum, strict=True)}
         for name in MODELS:
             tensors |= {f"{name}/last/{k}": v for k, v in self.module(name).state_dict().items()}
             tensors |= {f"{name}/best/{k}": v for k, v in self.best[name].weights.items()}
         tensors |= {f"step/{name}": v for name, v in self._step.tensors().items()}
+        tensors["metrics"] = self._metrics
         best = {name: [self.best[name].accuracy, self.best[name].epoch] for name in MODELS}
         return tensors, {"history": self.history, "best": best}
 
@@ -262,6 +279,7 @@ class Training:
             weights = {k: v.to(self._data.images.device) for k, v in _below(tensors, f"{name}/best/").items()}
             self.best[name] = Best(float(best[name][0]), int(best[name][1]), weights)
         self.history = list(values["history"])
+        self._metrics, self._pending = tensors["metrics"].to(self._data.images.device), []
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
@@ -269,11 +287,6 @@ def steps_per_epoch(num_samples: int, batch_size: int) -> int:
     if num_samples < batch_size:
         raise ValueError(f"need at least one batch of {batch_size} training samples, got {num_samples}")
     return num_samples // batch_size
-
-
-def _stack(values: Sequence[Tensor | None]) -> Tensor | None:
-    known = [value for value in values if value is not None]
-    return torch.stack(known) if known else None
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -291,12 +304,7 @@ def _layer_randomness(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def _mean(values: list[Tensor | None]) -> float | None:
+def _mean(column: Tensor) -> float | None:
     """The mean over the steps that have a value; None if there are none."""
-    known = [value for value in values if value is not None]
-    return torch.stack(known).double().mean().item() if known else None
-
-
-def _share(counts: list[Tensor | None], batch_size: int) -> float | None:
-    mean = _mean(counts)
-    return None if mean is None else mean / batch_size
+    known = column[~column.isnan()]
+    return known.mean().item() if len(known) else None

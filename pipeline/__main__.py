@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-from types import FrameType
 
 # Set before NumPy and torch are loaded: OpenMP's idle threads else spin beside DVC's next stage.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -12,14 +10,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def main() -> None:
     """Run a command and end with its exit status: 0, 2 for what the user can mend, 1 else, 130/143 when stopped."""
-    from pipeline import cli
+    from pipeline import cli, stopping
 
-    def stop(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    cli.app(prog_name="mlnt")
+    with stopping.at_once():
+        cli.app(prog_name="mlnt")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def write_dataset(dataset: Dataset) -> None:
         "source": dataset.source,
         "labels_are_true": dataset.labels_are_true,
     }
-    with _create(files.DATASET) as file:
+    with _create(files.DATASET) as (file, _):
         _store(file, arrays, {**about, "digest": _digest(arrays, about)})
 
 
@@ -108,7 +109,7 @@ def write_labels(labels: Labels) -> None:
     arrays: dict[str, NDArray[Any]] = {"labels": labels.labels, "split": labels.split}
     arrays |= {name: array for name, array in optional.items() if array is not None}
     about: dict[str, Any] = {"dataset_digest": labels.dataset_digest}
-    with _create(files.LABELS) as file:
+    with _create(files.LABELS) as (file, _):
         _store(file, arrays, {**about, "digest": _digest(arrays, about)})
 
 
@@ -132,13 +133,14 @@ def write_features(
     chunks: Iterable[NDArray[np.floating]], rows: int, width: int, dtype: str, labels: Labels, network_digest: str
 ) -> None:
     """data/features.h5: one row per sample, in sample order; written chunk by chunk."""
-    with _create(files.FEATURES) as file:
+    with _create(files.FEATURES) as (file, sink):
         _store(file, {}, {"labels_digest": labels.digest, "network_digest": network_digest})
         table = file.create_dataset("features", (rows, width), dtype, chunks=(min(rows, 1024), width), fletcher32=True)
         at = 0
         for chunk in chunks:
             table[at : at + len(chunk)] = chunk
             at += len(chunk)
+            sink.check()
 
 
 def read_features(labels: Labels, network_digest: str) -> NDArray[np.floating]:
@@ -155,7 +157,7 @@ def read_features(labels: Labels, network_digest: str) -> NDArray[np.floating]:
 
 def write_soft_labels(path: Path, table: NDArray[np.float32], labels: Labels) -> None:
     """The labels that Joint Optimization's first step arrives at: a row per training sample."""
-    with _create(path) as file:
+    with _create(path) as (file, _):
         _store(file, {"soft_labels": table}, {"labels_digest": labels.digest})
 
 
@@ -193,9 +195,45 @@ def _about(file: h5py.File) -> dict[str, Any]:
 
 
 @contextmanager
-def _create(path: Path) -> Iterator[h5py.File]:
-    with files.replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        yield file
+def _create(path: Path) -> Iterator[tuple[h5py.File, _Sink]]:
+    with files.replacing(path) as temporary, _Sink(temporary) as sink:
+        # The newer format has checksums of its own structure too; the older one reads some damage as other values.
+        with h5py.File(sink, "w", libver="v110") as file:
+            yield file, sink
+        sink.check()
+
+
+class _Sink(FileIO):
+    """What HDF5 writes to. Where the disk is full HDF5 would crash the process: it never hears of it, `check` does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        try:
+            written = 0
+            while written < len(view):
+                written += super().write(view[written:])
+        except OSError as error:
+            self._error = self._error or error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def check(self) -> None:
+        """
+        Raises:
+            OSError: what a write has met with.
+        """
+        if self._error is not None:
+            raise self._error
 
 
 @contextmanager

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import glob
 import hashlib
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -30,7 +32,10 @@ TIMINGS = Path("timings")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes otherwise.
+    """A temporary file beside `path` that takes its place when the block ends well, and vanishes otherwise.
+
+    What a process that was killed has left there vanishes too. Write into the file that is there: its lock tells
+    other processes that somebody is at work.
 
     Raises:
         RunError: the folder cannot be written or the disk is full; `path` is as it was.
@@ -38,14 +43,44 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as file:
+        _remove_abandoned(path)
+        with _locked(temporary) as file:
+            yield temporary
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise RunError(f"{path}: could not be written: {error}; it is as it was before") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # as where its folder is none
+            temporary.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, locked from the moment that it can be found."""
+    while True:
+        with path.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists() and path.samefile(f"/dev/fd/{file.fileno()}"):  # else it was taken for abandoned
+                yield file
+                return
+
+
+def _remove_abandoned(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(FileNotFoundError, BlockingIOError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the new name, too, is there after a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

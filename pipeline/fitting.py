@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from mlnt.data import Augmentation, InputStatistics, MemoryImages
 from mlnt.schedules import Schedule
 from mlnt.state import StepFunction
 from mlnt.training import DivergedError, LabeledSet, Training, TrainingData, steps_per_epoch
-from pipeline import artifacts, checkpoint, console, files, runtime, timing, weights
+from pipeline import artifacts, checkpoint, console, files, runtime, stopping, timing, weights
 from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
 from pipeline.errors import RunError, UserError
 from pipeline.params import Params
+from pipeline.systems import BASELINES
 
 
 class Recipe(NamedTuple):
@@ -157,11 +158,7 @@ def fit(
         RunError: the loss was not finite.
     """
     params = workspace.params
-    trained_with = params.model_dump(
-        mode="json",
-        by_alias=True,
-        exclude={"train": {"checkpoint_epochs"}, "evaluate": True, "report": True, "features": True},
-    )
+    trained_with = params.model_dump(mode="json", by_alias=True, exclude=_idle(stage))
     identity = {
         "stage": stage,
         "params": trained_with,
@@ -197,18 +194,33 @@ def fit(
     return f"{title}: best on validation is the {card.mentor} of epoch {card.best_epoch[card.mentor]}, {best:.2%}"
 
 
+def _idle(stage: str) -> dict[str, Any]:
+    """What of the parameters changes nothing about a stage's training."""
+    others = {"evaluate", "report", "features", *(b.section for b in BASELINES.values())}
+    own = {BASELINES[stage].section} if stage in BASELINES else set()
+    return {"train": {"checkpoint_every"}, **dict.fromkeys(others - own, True)}
+
+
 def _train(training: Training, params: Params, stage: str, saved: checkpoint.Checkpoint, clock: timing.Clock) -> None:
     if (state := saved.load()) is not None:
         training.load_state_dict(*state)
-        console.say(f"{stage}: going on after epoch {len(training.history)}")
-    done, epochs = len(training.history), training.num_epochs
-    clock.steps = (epochs - done) * training.steps_per_epoch
-    with console.progress(stage, epochs * training.steps_per_epoch) as bar:
-        for row in training.epochs(on_step=bar.at):
-            epoch = len(training.history)
-            if epoch % params.train.checkpoint_epochs == 0 and epoch < epochs:
+        console.say(f"{stage}: going on after step {training.steps_done} of {training.num_steps}")
+    started = training.steps_done
+    clock.steps = training.num_steps - started
+    every = max(1, params.train.checkpoint_every.in_steps(training.steps_per_epoch))
+
+    def before(step: int) -> None:
+        bar.at(step)
+        if step > started and (stop.requested or step % every == 0):
+            with clock.saving():
                 saved.save(*training.state_dict())
+        if stop.requested:
+            console.say(f"{stage}: stopped before step {step} of {training.num_steps}; the same command goes on there")
+            stop.now()
+
+    with stopping.deferred() as stop, console.progress(stage, training.num_steps) as bar:
+        for row in training.epochs(on_step=before):
             bar.note(
-                f"epoch {epoch}/{epochs}  loss {row['class_loss']:.3f}  validation "
+                f"epoch {len(training.history)}/{training.num_epochs}  loss {row['class_loss']:.3f}  validation "
                 f"{row['student_validation_accuracy']:.1%} / {row['teacher_validation_accuracy']:.1%}"
             )

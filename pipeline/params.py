@@ -10,7 +10,16 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -118,7 +127,14 @@ class Train(Section):
     compile: bool
     cuda_graphs: bool
     deterministic: bool
-    checkpoint_epochs: Positive
+    checkpoint_every: Length
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _some_steps(cls, value: Length) -> Length:
+        if not (value.steps or value.epochs):
+            raise ValueError("expected more than 0")
+        return value
 
 
 class Mlnt(Section):

@@ -43,19 +43,23 @@ class Baseline(NamedTuple):
 
     Attributes:
         title: for people.
+        section: of params.yaml, with what it alone reads.
         prior: what it is told beside images and labels.
     """
 
     title: str
+    section: str
     prior: str
 
 
 BASELINES = {
-    "forward": Baseline("Forward, true T", "the noise matrix"),
-    "forward_estimated": Baseline("Forward, estimated T", "nothing"),
-    "joint_optimization_1": Baseline("Joint Optimization, step 1", "the distribution of the true classes"),
-    "joint_optimization": Baseline("Joint Optimization", "the distribution of the true classes"),
-    "cnn_crf": Baseline("CNN-CRF (own version)", "a small clean set, or the noise matrix"),
+    "forward": Baseline("Forward, true T", "forward", "the noise matrix"),
+    "forward_estimated": Baseline("Forward, estimated T", "forward", "nothing"),
+    "joint_optimization_1": Baseline(
+        "Joint Optimization, step 1", "joint_optimization", "the distribution of the true classes"
+    ),
+    "joint_optimization": Baseline("Joint Optimization", "joint_optimization", "the distribution of the true classes"),
+    "cnn_crf": Baseline("CNN-CRF (own version)", "cnn_crf", "a small clean set, or the noise matrix"),
 }
 
 

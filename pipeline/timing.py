@@ -16,9 +16,21 @@ from pipeline import files, runtime
 
 @dataclass
 class Clock:
-    """What the stage tells: how many training steps it made in this process."""
+    """What the stage tells.
+
+    Attributes:
+        steps: training steps made in this process.
+        checkpoint_seconds: spent on writing checkpoints.
+    """
 
     steps: int = 0
+    checkpoint_seconds: float = 0.0
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.checkpoint_seconds += time.perf_counter() - start
 
 
 @contextmanager
@@ -34,6 +46,7 @@ def measured(stage: str, device: torch.device) -> Iterator[Clock]:
         files.TIMINGS / f"{stage}.json",
         {
             "seconds": seconds,
+            "checkpoint_seconds": clock.checkpoint_seconds,
             "milliseconds_per_step": 1000 * seconds / clock.steps if clock.steps else None,
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "device": runtime.describe(device),

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mlnt.data import InputStatistics
 from mlnt.training import MODELS, ModelName, Training
 from pipeline import files
-from pipeline.errors import RunError, UserError
+from pipeline.errors import UserError
 
 CHOICES = ("best", "last")
 
@@ -50,7 +50,11 @@ def weights_file(stage: str, model: str, choice: str) -> Path:
 
 
 def save_models(stage: str, training: Training, statistics: InputStatistics, card: ModelCard) -> None:
-    """Write student and teacher, best and last, the input statistics, and last of all the card."""
+    """Write student and teacher, best and last, the input statistics, and last of all the card.
+
+    Without the card nobody reads the rest: where this is interrupted, no weights of two runs pass for one.
+    """
+    (folder(stage) / "model.json").unlink(missing_ok=True)
     for name in MODELS:
         save_tensors(weights_file(stage, name, "last"), training.module(name).state_dict())
         save_tensors(weights_file(stage, name, "best"), training.best[name].weights)
@@ -117,7 +121,5 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format) for key, value in tensors.items()
     }
     with files.replacing(path) as temporary:
-        try:
-            save_file(plain, temporary, metadata)
-        except SafetensorError as error:
-            raise RunError(f"{path}: could not be written: {error}; it is as it was before") from error
+        # Not `save_file`, which writes beside the file it is given: after kill -9 nobody would remove that one.
+        temporary.write_bytes(save(plain, metadata))

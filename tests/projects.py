@@ -38,7 +38,7 @@ TINY: dict[str, Any] = {
     "train.lr_drop_epochs": [1],
     "train.device": "cpu",
     "train.threads": 1,
-    "train.checkpoint_epochs": 1,
+    "train.checkpoint_every": 1,
     "mlnt.M": 2,
     "mlnt.eta": 0.4,
     "mentor.tau": 0.05,  # networks of two epochs are hardly sure of anything
@@ -165,7 +165,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run(cwd: Path, *command: str, timeout: float = 200, **variables: str) -> subprocess.CompletedProcess[str]:
     """A process's exit status and what it said."""
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False, timeout=timeout
     )
 

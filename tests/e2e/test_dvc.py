@@ -104,7 +104,7 @@ def downstream(stages: set[str]) -> set[str]:
         ({"mlnt.M": 3}, META | END),
         ({"mentor.tau": 0.06}, META - {"meta1"} | CONTROL | END),
         ({"evaluate.label_issue_threshold": 0.5}, END),
-        ({"train.checkpoint_epochs": 2}, {"report"}),
+        ({"train.checkpoint_every": 2}, {"report"}),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -231,7 +231,7 @@ def start_sweep(folder: Path, stage: str) -> subprocess.Popen[bytes]:
     variables = environment(DVC_SITE_CACHE_DIR=str(folder.parent / "site-cache"))
     log = folder.parent / "sweep.log"
     with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=file, stderr=file)  # noqa: S603
+        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=file, stderr=file)
     deadline = time.monotonic() + 300
     while not any(stage in p.cmdline() for p in running_stages(folder)):
         assert time.monotonic() < deadline, "no stage has started"

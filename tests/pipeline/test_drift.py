@@ -217,7 +217,7 @@ def test_every_parameter_belongs_to_a_stage() -> None:
         key for key in leaf_keys() if key.partition(".")[0] in {row["section"] for row in EACH.values()}
     }
     # How often to checkpoint changes no result.
-    assert set(leaf_keys()) - listed - of_the_report - of_the_baselines == {"train.checkpoint_epochs"}
+    assert set(leaf_keys()) - listed - of_the_report - of_the_baselines == {"train.checkpoint_every"}
     assert STAGES["report"]["params"] == [{"params.yaml": None}]
 
 
@@ -240,7 +240,7 @@ def test_the_training_stages_share_their_other_parameters() -> None:
         stage: {key for key in listed_params(stage) if not key.startswith(("mlnt.", "mentor."))} for stage in BY_STAGE
     }
     assert len({frozenset(keys) for keys in common.values()}) == 1
-    assert {key for key in leaf_keys() if key.startswith("train.")} - common["meta1"] == {"train.checkpoint_epochs"}
+    assert {key for key in leaf_keys() if key.startswith("train.")} - common["meta1"] == {"train.checkpoint_every"}
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "report"])

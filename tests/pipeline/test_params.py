@@ -77,7 +77,7 @@ def test_params_yaml_is_valid_and_read_as_it_stands() -> None:
         ("train.device", "tpu"),
         ("train.threads", 0),
         ("train.amp", "float16"),
-        ("train.checkpoint_epochs", 0),
+        ("train.checkpoint_every", 0),
         ("features.dtype", "int8"),
         ("mlnt.M", -1),
         ("mlnt.M", 2.5),

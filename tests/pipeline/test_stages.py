@@ -534,7 +534,7 @@ ALTERNATIVES: dict[str, Any] = {
     "train.compile": False,  # not together with the second order below
     "train.cuda_graphs": True,
     "train.deterministic": True,
-    "train.checkpoint_epochs": 7,
+    "train.checkpoint_every": 7,
     "features.dtype": "float16",
     "mlnt.M": 3,
     "mlnt.rho": 0.2,
@@ -633,7 +633,7 @@ def test_a_stopped_stage_goes_on_and_gives_the_same_bits(
     monkeypatch.setattr(console, "say", said.append)
     run_stage(stage, copied.params)
     assert said[0].endswith(" on CPU, 1 thread")
-    assert said[1:] == [f"{stage}: going on after epoch 1"]
+    assert said[1:] == [f"{stage}: going on after step 4 of 8"]
     assert digests(copied.folder, *written_by(stage)) == digests(finished.folder, *written_by(stage))
     assert not list(copied.folder.rglob("state.safetensors"))
 

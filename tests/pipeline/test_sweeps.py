@@ -52,7 +52,7 @@ def experiment(cell: Cell, seed: int, accuracy: float = 0.5, time: int = 0, **mo
 
 def write_divergence(folder: Path, stage: str, params: Params, code: str = "now") -> None:
     """As training leaves it: through the schema, without what changes no training."""
-    idle = {"train": {"checkpoint_epochs"}, "evaluate": True, "report": True, "features": True}
+    idle = {"train": {"checkpoint_every"}, "evaluate": True, "report": True, "features": True}
     values = params.model_dump(mode="json", by_alias=True, exclude=idle)
     record = {"stage": stage, "params": values, "code": code, "message": "<nan> at step 3"}
     (folder / "diverged.json").write_text(json.dumps(record))
@@ -119,7 +119,7 @@ def test_an_experiment_of_a_table_serves_a_figure_but_not_the_other_way_round() 
     ("change", "same"),
     [
         ({"evaluate.label_issue_threshold": 0.4}, True),
-        ({"train.checkpoint_epochs": 7}, True),
+        ({"train.checkpoint_every": 7}, True),
         ({"mentor.tau": 0.45}, True),  # nothing of the first iteration depends on it
         ({"cnn_crf.weight_end": 1.0}, True),
         ({"mlnt.M": 4}, False),

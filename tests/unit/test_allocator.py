@@ -27,7 +27,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library's allocator is another")
 def test_freed_memory_is_used_again() -> None:
     faults = [
-        int(subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True).stdout)  # noqa: S603
+        int(subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True).stdout)
         for mode in ("keep", "default")
     ]
     assert faults[0] * 10 < faults[1]

@@ -16,5 +16,5 @@ BENCH = Path(__file__).parents[2] / "bench"
 )
 def test_script_starts(script: str) -> None:
     command = [sys.executable, BENCH / f"{script}.py", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "usage:" in done.stdout

@@ -125,31 +125,57 @@ def assert_same_state(one: Training, two: Training) -> None:
 # Resuming
 
 
+class StoppedError(Exception):
+    pass
+
+
+def stopped_before(training: Training, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a checkpoint before that step holds."""
+
+    def on_step(number: int) -> None:
+        if number == step:
+            raise StoppedError
+
+    try:
+        list(training.epochs(on_step))
+    except StoppedError:
+        assert training.steps_done == step
+    tensors, values = training.state_dict()
+    return {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(values))
+
+
 @pytest.mark.parametrize("teacher_bn", ["own", "ema"])
-@pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
-def test_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(after: int, teacher_bn: str) -> None:
+@pytest.mark.parametrize("ahead", [2, 256])
+@pytest.mark.parametrize("after", range(13))
+def test_training_stopped_at_any_step_ends_with_the_bits_of_an_uninterrupted_one(
+    after: int, ahead: int, teacher_bn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = make_training(make_step(teacher_bn=teacher_bn))
     rows = list(whole.epochs())
-    first = make_training(make_step(teacher_bn=teacher_bn))
-    for _ in zip(range(after), first.epochs(), strict=False):
-        pass
-    tensors, values = first.state_dict()
-    saved = {name: tensor.clone() for name, tensor in tensors.items()}, json.dumps(values)
+    monkeypatch.setattr("mlnt.training.STEPS_AHEAD", ahead)
+    saved = stopped_before(make_training(make_step(teacher_bn=teacher_bn)), after)
 
     resumed = make_training(make_step(teacher_bn=teacher_bn), network=make_network(seed=9))
-    resumed.load_state_dict(saved[0], json.loads(saved[1]))
+    resumed.load_state_dict(*saved)
     steps: list[int] = []
-    assert list(resumed.epochs(steps.append)) == rows[after:]
-    assert steps == list(range(3 * after, 12))
+    assert list(resumed.epochs(steps.append)) == rows[after // 3 :]
+    assert steps == list(range(after, 12))
     assert_same_state(resumed, whole)
     assert resumed.history == rows
     assert resumed.mentor() == whole.mentor()
+
+
+def test_a_checkpoint_of_a_diverged_epoch_cannot_be_taken() -> None:
+    training = make_training(FakeStep(class_losses={4: math.nan}))
+    with pytest.raises(DivergedError, match="nan at step 4"):
+        stopped_before(training, 5)
 
 
 def test_training_changes_everything_that_is_compared_above() -> None:
     fresh, trained = make_training(), make_training()
     list(trained.epochs())
     before, after = fresh.state_dict()[0], trained.state_dict()[0]
+    del before["metrics"], after["metrics"]  # empty at the end of an epoch
     unchanged = [name for name in before if torch.equal(before[name], after[name])]
     assert unchanged == []
     assert {name.split("/")[0] for name in after} == {"momentum", "student", "teacher"}
