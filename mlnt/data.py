@@ -1,14 +1,16 @@
-"""Images held in memory: normalised and augmented in batches, on the device they lie on."""
+"""Images: normalised and augmented in batches, on the device; here those held in memory (`mlnt.file_images`: files)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mlnt.pixel_sums import PixelSums
 
 Normalize = Literal["mean_image", "channel"]
 
@@ -22,15 +24,23 @@ class Augmentation:
 
 
 class ImageStore(Protocol):
-    """What the loop and the evaluation need of a set of images, whatever they are stored in."""
+    """What the loop and the evaluation need of a set of images, whatever they are stored in.
+
+    A batch is made in two parts: the second can be recorded together with a training step (`mlnt.recorded`), the
+    first cannot, and runs ahead where it takes time.
+    """
 
     @property
     def device(self) -> torch.device: ...
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] of these samples, on the device."""
+    def fetch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """For each batch of sample numbers [B], on the CPU, what `batch` makes its images from, on the device."""
+        ...
+
+    def batch(self, fetched: Tensor) -> Tensor:
+        """Normalised images [B, C, H, W], on the device."""
         ...
 
 
@@ -43,43 +53,53 @@ class InputStatistics:
 
 
 def input_statistics(images_NCHW: Tensor, normalize: Normalize) -> InputStatistics:
-    """Statistics of uint8 training images, in [0, 1].
+    """Statistics of uint8 training images on the CPU; sums are taken over chunks, so that memory stays bounded."""
+    chunks = (chunk.numpy() for chunk in torch.split(images_NCHW, 4096))
+    return statistics_of(PixelSums.of(chunks, tuple(images_NCHW.shape[1:])), normalize)
+
+
+def statistics_of(sums: PixelSums, normalize: Normalize) -> InputStatistics:
+    """Statistics in [0, 1].
 
     `mean_image` subtracts the per-pixel mean (std 1); `channel` uses per-channel mean and standard deviation.
-    Sums are taken in float64 over chunks, so that memory stays bounded.
     """
-    total = torch.zeros(images_NCHW.shape[1:], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for chunk in torch.split(images_NCHW, 4096):
-        scaled = chunk.double() / 255
-        total += scaled.sum(dim=0)
-        squares += (scaled**2).sum(dim=0)
-    mean_image = total / len(images_NCHW)
     if normalize == "mean_image":
-        return InputStatistics(mean_image.float(), torch.ones(()))
-    mean = mean_image.mean(dim=(1, 2), keepdim=True)
-    variance = (squares / len(images_NCHW)).mean(dim=(1, 2), keepdim=True) - mean**2
+        return InputStatistics(torch.from_numpy(sums.mean_image()).float(), torch.ones(()))
+    mean, variance = (torch.from_numpy(v).view(-1, 1, 1) for v in (sums.channel_mean(), sums.channel_variance()))
     return InputStatistics(mean.float(), variance.clamp(min=1e-12).sqrt().float())
 
 
+class Normalization:
+    """uint8 images [B, C, H, W] on the device ↦ (x / 255 − mean) / std, in the memory format of the network."""
+
+    def __init__(self, statistics: InputStatistics, device: torch.device, channels_last: bool) -> None:
+        self._mean = statistics.mean.to(device)
+        self._std = statistics.std.to(device)
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, pixels_BCHW: Tensor) -> Tensor:
+        images = pixels_BCHW.float().div_(255)
+        return images.sub_(self._mean).div_(self._std).contiguous(memory_format=self._format)
+
+
 class MemoryImages:
-    """uint8 images, moved to the device once."""
+    """uint8 images, moved to the device once; a batch is fetched by the numbers of its samples alone."""
 
     def __init__(
         self, images_NCHW: Tensor, statistics: InputStatistics, device: torch.device, channels_last: bool = False
     ) -> None:
         self._images = images_NCHW.to(device)
-        self._mean = statistics.mean.to(device)
-        self._std = statistics.std.to(device)
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._normalize = Normalization(statistics, device, channels_last)
         self.device = device
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def batch(self, indices: Tensor) -> Tensor:
-        images = self._images[indices.to(self.device)].float().div_(255)
-        return images.sub_(self._mean).div_(self._std).contiguous(memory_format=self._format)
+    def fetch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        return (indices.to(self.device) for indices in batches)
+
+    def batch(self, fetched: Tensor) -> Tensor:
+        return self._normalize(self._images[fetched.to(self.device)])
 
 
 class AugmentationDraws(NamedTuple):

@@ -19,7 +19,8 @@ def predict_logits(network: Network, images: ImageStore, indices: Tensor, batch_
     was_training = network.module.training
     network.module.eval()
     try:
-        chunks = [network(images.batch(chunk)).cpu() for chunk in index_batches(indices, batch_size)]
+        fetched = images.fetch(index_batches(indices, batch_size))
+        chunks = [network(images.batch(batch)).cpu() for batch in fetched]
     finally:
         network.module.train(was_training)
     return torch.cat(chunks)

@@ -16,7 +16,8 @@ from mlnt.state import StepFunction
 class StepInputs(NamedTuple):
     """What tells one step from another, but for the rates: positions in the training set [B], and all that is random.
 
-    With one more dimension in front: those of several steps.
+    With one more dimension in front: those of several steps. What is read for a step joins them last: what its images
+    are made from (`ImageStore.fetch`), and its rows of a feature table that is not in memory.
     """
 
     positions: Tensor
@@ -24,6 +25,8 @@ class StepInputs(NamedTuple):
     flip: Tensor | None
     replaced_MB: Tensor | None
     pick_MB: Tensor | None
+    fetched: Tensor | None = None
+    features: Tensor | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> StepInputs:
         return StepInputs(change(self.positions), *(None if v is None else change(v) for v in self[1:]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,14 @@ class LabeledSet:
     labels: Tensor
 
 
+class FeatureRows(Protocol):
+    """A feature table that stays where it is."""
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """Those of these samples of the training set, [B, D] on the CPU."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """What an iteration trains on and is judged by. Rows are rows of `images`.
@@ -50,14 +58,15 @@ class TrainingData:
         train: the noisy training set D, by rows and given labels.
         evaluation: sets evaluated after each epoch; `validation` chooses the best model, others only inform.
         kept: boolean over D, in the order of `train`: the samples of D′ (10); None keeps all.
-        features: pre-logit features [len(D), D], in the order of `train`; None where no neighbours are needed.
+        features: pre-logit features [len(D), D], in the order of `train`, moved to the device once, or read for each
+            step; None where no neighbours are needed.
     """
 
     images: ImageStore
     train: LabeledSet
     evaluation: Mapping[str, LabeledSet]
     kept: Tensor | None = None
-    features: Tensor | None = None
+    features: Tensor | FeatureRows | None = None
 
 
 @dataclass
@@ -109,10 +118,11 @@ class Training:
         self._augmentation = augmentation
         device = data.images.device
         # One copy of what a step looks up, so that no step waits for a transfer.
-        self._rows = data.train.indices.to(device)
         self._labels = data.train.labels.to(device)
         self._kept = None if data.kept is None else data.kept.to(device)
-        self._features = None if data.features is None or not step.needs_features else data.features.to(device)
+        features = data.features if step.needs_features else None
+        self._features = features.to(device) if isinstance(features, Tensor) else None
+        self._feature_rows = None if isinstance(features, Tensor) else features
         self._run_step: StepOn = self._step_on
         # Of the epoch that is running: the metrics of its steps so far, looked at, and those of the last few, not yet.
         self._metrics = metrics_table([], device)
@@ -167,14 +177,18 @@ class Training:
         )
         positions_SB = order[: self.steps_per_epoch * self._batch_size].view(self.steps_per_epoch, self._batch_size)
         self._step.begin_epoch(epoch)
-        for start in range(self.steps_done - first, self.steps_per_epoch, STEPS_AHEAD):
-            inputs, any_kept = self._inputs(positions_SB[start : start + STEPS_AHEAD], first + start)
+        done = self.steps_done - first
+        fetched = self._data.images.fetch(self._data.train.indices[rows] for rows in positions_SB[done:])
+        for start in range(done, self.steps_per_epoch, STEPS_AHEAD):
+            positions = positions_SB[start : start + STEPS_AHEAD]
+            inputs, any_kept = self._inputs(positions, first + start)
             for offset, kept in enumerate(any_kept):
                 step = first + start + offset
                 if on_step is not None:
                     on_step(step)
+                one = inputs.at(offset)._replace(fetched=next(fetched), features=self._read_features(positions[offset]))
                 with _layer_randomness(self._data.images.device, seeding.derive(seed, "layers", iteration, step)):
-                    self._pending.append(self._run_step(inputs.at(offset), self._schedule.at(step), kept))
+                    self._pending.append(self._run_step(one, self._schedule.at(step), kept))
             self._look_at_losses()
         self._step.end_epoch(epoch)
         row = self._evaluate(epoch, self._metrics)
@@ -189,6 +203,9 @@ class Training:
         device = self._data.images.device
         return inputs.each(lambda values: values.to(device)), any_kept
 
+    def _read_features(self, positions: Tensor) -> Tensor | None:
+        return None if self._feature_rows is None else self._feature_rows.rows(positions).to(self._data.images.device)
+
     def _step_on(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> StepMetrics:
         """One step from its inputs on the device."""
         return self._step(self.state, self._batch(inputs, any_kept), rates)
@@ -196,8 +213,10 @@ class Training:
     def _batch(self, inputs: StepInputs, any_kept: bool) -> Batch:
         """Gather, normalise, augment, look up."""
         at = inputs.positions
+        if inputs.fetched is None:
+            raise ValueError("a step needs its images, got none")
         images = augment(
-            self._data.images.batch(self._rows[at]), self._augmentation, AugmentationDraws(inputs.shift, inputs.flip)
+            self._data.images.batch(inputs.fetched), self._augmentation, AugmentationDraws(inputs.shift, inputs.flip)
         )
         return Batch(
             images=images,
@@ -205,7 +224,7 @@ class Training:
             positions=at,
             kept=None if self._kept is None else self._kept[at],
             any_kept=any_kept,
-            features=None if self._features is None else self._features[at],
+            features=inputs.features if self._features is None else self._features[at],
             draws=None
             if inputs.replaced_MB is None or inputs.pick_MB is None
             else Draws(inputs.replaced_MB, inputs.pick_MB),

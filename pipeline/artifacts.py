@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +11,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import files
-from pipeline.errors import UserError
+from mlnt.pixel_sums import PixelSums
+from pipeline import files, hdf5
+from pipeline.image_files import FileDecoder, ImageFiles
+from pipeline.names import Names
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = ("train", "validation", "test")
@@ -27,7 +25,7 @@ class Dataset:
     """data/dataset.h5: the images and what their source says about them.
 
     Attributes:
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W], or the files to decode them from.
         labels: given labels [N].
         split: TRAIN, VALIDATION or TEST [N].
         source_index: position in the source [N]; for CIFAR-10 torchvision's index.
@@ -37,11 +35,11 @@ class Dataset:
         labels_are_true: whether the source vouches for its labels.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | ImageFiles
     labels: NDArray[np.int64]
     split: NDArray[np.uint8]
     source_index: NDArray[np.int64]
-    names: list[str]
+    names: Sequence[str]
     class_names: list[str]
     source: str
     labels_are_true: bool
@@ -73,20 +71,34 @@ class Labels:
 
 
 def write_dataset(dataset: Dataset) -> None:
+    names = Names.of(dataset.names)
     arrays: dict[str, NDArray[Any]] = {
-        "images": dataset.images,
         "labels": dataset.labels,
         "split": dataset.split,
         "source_index": dataset.source_index,
+        "names": names.text,
+        "name_ends": names.ends,
     }
-    about = {
-        "names": dataset.names,
+    about: dict[str, Any] = {
         "class_names": dataset.class_names,
         "source": dataset.source,
         "labels_are_true": dataset.labels_are_true,
     }
-    with _create(files.DATASET) as (file, _):
-        _store(file, arrays, {**about, "digest": _digest(arrays, about)})
+    where: dict[str, Any] = {}
+    images = dataset.images
+    if isinstance(images, ImageFiles):
+        arrays |= {"file_sizes": images.sizes, "pixel_total": images.sums.total, "pixel_levels": images.sums.levels}
+        about["files"] = {
+            "shape": images.decode.shape,
+            "resize": images.decode.resize,
+            "crop": images.decode.crop,
+            "summed": images.sums.count,
+        }
+        where["root"] = images.decode.root  # not in the digest: moved files are the same data
+    else:
+        arrays["images"] = images
+    with hdf5.create(files.DATASET) as (file, _):
+        hdf5.store(file, arrays, {**about, **where, "digest": hdf5.digest(arrays, about)})
 
 
 def read_dataset() -> Dataset:
@@ -94,14 +106,25 @@ def read_dataset() -> Dataset:
     Raises:
         UserError: missing or damaged.
     """
-    with _open(files.DATASET, "download") as file:
+    with hdf5.opened(files.DATASET, "download") as file:
+        about = hdf5.about(file)
+        names = Names(file["names"][:], file["name_ends"][:])
+        listed, root = about.pop("files", None), about.pop("root", "")
         return Dataset(
-            images=file["images"][:],
+            images=file["images"][:] if listed is None else _image_files(file, names, root, listed),
             labels=file["labels"][:],
             split=file["split"][:],
             source_index=file["source_index"][:],
-            **_about(file),
+            names=names,
+            **about,
         )
+
+
+def _image_files(file: h5py.File, names: Names, root: str, listed: dict[str, Any]) -> ImageFiles:
+    channels, height, width = listed["shape"]
+    decoder = FileDecoder(root, (channels, height, width), listed["resize"], listed["crop"])
+    sums = PixelSums(listed["summed"], file["pixel_total"][:], file["pixel_levels"][:])
+    return ImageFiles(names, file["file_sizes"][:], decoder, sums)
 
 
 def write_labels(labels: Labels) -> None:
@@ -109,8 +132,8 @@ def write_labels(labels: Labels) -> None:
     arrays: dict[str, NDArray[Any]] = {"labels": labels.labels, "split": labels.split}
     arrays |= {name: array for name, array in optional.items() if array is not None}
     about: dict[str, Any] = {"dataset_digest": labels.dataset_digest}
-    with _create(files.LABELS) as (file, _):
-        _store(file, arrays, {**about, "digest": _digest(arrays, about)})
+    with hdf5.create(files.LABELS) as (file, _):
+        hdf5.store(file, arrays, {**about, "digest": hdf5.digest(arrays, about)})
 
 
 def read_labels(dataset: Dataset) -> Labels:
@@ -118,47 +141,21 @@ def read_labels(dataset: Dataset) -> Labels:
     Raises:
         UserError: missing, damaged, or made for other data.
     """
-    with _open(files.LABELS, "inject-noise") as file:
-        _check_origin(file, files.LABELS, "dataset", dataset.digest, "inject-noise")
+    with hdf5.opened(files.LABELS, "inject-noise") as file:
+        hdf5.check_origin(file, files.LABELS, "dataset", dataset.digest, "inject-noise")
         return Labels(
             labels=file["labels"][:],
             true_labels=file["true_labels"][:] if "true_labels" in file else None,
             split=file["split"][:],
             intended_matrix=file["intended_matrix"][:] if "intended_matrix" in file else None,
-            **_about(file),
+            **hdf5.about(file),
         )
-
-
-def write_features(
-    chunks: Iterable[NDArray[np.floating]], rows: int, width: int, dtype: str, labels: Labels, network_digest: str
-) -> None:
-    """data/features.h5: one row per sample, in sample order; written chunk by chunk."""
-    with _create(files.FEATURES) as (file, sink):
-        _store(file, {}, {"labels_digest": labels.digest, "network_digest": network_digest})
-        table = file.create_dataset("features", (rows, width), dtype, chunks=(min(rows, 1024), width), fletcher32=True)
-        at = 0
-        for chunk in chunks:
-            table[at : at + len(chunk)] = chunk
-            at += len(chunk)
-            sink.check()
-
-
-def read_features(labels: Labels, network_digest: str) -> NDArray[np.floating]:
-    """
-    Raises:
-        UserError: missing, damaged, or made for other labels or by another network.
-    """
-    with _open(files.FEATURES, "extract-features") as file:
-        _check_origin(file, files.FEATURES, "labels", labels.digest, "extract-features")
-        _check_origin(file, files.FEATURES, "network", network_digest, "extract-features")
-        features: NDArray[np.floating] = file["features"][:]
-        return features
 
 
 def write_soft_labels(path: Path, table: NDArray[np.float32], labels: Labels) -> None:
     """The labels that Joint Optimization's first step arrives at: a row per training sample."""
-    with _create(path) as (file, _):
-        _store(file, {"soft_labels": table}, {"labels_digest": labels.digest})
+    with hdf5.create(path) as (file, _):
+        hdf5.store(file, {"soft_labels": table}, {"labels_digest": labels.digest})
 
 
 def read_soft_labels(path: Path, labels: Labels) -> NDArray[np.float32]:
@@ -166,91 +163,7 @@ def read_soft_labels(path: Path, labels: Labels) -> NDArray[np.float32]:
     Raises:
         UserError: missing, damaged, or made from other labels.
     """
-    with _open(path, "baseline joint_optimization_1") as file:
-        _check_origin(file, path, "labels", labels.digest, "baseline joint_optimization_1")
+    with hdf5.opened(path, "baseline joint_optimization_1") as file:
+        hdf5.check_origin(file, path, "labels", labels.digest, "baseline joint_optimization_1")
         table: NDArray[np.float32] = file["soft_labels"][:]
         return table
-
-
-def _digest(arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def _store(file: h5py.File, arrays: dict[str, NDArray[Any]], about: dict[str, Any]) -> None:
-    """Everything with a checksum, text too: HDF5's own strings and attributes have none, and damaged ones hang it."""
-    text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
-    for name, array in {**arrays, "about": text}.items():
-        # One chunk holds about 1 MiB of whole rows; each chunk carries a checksum.
-        rows = max(1, min(len(array), (1 << 20) // max(1, array[0].nbytes)))
-        file.create_dataset(name, data=array, chunks=(rows, *array.shape[1:]), fletcher32=True)
-
-
-def _about(file: h5py.File) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads(file["about"][:].tobytes())
-    return about
-
-
-@contextmanager
-def _create(path: Path) -> Iterator[tuple[h5py.File, _Sink]]:
-    with files.replacing(path) as temporary, _Sink(temporary) as sink:
-        # The newer format has checksums of its own structure too; the older one reads some damage as other values.
-        with h5py.File(sink, "w", libver="v110") as file:
-            yield file, sink
-        sink.check()
-
-
-class _Sink(FileIO):
-    """What HDF5 writes to. Where the disk is full HDF5 would crash the process: it never hears of it, `check` does."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
-        self._error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        try:
-            written = 0
-            while written < len(view):
-                written += super().write(view[written:])
-        except OSError as error:
-            self._error = self._error or error
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self._error = self._error or error
-            return size or 0
-
-    def check(self) -> None:
-        """
-        Raises:
-            OSError: what a write has met with.
-        """
-        if self._error is not None:
-            raise self._error
-
-
-@contextmanager
-def _open(path: Path, command: str) -> Iterator[h5py.File]:
-    if not path.exists():
-        raise UserError(f"{path}: no such file; `mlnt {command}` makes it, or `dvc repro` all of them")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
-
-
-def _check_origin(file: h5py.File, path: Path, what: str, expected: str, command: str) -> None:
-    found = _about(file).get(f"{what}_digest")
-    if found != expected:
-        raise UserError(
-            f"{path}: made with another {what} (digest {str(found)[:12]}, expected {expected[:12]}); "
-            f"run `mlnt {command}` again, or `dvc repro`"
-        )

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mlnt.data import Augmentation, InputStatistics, MemoryImages
+from mlnt.data import Augmentation, ImageStore, InputStatistics
 from mlnt.schedules import Schedule
 from mlnt.state import StepFunction
-from mlnt.training import DivergedError, LabeledSet, Training, TrainingData, steps_per_epoch
+from mlnt.training import DivergedError, FeatureRows, LabeledSet, Training, TrainingData, steps_per_epoch
 from pipeline import artifacts, checkpoint, console, files, runtime, stopping, timing, weights
 from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
 from pipeline.errors import RunError, UserError
@@ -36,7 +36,7 @@ class Workspace:
     device: torch.device
     dataset: Dataset
     labels: Labels
-    images: MemoryImages
+    images: ImageStore
     statistics: InputStatistics
 
     @classmethod
@@ -62,7 +62,7 @@ class Workspace:
         rows = self.labels.rows(split)
         return LabeledSet(torch.from_numpy(rows), torch.from_numpy(self.labels.labels[rows]))
 
-    def training_data(self, kept: Tensor | None = None, features: Tensor | None = None) -> TrainingData:
+    def training_data(self, kept: Tensor | None = None, features: Tensor | FeatureRows | None = None) -> TrainingData:
         sets = {"validation": self.split(VALIDATION), "test": self.split(TEST)}
         evaluation = {name: labeled for name, labeled in sets.items() if len(labeled.indices)}
         if "validation" not in evaluation:
@@ -198,7 +198,7 @@ def _idle(stage: str) -> dict[str, Any]:
     """What of the parameters changes nothing about a stage's training."""
     others = {"evaluate", "report", "features", *(b.section for b in BASELINES.values())}
     own = {BASELINES[stage].section} if stage in BASELINES else set()
-    return {"train": {"checkpoint_every"}, **dict.fromkeys(others - own, True)}
+    return {"train": {"checkpoint_every"}, "data": {"workers"}, **dict.fromkeys(others - own, True)}
 
 
 def _train(training: Training, params: Params, stage: str, saved: checkpoint.Checkpoint, clock: timing.Clock) -> None:

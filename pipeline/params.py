@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,7 +81,15 @@ class Data(Section):
     resize: Positive | None
     crop: Positive | None
     normalize: Literal["mean_image", "channel"]
-    storage: Literal["memory"]
+    storage: Literal["memory", "files"]
+    workers: Count | None
+
+    @property
+    def num_workers(self) -> int:
+        """null is one for each core that this process may use."""
+        if self.workers is not None:
+            return self.workers
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Noise(Section):
@@ -202,6 +211,7 @@ class CnnCrf(Section):
 
 class Features(Section):
     dtype: Literal["float32", "float16"]
+    max_memory_gib: Rate
 
 
 class Evaluate(Section):

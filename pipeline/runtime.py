@@ -13,10 +13,11 @@ from torch import nn
 
 from mlnt import networks, seeding
 from mlnt.allocator import keep_freed_memory
-from mlnt.data import InputStatistics, MemoryImages, input_statistics
+from mlnt.data import ImageStore, InputStatistics, MemoryImages, input_statistics, statistics_of
 from pipeline import files
 from pipeline.artifacts import TRAIN, Dataset, Labels
 from pipeline.errors import UserError
+from pipeline.image_files import ImageFiles
 from pipeline.params import Model, Params, Train
 
 
@@ -121,8 +122,24 @@ def place(module: nn.Module, train: Train, device: torch.device) -> nn.Module:
 
 def image_store(
     params: Params, dataset: Dataset, labels: Labels, device: torch.device
-) -> tuple[MemoryImages, InputStatistics]:
-    """All images on the device, normalised by the statistics of the training split."""
+) -> tuple[ImageStore, InputStatistics]:
+    """All images, on the device or read from their files, normalised by the statistics of the training split.
+
+    Those of files were taken when each was decoded for the first time: before a validation split was taken off.
+    """
+    if isinstance(dataset.images, ImageFiles):
+        # Imported here: without files nobody waits for torch.utils.data.
+        from mlnt.file_images import FileImages
+
+        statistics = statistics_of(dataset.images.sums, params.data.normalize)
+        store = FileImages(
+            dataset.images,
+            statistics,
+            device,
+            channels_last=params.train.channels_last,
+            workers=params.data.num_workers,
+        )
+        return store, statistics
     images = torch.from_numpy(dataset.images)
     train = torch.from_numpy(labels.rows(TRAIN))
     statistics = input_statistics(images[train], params.data.normalize)

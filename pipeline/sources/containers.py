@@ -29,14 +29,14 @@ class Container(Protocol):
 
 class Folder:
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
 
     def names(self) -> list[str]:
-        return sorted(path.relative_to(self._root).as_posix() for path in self._root.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
         for name in wanted:
-            if (path := self._root / name).is_file():  # the caller names those that are missing
+            if (path := self.root / name).is_file():  # the caller names those that are missing
                 yield name, path.read_bytes()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from pipeline.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+UNDECODABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is no image, or half of one."""
 
 
 def decode_images(
@@ -32,27 +34,29 @@ def decode_images(
     bad: list[str] = []
     for name, content in items:
         try:
-            images[name] = _decode(content, channels, resize, crop)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            images[name] = decode_image(content, channels, resize, crop)
+        except UNDECODABLE as error:
             bad.append(f"{name} ({error})")
     if bad:
-        raise UserError(
-            f"data.root: {len(bad)} of {len(bad) + len(images)} images do not decode: {'; '.join(bad[:5])}; "
-            "mend or remove them"
-        )
+        raise undecodable(bad, len(bad) + len(images))
     if channels == "auto" and len({len(image) for image in images.values()}) > 1:
         images = {n: np.repeat(i, 3, axis=0) if len(i) == 1 else i for n, i in images.items()}
     first_name, first = next(iter(images.items()))
     for name, image in images.items():
         if image.shape != first.shape:
-            raise UserError(
-                f"data.resize: the images differ in size: {first_name} is {_size(first)}, {name} is {_size(image)}; "
-                "set data.resize to the number of pixels that all of them shall have"
-            )
+            raise different_sizes(first_name, first.shape, name, image.shape)
     return images
 
 
-def _decode(content: bytes, channels: Literal["auto", 1, 3], resize: int | None, crop: int | None) -> NDArray[np.uint8]:
+def decode_image(
+    content: bytes, channels: Literal["auto", 1, 3], resize: int | None, crop: int | None
+) -> NDArray[np.uint8]:
+    """One file's [C, H, W], as `decode_images` says.
+
+    Raises:
+        UNDECODABLE: one of these.
+        UserError: a crop larger than the image.
+    """
     with Image.open(io.BytesIO(content)) as opened:
         image: Image.Image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them
@@ -72,5 +76,16 @@ def _decode(content: bytes, channels: Literal["auto", 1, 3], resize: int | None,
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def _size(image: NDArray[np.uint8]) -> str:
-    return f"{image.shape[2]}×{image.shape[1]}"
+def undecodable(bad: Sequence[str], total: int) -> UserError:
+    """Of files with the reason."""
+    return UserError(
+        f"data.root: {len(bad)} of {total} images do not decode: {'; '.join(bad[:5])}; mend or remove them"
+    )
+
+
+def different_sizes(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> UserError:
+    """Of shapes [C, H, W]."""
+    return UserError(
+        f"data.resize: the images differ in size: {name} is {shape[2]}×{shape[1]}, {other} is "
+        f"{other_shape[2]}×{other_shape[1]}; set data.resize to the number of pixels that all of them shall have"
+    )

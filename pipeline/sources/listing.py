@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mlnt.pixel_sums import PixelSums
 from pipeline.artifacts import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
-from pipeline.sources.containers import Container
-from pipeline.sources.decode import decode_images
+from pipeline.image_files import FileDecoder, ImageFiles
+from pipeline.names import Names
+from pipeline.sources.containers import Container, Folder
+from pipeline.sources.decode import decode_images, undecodable
 from pipeline.sources.limit import limited_rows
+from pipeline.sources.scan import Options, scan
 
 
 class Sample(NamedTuple):
@@ -24,13 +29,15 @@ class Sample(NamedTuple):
 
 
 class ImageOptions(NamedTuple):
-    """How files become arrays, and how many of them."""
+    """How files become arrays, and how many of them; `workers` is for those that stay files."""
 
     channels: Literal["auto", 1, 3]
     resize: int | None
     crop: int | None
     limit: int | None
     limit_test: int | None
+    storage: Literal["memory", "files"]
+    workers: int
 
 
 def load_listing(
@@ -40,7 +47,7 @@ def load_listing(
     source: str,
     class_names: Sequence[str] | None = None,
 ) -> Dataset:
-    """Decode the listed files, after `data.limit`.
+    """Decode the listed files, after `data.limit`, into memory, or once to know what they hold.
 
     Args:
         class_names: in the order of the label numbers; None sorts the training classes by name.
@@ -63,21 +70,52 @@ def load_listing(
     split = np.array([sample.split for sample in samples], dtype=np.uint8)
     rows = limited_rows(labels, split, options.limit, options.limit_test)
     chosen = [samples[row] for row in rows]
-    images = decode_images(
-        container.read([sample.path for sample in chosen]), options.channels, options.resize, options.crop
+    paths = [sample.path for sample in chosen]
+    images = (
+        _in_memory(paths, container, options)
+        if options.storage == "memory"
+        else _in_files(paths, container, options, split[rows] == TRAIN)
     )
-    if missing := [sample.path for sample in chosen if sample.path not in images]:
-        raise UserError(f"data.root: {len(missing)} listed files are missing, {missing[0]} first")
     return Dataset(
-        images=np.stack([images[sample.path] for sample in chosen]),
+        images=images,
         labels=labels[rows],
         split=split[rows],
         source_index=np.array([sample.number for sample in chosen], dtype=np.int64),
-        names=[sample.path for sample in chosen],
+        names=paths,
         class_names=names,
         source=source,
         labels_are_true=False,
     )
+
+
+def _in_memory(paths: list[str], container: Container, options: ImageOptions) -> NDArray[np.uint8]:
+    images = decode_images(container.read(paths), options.channels, options.resize, options.crop)
+    _refuse_missing([path for path in paths if path not in images])
+    return np.stack([images[path] for path in paths])
+
+
+def _in_files(paths: list[str], container: Container, options: ImageOptions, training: NDArray[np.bool_]) -> ImageFiles:
+    """Colour where any image has it, as in memory."""
+    if not isinstance(container, Folder):
+        raise UserError(
+            "data.storage: found files, but data.root is an archive, whose images cannot be read one by one; "
+            "unpack it and set data.root to the folder, or set data.storage to memory"
+        )
+    root = container.root.absolute()
+    found = scan(root, paths, training, Options(options.channels, options.resize, options.crop), options.workers)
+    _refuse_missing([paths[i] for i in found.missing])
+    if found.bad:
+        raise undecodable([f"{paths[i]} ({reason})" for i, reason in found.bad], len(paths))
+    shape = max(found.first)
+    sums = PixelSums.empty(shape)
+    for part in found.sums.values():
+        sums.merge_(part)
+    return ImageFiles(Names.of(paths), found.sizes, FileDecoder(str(root), shape, options.resize, options.crop), sums)
+
+
+def _refuse_missing(missing: list[str]) -> None:
+    if missing:
+        raise UserError(f"data.root: {len(missing)} listed files are missing, {missing[0]} first")
 
 
 SPLIT_NAMES = {

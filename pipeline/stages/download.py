@@ -33,7 +33,14 @@ def run(params: Params) -> str:
 
 def _load(params: Params) -> Dataset:
     data = params.data
-    options = ImageOptions(data.channels, data.resize, data.crop, data.limit, data.limit_test)
+    if data.storage == "files" and (data.source not in ("imagefolder", "clothing1m") or data.root is None):
+        raise UserError(
+            f"data.storage: found files, with data.source {data.source}{'' if data.root else ' and no data.root'}; "
+            "expected imagefolder or clothing1m with data.root a folder or .csv file (unpack an archive), or memory"
+        )
+    options = ImageOptions(
+        data.channels, data.resize, data.crop, data.limit, data.limit_test, data.storage, data.num_workers
+    )
     if data.source == "digits":
         return limit_dataset(digits.load(), data.limit, data.limit_test)
     if data.source == "cifar10":

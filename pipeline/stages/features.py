@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mlnt.data import index_batches
 from mlnt.networks import pre_logit_features
-from pipeline import artifacts, console, runtime
+from pipeline import artifacts, console, feature_store, runtime
 from pipeline.params import Params
 from pipeline.trained import load_best
 
@@ -27,19 +28,18 @@ def run(params: Params) -> str:
     module, digest = load_best(params, dataset, labels, "pretrain", device)
     images, _ = runtime.image_store(params, dataset, labels, device)
     rows = torch.arange(len(images))
-    size = params.train.eval_batch_size
 
     @torch.no_grad()
-    def batch(indices: torch.Tensor) -> NDArray[np.floating]:
-        features: NDArray[np.floating] = pre_logit_features(module, images.batch(indices)).float().cpu().numpy()
-        return features
-
-    def chunks() -> Iterator[NDArray[np.floating]]:
+    def chunks(batches: Iterable[Tensor]) -> Iterator[NDArray[np.floating]]:
         with console.progress("features", len(rows)) as bar:
-            for indices in index_batches(rows, size):
-                bar.at(int(indices[-1]))
-                yield batch(indices)
+            done = -1
+            for fetched in images.fetch(batches):
+                features: NDArray[np.floating] = pre_logit_features(module, images.batch(fetched)).float().cpu().numpy()
+                done += len(features)
+                bar.at(done)
+                yield features
 
-    width = batch(rows[:1]).shape[1]
-    artifacts.write_features(chunks(), len(rows), width, params.features.dtype, labels, digest)
+    width = next(chunks([rows[:1]])).shape[1]
+    batches = index_batches(rows, params.train.eval_batch_size)
+    feature_store.write_features(chunks(batches), len(rows), width, params.features.dtype, labels, digest)
     return f"features: {len(rows)} rows of {width} numbers"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mlnt import mentor
 from mlnt.evaluation import predict_logits
 from mlnt.functional import Network
 from mlnt.step import MLNTStep
-from pipeline import artifacts, console, files, runtime
+from pipeline import console, files, runtime
 from pipeline.artifacts import TRAIN
 from pipeline.errors import UserError
+from pipeline.feature_store import FeatureFile
 from pipeline.fitting import Workspace, fit
 from pipeline.params import Params
 from pipeline.systems import BY_STAGE, System
@@ -81,10 +81,10 @@ def _filter(workspace: Workspace, network: Network | None) -> Tensor | None:
     return kept
 
 
-def _features(workspace: Workspace, system: System) -> tuple[Tensor | None, str]:
-    """Rows of the feature store for the training set, where the step needs neighbours."""
+def _features(workspace: Workspace, system: System) -> tuple[Tensor | FeatureFile | None, str]:
+    """The feature store's rows of the training set, where the step needs neighbours: in memory, if they fit there."""
     if not system.meta or workspace.params.mlnt.M == 0:
         return None, ""
     digest = files.file_digest(best_weights(workspace.params, workspace.labels, "pretrain"))
-    table = artifacts.read_features(workspace.labels, digest)
-    return torch.from_numpy(table[workspace.labels.rows(TRAIN)]), digest
+    table = FeatureFile(workspace.labels, digest, workspace.labels.rows(TRAIN))
+    return table.read() if table.gib <= workspace.params.features.max_memory_gib else table, digest

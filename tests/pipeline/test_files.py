@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from projects import ROOT, environment, run
 
-from pipeline import artifacts, files
+from pipeline import files, hdf5
 from pipeline.errors import RunError, UserError
 
 
@@ -26,19 +26,19 @@ def test_no_space_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         import resource
         from pathlib import Path
         import numpy as np, torch
-        from pipeline import artifacts, files, weights
+        from pipeline import files, hdf5, weights
         from pipeline.errors import RunError
 
         SIZE = 1 << 20
         noise = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
         path = Path("file")
 
-        def hdf5():
-            with artifacts._create(path) as (file, _):
-                artifacts._store(file, {"a": noise}, {"about": 1})
+        def write_hdf5():
+            with hdf5.create(path) as (file, _):
+                hdf5.store(file, {"a": noise}, {"about": 1})
 
         writers = {
-            "hdf5": hdf5,
+            "hdf5": write_hdf5,
             "safetensors": lambda: weights.save_tensors(path, {"a": torch.from_numpy(noise)}),
             "text": lambda: files.write_text(path, "a" * SIZE),
             "json": lambda: files.write_json(path, ["a" * SIZE]),
@@ -139,8 +139,8 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
 def make_hdf5(path: Path) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     arrays = {"images": rng.integers(0, 256, (60, 1, 8, 8), dtype=np.uint8), "labels": rng.integers(0, 10, 60)}
-    with artifacts._create(path) as (file, _):
-        artifacts._store(file, arrays, {"class_names": [f"class {i}" for i in range(10)], "digest": "0" * 64})
+    with hdf5.create(path) as (file, _):
+        hdf5.store(file, arrays, {"class_names": [f"class {i}" for i in range(10)], "digest": "0" * 64})
     return arrays
 
 
@@ -155,9 +155,9 @@ def test_every_damage_of_an_hdf5_file_is_found(tmp_path: Path) -> None:
         damaged[at] ^= 1 << at % 8
         path.write_bytes(damaged)
         try:
-            with artifacts._open(path, "download") as file:
+            with hdf5.opened(path, "download") as file:
                 found = {name: file[name][:] for name in arrays}
-                about = artifacts._about(file)
+                about = hdf5.about(file)
         except UserError:
             continue
         unnoticed.append(at)

@@ -24,7 +24,7 @@ from pipeline.sources import cifar10, clothing1m, digits, imagefolder
 from pipeline.sources.listing import ImageOptions
 from pipeline.stages import download
 
-AS_THEY_ARE = ImageOptions("auto", None, None, None, None)
+AS_THEY_ARE = ImageOptions("auto", None, None, None, None, "memory", 0)
 CLASSES = ("cat", "dog", "emu")
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +44,11 @@ class DoubleImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: Tensor) -> Tensor:
-        return self.images[indices]
+    def fetch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        return iter(batches)
+
+    def batch(self, fetched: Tensor) -> Tensor:
+        return self.images[fetched]
 
 
 class Recorder(StepFunction):

@@ -111,6 +111,7 @@ def test_nothing_in_a_step_looks_at_a_value(
     step = make_step(order=order, update=update, teacher_bn=teacher_bn, mentor=mentor)
     training = make_training(step, replace(make_data(), kept=kept), network)
     inputs, any_kept = training._inputs(torch.arange(24).view(3, 8), first=4)
+    inputs = inputs._replace(fetched=training._data.train.indices[inputs.positions])
     rates = Rates(*torch.tensor(astuple(training._schedule.at(6)), dtype=torch.float64).unbind())
     with NothingIsRead():
         training._step_on(inputs.at(0), rates, any_kept[0])

@@ -1,0 +1,69 @@
+"""Sums over the pixels of images, in integers: the same whatever the order, and however many processes add them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVELS = 256
+
+
+@dataclass
+class PixelSums:
+    """What the mean image and each channel's mean and deviation are made of.
+
+    Attributes:
+        count: images.
+        total: sum of the images, int64 [C, H, W].
+        levels: how many pixels of each channel have each of the 256 values, int64 [C, 256].
+    """
+
+    count: int
+    total: NDArray[np.int64]
+    levels: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> PixelSums:
+        """Of no images [C, H, W]."""
+        return cls(0, np.zeros(shape, np.int64), np.zeros((shape[0], LEVELS), np.int64))
+
+    @classmethod
+    def of(cls, chunks: Iterable[NDArray[np.uint8]], shape: tuple[int, ...]) -> PixelSums:
+        """Of chunks of images [n, C, H, W]."""
+        sums = cls.empty(shape)
+        for chunk in chunks:
+            sums.add_(chunk)
+        return sums
+
+    def add_(self, images_NCHW: NDArray[np.uint8]) -> None:
+        self.count += len(images_NCHW)
+        self.total += images_NCHW.sum(axis=0, dtype=np.int64)
+        for channel in range(len(self.levels)):
+            self.levels[channel] += np.bincount(images_NCHW[:, channel].ravel(), minlength=LEVELS)
+
+    def merge_(self, other: PixelSums) -> None:
+        """Add those of other images; one channel counts for each of three."""
+        self.count += other.count
+        self.total += other.total
+        self.levels += other.levels
+
+    def mean_image(self) -> NDArray[np.float64]:
+        """In [0, 1], [C, H, W]."""
+        return self.total / (255 * self.count)
+
+    def channel_mean(self) -> NDArray[np.float64]:
+        """In [0, 1], [C]."""
+        return self._moment(1)
+
+    def channel_variance(self) -> NDArray[np.float64]:
+        """[C]."""
+        return self._moment(2) - self._moment(1) ** 2
+
+    def _moment(self, power: int) -> NDArray[np.float64]:
+        pixels = self.levels.sum(axis=1)
+        values = np.arange(LEVELS, dtype=np.int64) ** power
+        moment: NDArray[np.float64] = (self.levels * values).sum(axis=1) / (pixels * 255**power)
+        return moment

@@ -1,0 +1,127 @@
+"""HDF5 files as the stages pass them on: replaced whole, with a checksum on everything, text too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import files
+from pipeline.errors import UserError
+
+
+def digest(arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> str:
+    """SHA-256 of arrays and text."""
+    found = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def store(file: h5py.File, arrays: dict[str, NDArray[Any]], text: dict[str, Any]) -> None:
+    """Everything with a checksum, text too: HDF5's own strings and attributes have none, and damaged ones hang it."""
+    encoded = np.frombuffer(json.dumps(text).encode(), dtype=np.uint8)
+    for name, array in {**arrays, "about": encoded}.items():
+        # One chunk holds about 1 MiB of whole rows; each chunk carries a checksum.
+        rows = max(1, min(len(array), (1 << 20) // max(1, array[0].nbytes)))
+        file.create_dataset(name, data=array, chunks=(rows, *array.shape[1:]), fletcher32=True)
+
+
+def about(file: h5py.File) -> dict[str, Any]:
+    """The text that `store` was given."""
+    text: dict[str, Any] = json.loads(file["about"][:].tobytes())
+    return text
+
+
+@contextmanager
+def create(path: Path) -> Iterator[tuple[h5py.File, Sink]]:
+    """A new file that takes the place of `path` when the block ends well. Call `check` of the sink now and then.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written.
+    """
+    with files.replacing(path) as temporary, Sink(temporary) as sink:
+        # The newer format has checksums of its own structure too; the older one reads some damage as other values.
+        with h5py.File(sink, "w", libver="v110") as file:
+            yield file, sink
+        sink.check()
+
+
+class Sink(FileIO):
+    """What HDF5 writes to. Where the disk is full HDF5 would crash the process: it never hears of it, `check` does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        try:
+            written = 0
+            while written < len(view):
+                written += super().write(view[written:])
+        except OSError as error:
+            self._error = self._error or error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def check(self) -> None:
+        """
+        Raises:
+            OSError: what a write has met with.
+        """
+        if self._error is not None:
+            raise self._error
+
+
+@contextmanager
+def opened(path: Path, command: str) -> Iterator[h5py.File]:
+    """To read; `mlnt COMMAND` has made it.
+
+    Raises:
+        UserError: missing; or what the block reads is damaged.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file; `mlnt {command}` makes it, or `dvc repro` all of them")
+    with reading(path), h5py.File(path, "r") as file:
+        yield file
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        UserError: what the block reads is damaged.
+    """
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+
+
+def check_origin(file: h5py.File, path: Path, what: str, expected: str, command: str) -> None:
+    """
+    Raises:
+        UserError: made with another `what` than the one of this digest.
+    """
+    found = about(file).get(f"{what}_digest")
+    if found != expected:
+        raise UserError(
+            f"{path}: made with another {what} (digest {str(found)[:12]}, expected {expected[:12]}); "
+            f"run `mlnt {command}` again, or `dvc repro`"
+        )

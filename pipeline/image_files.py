@@ -1,0 +1,100 @@
+"""`data.storage: files`: images that stay where they are, listed in the data set and decoded when they are wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlnt.pixel_sums import PixelSums
+from pipeline.errors import UserError
+from pipeline.names import Names
+from pipeline.sources.decode import UNDECODABLE, decode_image
+
+
+class ImageFile(NamedTuple):
+    """A file below the root, and how long it was when the data set was made."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class FileDecoder:
+    """Pixels of a file, as the data set was made.
+
+    Attributes:
+        shape: what every image has, [C, H, W].
+    """
+
+    root: str
+    shape: tuple[int, int, int]
+    resize: int | None
+    crop: int | None
+
+    def __call__(self, file: ImageFile) -> NDArray[np.uint8]:
+        """uint8 [C, H, W].
+
+        Raises:
+            UserError: the file has changed since, cannot be read, or is no image any more.
+        """
+        path = Path(self.root, file.name)
+        channels: Literal[1, 3] = 1 if self.shape[0] == 1 else 3
+        try:
+            content = path.read_bytes()
+            if len(content) != file.size:
+                raise UserError(self._changed(path, f"has {len(content)} bytes, had {file.size}"))
+            image = decode_image(content, channels, self.resize, self.crop)
+        except UNDECODABLE as error:
+            raise UserError(self._changed(path, f"cannot be read any more ({error})")) from error
+        if image.shape != self.shape:
+            raise UserError(self._changed(path, f"gives an image of {image.shape}, gave {self.shape}"))
+        return image
+
+    @staticmethod
+    def _changed(path: Path, how: str) -> str:
+        return f"data.root: {path} {how} when the data set was made; put it back, or run `dvc repro -f download`"
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Stands in for the array of images [N, C, H, W].
+
+    Attributes:
+        sizes: of the files, in bytes [N].
+        sums: over the source's training images.
+    """
+
+    names: Names
+    sizes: NDArray[np.int64]
+    decode: FileDecoder
+    sums: PixelSums
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self), *self.decode.shape)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def file(self, row: int) -> ImageFile:
+        return ImageFile(self.names[row], int(self.sizes[row]))
+
+    @overload
+    def __getitem__(self, rows: int) -> NDArray[np.uint8]: ...
+
+    @overload
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]: ...
+
+    def __getitem__(self, rows: int | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Decoded here and now: for single images. Many are read by `mlnt.file_images`.
+
+        Raises:
+            UserError: a file has changed, or cannot be read.
+        """
+        if isinstance(rows, np.ndarray):
+            return np.stack([self.decode(self.file(int(row))) for row in rows])
+        return self.decode(self.file(rows))

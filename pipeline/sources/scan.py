@@ -1,0 +1,144 @@
+"""One pass over image files that stay where they are: what decodes, how large it is, sums over the training images."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlnt.pixel_sums import PixelSums
+from pipeline import console
+from pipeline.errors import RunError
+from pipeline.sources.decode import UNDECODABLE, decode_image, different_sizes
+
+FILES_A_TASK = 64
+Shape = tuple[int, int, int]
+
+
+class Options(NamedTuple):
+    """As of `decode_images`."""
+
+    channels: Literal["auto", 1, 3]
+    resize: int | None
+    crop: int | None
+
+
+@dataclass
+class Scanned:
+    """What some files hold.
+
+    Attributes:
+        sizes: bytes of each file; −1 for one that does not decode.
+        missing: positions of those that are not there.
+        bad: position and reason, of those that do not decode.
+        first: shape [C, H, W] → position of the first image that has it.
+        sums: shape → sums over the training images that have it.
+    """
+
+    sizes: NDArray[np.int64]
+    missing: list[int] = field(default_factory=list)
+    bad: list[tuple[int, str]] = field(default_factory=list)
+    first: dict[Shape, int] = field(default_factory=dict)
+    sums: dict[Shape, PixelSums] = field(default_factory=dict)
+
+
+def scan(root: Path, names: Sequence[str], training: NDArray[np.bool_], options: Options, workers: int) -> Scanned:
+    """Decode each file once.
+
+    Args:
+        training: which of them count for the sums.
+        workers: processes; with 0 this one does it. What is found does not depend on them.
+
+    Raises:
+        UserError: images of different sizes, as soon as there are two; or what `decode_image` finds wrong with the
+            parameters.
+        RunError: a worker ended by itself.
+    """
+    found = Scanned(np.full(len(names), -1, np.int64))
+    starts = range(0, len(names), FILES_A_TASK)
+    tasks = ((str(root), names[at : at + FILES_A_TASK], training[at : at + FILES_A_TASK], options) for at in starts)
+    with console.progress("download", len(names)) as bar:
+        for at, part in zip(starts, _each(tasks, workers), strict=True):
+            found.sizes[at : at + len(part.sizes)] = part.sizes
+            found.missing += [at + i for i in part.missing]
+            found.bad += [(at + i, reason) for i, reason in part.bad]
+            for shape, i in part.first.items():
+                found.first.setdefault(shape, at + i)
+            for shape, sums in part.sums.items():
+                found.sums.setdefault(shape, PixelSums.empty(shape)).merge_(sums)
+            _refuse_different_sizes(names, found.first)
+            bar.at(at)
+    return found
+
+
+def _refuse_different_sizes(names: Sequence[str], first: dict[Shape, int]) -> None:
+    for (shape, i), (other, j) in pairwise(first.items()):
+        if other[1:] != shape[1:]:
+            raise different_sizes(names[i], shape, names[j], other)
+
+
+Task = tuple[str, Sequence[str], NDArray[np.bool_], Options]
+
+
+def _each(tasks: Iterator[Task], workers: int) -> Iterator[Scanned]:
+    """The tasks' results in their order, some tasks ahead."""
+    if not workers:
+        yield from (_scan_task(task) for task in tasks)
+        return
+    # Spawned: this process may have threads, and a worker has nothing heavy to import.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals)
+    try:
+        yield from _ahead(lambda task: pool.submit(_scan_task, task), tasks, 3 * workers)
+    except BrokenProcessPool as error:
+        raise RunError(f"download: a process that decodes images ended by itself ({error}); out of memory?") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ahead(submit: Callable[[Task], Future[Scanned]], tasks: Iterator[Task], most: int) -> Iterator[Scanned]:
+    waiting: deque[Future[Scanned]] = deque()
+    for task in tasks:
+        waiting.append(submit(task))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _scan_task(task: Task) -> Scanned:
+    root, names, training, options = task
+    found = Scanned(np.full(len(names), -1, np.int64))
+    for i, name in enumerate(names):
+        try:
+            content = Path(root, name).read_bytes()
+            image = decode_image(content, *options)
+        except FileNotFoundError:
+            found.missing.append(i)
+            continue
+        except UNDECODABLE as error:
+            found.bad.append((i, str(error)))
+            continue
+        found.sizes[i] = len(content)
+        shape: Shape = image.shape
+        found.first.setdefault(shape, i)
+        if training[i]:
+            found.sums.setdefault(shape, PixelSums.empty(shape)).add_(image[None])
+    return found
+
+
+def _leave_signals() -> None:
+    """Ctrl-C is for the main process, which ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgrp()
