@@ -43,6 +43,10 @@ class ImageStore(Protocol):
         """Normalised images [B, C, H, W], on the device."""
         ...
 
+    def close(self) -> None:
+        """End what `fetch` may have started."""
+        ...
+
 
 @dataclass(frozen=True)
 class InputStatistics:
@@ -100,6 +104,9 @@ class MemoryImages:
 
     def batch(self, fetched: Tensor) -> Tensor:
         return self._normalize(self._images[fetched.to(self.device)])
+
+    def close(self) -> None:
+        pass
 
 
 class AugmentationDraws(NamedTuple):

@@ -31,10 +31,6 @@ class Files(Protocol):
     def file(self, row: int) -> Any: ...
 
 
-class LostWorkerError(RuntimeError):
-    """A process that reads images ended by itself."""
-
-
 class FileImages:
     """Images [C, H, W] that `files.decode(files.file(row))` gives, uint8.
 
@@ -44,6 +40,7 @@ class FileImages:
 
     Attributes:
         workers: processes that decode; with 0 this one does.
+        lost: makes the error, of its message, for a worker that ended by itself.
     """
 
     def __init__(
@@ -54,12 +51,14 @@ class FileImages:
         *,
         channels_last: bool,
         workers: int,
+        lost: Callable[[str], Exception] = RuntimeError,
     ) -> None:
         self._files = files
         self._decode = _Batches(files.decode)
         self._normalize = Normalization(statistics, device, channels_last)
         self.device = device
         self.workers = workers
+        self.lost = lost
         self._asked = _Asked()
         self._loader: DataLoader[Any] | None = None
         self._fetches = 0
@@ -74,8 +73,7 @@ class FileImages:
         """uint8 [B, C, H, W] of these batches, in their order. One fetch at a time: a new one ends the one before.
 
         Raises:
-            LostWorkerError: a worker ended by itself.
-            Exception: what `decode` has raised.
+            Exception: what `decode` has raised, or `lost` has made.
         """
         self._fetches += 1
         current = self._fetches
@@ -89,7 +87,10 @@ class FileImages:
 
     def close(self) -> None:
         """End the workers; the next `fetch` starts others."""
-        self._loader = None
+        loader, self._loader = self._loader, None
+        running: Any = loader and loader._iterator
+        if running is not None:
+            running._shutdown_workers()  # not left to its __del__: an error's traceback would keep it alive
 
     def _read(self, batches: Iterator[list[Any]]) -> Iterator[Any]:
         if not self.workers:
@@ -105,7 +106,7 @@ class FileImages:
             yield from loaded
         except RuntimeError as error:
             self.close()
-            raise LostWorkerError(
+            raise self.lost(
                 f"a process that reads images ended by itself ({_one_line(error)}); is memory, or shared memory "
                 f"(/dev/shm), too small for {self.workers} of them?"
             ) from error

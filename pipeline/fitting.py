@@ -53,6 +53,10 @@ class Workspace:
         images, statistics = runtime.image_store(params, dataset, labels, device)
         return cls(params, device, dataset, labels, images, statistics)
 
+    def close(self) -> None:
+        """End the processes that read images."""
+        self.images.close()
+
     @property
     def recipe(self) -> Recipe:
         train = self.params.train

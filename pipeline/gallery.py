@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import torch
 
 from mlnt.evaluation import predict_logits
@@ -24,7 +26,12 @@ def filtered(params: Params) -> list[Filtered]:
     Raises:
         UserError: files that are missing, damaged, or of another run.
     """
-    workspace = Workspace.open(params)
+    with closing(Workspace.open(params)) as workspace:
+        return _filtered(workspace)
+
+
+def _filtered(workspace: Workspace) -> list[Filtered]:
+    params = workspace.params
     dataset, train = workspace.dataset, workspace.split(TRAIN)
     module, _ = load_best(params, dataset, workspace.labels, FINAL.mentor_stage or "", workspace.device)
     network = Network(module, runtime.amp_dtype(params.train))

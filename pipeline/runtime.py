@@ -16,7 +16,7 @@ from mlnt.allocator import keep_freed_memory
 from mlnt.data import ImageStore, InputStatistics, MemoryImages, input_statistics, statistics_of
 from pipeline import files
 from pipeline.artifacts import TRAIN, Dataset, Labels
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.image_files import ImageFiles
 from pipeline.params import Model, Params, Train
 
@@ -138,6 +138,7 @@ def image_store(
             device,
             channels_last=params.train.channels_last,
             workers=params.data.num_workers,
+            lost=RunError,
         )
         return store, statistics
     images = torch.from_numpy(dataset.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,11 @@ def run(params: Params, name: str) -> str:
         UserError: parameters or inputs that do not fit, or prior knowledge that is not there.
         RunError: the loss was not finite.
     """
-    workspace = Workspace.open(params)
+    with closing(Workspace.open(params)) as workspace:
+        return _train(workspace, name)
+
+
+def _train(workspace: Workspace, name: str) -> str:
     plan = {
         "forward": _forward,
         "forward_estimated": _forward_estimated,

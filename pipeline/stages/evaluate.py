@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,11 @@ def run(params: Params) -> str:
     Raises:
         UserError: inputs that are missing, damaged or of another run.
     """
-    evaluation = Evaluation(params)
+    with closing(Evaluation(params)) as evaluation:
+        return _evaluate(evaluation)
+
+
+def _evaluate(evaluation: Evaluation) -> str:
     metrics: dict[str, Any] = {"samples": {name: evaluation.count(i) for i, name in enumerate(artifacts.SPLITS)}}
     confusions: list[dict[str, Any]] = []
     for system in SYSTEMS:
@@ -92,6 +97,10 @@ class Evaluation:
         self.images, _ = runtime.image_store(params, self.dataset, self.labels, self.device)
         chosen = params.evaluate.label_issue_threshold
         self.threshold = params.mentor.tau if chosen is None else chosen
+
+    def close(self) -> None:
+        """End the processes that read images."""
+        self.images.close()
 
     def count(self, split: int) -> int:
         return len(self.labels.rows(split))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ def run(params: Params) -> str:
                 bar.at(done)
                 yield features
 
-    width = next(chunks([rows[:1]])).shape[1]
-    batches = index_batches(rows, params.train.eval_batch_size)
-    feature_store.write_features(chunks(batches), len(rows), width, params.features.dtype, labels, digest)
+    with closing(images):
+        width = next(chunks([rows[:1]])).shape[1]
+        batches = index_batches(rows, params.train.eval_batch_size)
+        feature_store.write_features(chunks(batches), len(rows), width, params.features.dtype, labels, digest)
     return f"features: {len(rows)} rows of {width} numbers"

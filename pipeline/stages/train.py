@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from torch import Tensor
 
 from mlnt import mentor
@@ -27,8 +29,12 @@ def run(params: Params, stage: str) -> str:
         UserError: parameters or inputs that do not fit.
         RunError: the loss was not finite.
     """
-    system = BY_STAGE[stage]
-    workspace = Workspace.open(params)
+    with closing(Workspace.open(params)) as workspace:
+        return _train(workspace, stage)
+
+
+def _train(workspace: Workspace, stage: str) -> str:
+    params, system = workspace.params, BY_STAGE[stage]
     network, mentor_digest = _mentor(workspace, system)
     kept = _filter(workspace, network)
     features, features_digest = _features(workspace, system)

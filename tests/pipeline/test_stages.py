@@ -37,6 +37,7 @@ from mlnt.networks import pre_logit_features
 from pipeline import artifacts, console, figures, files, gallery, runtime
 from pipeline.artifacts import TRAIN, VALIDATION
 from pipeline.errors import RunError, UserError
+from pipeline.feature_store import FeatureFile
 from pipeline.params import Params, check, leaf_keys, read_yaml
 from pipeline.show import show
 from pipeline.systems import SYSTEMS
@@ -236,7 +237,7 @@ def test_the_features_are_those_of_the_pretrained_network_in_sample_order(copied
     dataset = artifacts.read_dataset()
     labels = artifacts.read_labels(dataset)
     module, digest = load_best(params, dataset, labels, "pretrain", device)
-    stored = artifacts.read_features(labels, digest)
+    stored = FeatureFile(labels, digest, np.arange(len(dataset.labels))).read().numpy()
     images, _ = runtime.image_store(params, dataset, labels, device)
     shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -503,7 +504,8 @@ ALTERNATIVES: dict[str, Any] = {
     "data.resize": 4,
     "data.crop": 4,
     "data.normalize": "channel",
-    "data.storage": "memory",
+    "data.storage": "files",
+    "data.workers": 0,
     "noise.kind": "matrix",
     "noise.rate": 0.1,
     "noise.symmetric_excludes_true": True,
@@ -536,6 +538,7 @@ ALTERNATIVES: dict[str, Any] = {
     "train.deterministic": True,
     "train.checkpoint_every": 7,
     "features.dtype": "float16",
+    "features.max_memory_gib": 0.0,
     "mlnt.M": 3,
     "mlnt.rho": 0.2,
     "mlnt.neighbors": 5,

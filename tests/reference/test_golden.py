@@ -50,6 +50,9 @@ class DoubleImages:
     def batch(self, fetched: Tensor) -> Tensor:
         return self.images[fetched]
 
+    def close(self) -> None:
+        pass
+
 
 class Recorder(StepFunction):
     """A step function that keeps the losses of every step."""
