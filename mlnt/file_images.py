@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mlnt import worker
 from mlnt.data import InputStatistics, Normalization
 
 Decode = Callable[[Any], NDArray[np.uint8]]
@@ -88,7 +88,7 @@ class FileImages:
     def close(self) -> None:
         """End the workers; the next `fetch` starts others."""
         loader, self._loader = self._loader, None
-        running: Any = loader and loader._iterator
+        running: Any = None if loader is None else loader._iterator
         if running is not None:
             running._shutdown_workers()  # not left to its __del__: an error's traceback would keep it alive
 
@@ -125,7 +125,7 @@ class FileImages:
             multiprocessing_context=context,
             persistent_workers=True,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_group,
+            worker_init_fn=worker.begin,
             generator=torch.Generator(),  # else it would draw from the global one
         )
 
@@ -162,11 +162,6 @@ class _Batches(Dataset[Any]):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _leave_group(_: int) -> None:
-    """Ctrl-C, and whatever else is sent to the whole group, is for the main process: it may want to checkpoint."""
-    os.setpgrp()
 
 
 def _one_line(error: Exception) -> str:

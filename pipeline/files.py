@@ -6,10 +6,11 @@ import csv
 import fcntl
 import glob
 import hashlib
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -106,12 +107,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Rows of equal keys; numbers rounded to 6 digits, None and NaN as nothing."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        left = iter(rows)
+        first = next(left, None)
+        writer = csv.DictWriter(file, list(first or ()), lineterminator="\n")
         writer.writeheader()
-        for row in rows:
+        for row in itertools.chain(() if first is None else (first,), left):
             writer.writerow({key: "" if value is None else value for key, value in _plain(row).items()})
 
 
@@ -120,12 +123,21 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     Raises:
         UserError: missing or damaged.
     """
+    return list(csv_rows(path))
+
+
+def csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    """One after the other, for a table that may be as long as the data set.
+
+    Raises:
+        UserError: missing or damaged.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             if reader.fieldnames is None:
                 raise UserError(f"{path}: damaged (it is empty); delete it and run `dvc repro` again")
-            return list(reader)
+            yield from reader
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `dvc repro` makes it") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:

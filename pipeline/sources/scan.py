@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlnt import worker
 from mlnt.pixel_sums import PixelSums
 from pipeline import console
 from pipeline.errors import RunError
@@ -98,7 +97,7 @@ def _each(tasks: Iterator[Task], workers: int) -> Iterator[Scanned]:
         return
     # Spawned: this process may have threads, and a worker has nothing heavy to import.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=worker.begin)
     try:
         yield from _ahead(lambda task: pool.submit(_scan_task, task), tasks, 3 * workers)
     except BrokenProcessPool as error:
@@ -136,9 +135,3 @@ def _scan_task(task: Task) -> Scanned:
         if training[i]:
             found.sums.setdefault(shape, PixelSums.empty(shape)).add_(image[None])
     return found
-
-
-def _leave_signals() -> None:
-    """Ctrl-C is for the main process, which ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.setpgrp()

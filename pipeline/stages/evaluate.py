@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -146,10 +147,9 @@ class Evaluation:
             wrong=None if true is None else true[rows] != given.numpy(),
         )
 
-    def issue_rows(self, issues: LabelIssues) -> list[dict[str, Any]]:
+    def issue_rows(self, issues: LabelIssues) -> Iterator[dict[str, Any]]:
         """The table of label issues in cleanlab's columns, most suspicious first."""
         names, classes, true = self.dataset.names, self.dataset.class_names, self.labels.true_labels
-        table: list[dict[str, Any]] = []
         for i in np.argsort(issues.score, kind="stable"):
             row = int(issues.rows[i])
             entry: dict[str, Any] = {
@@ -162,8 +162,7 @@ class Evaluation:
             }
             if true is not None:
                 entry["true_label"] = classes[true[row]]
-            table.append(entry)
-        return table
+            yield entry
 
     def estimated_matrix(self, issues: LabelIssues) -> list[dict[str, Any]]:
         """The noise matrix with the model's labels in the place of the true ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def run(params: Params) -> str:
     labels = artifacts.read_labels(dataset)
     metrics = files.read_json(results.EVALUATE)
     noise = files.read_json(files.METRICS / "noise.json")
-    issues = files.read_csv(files.LABEL_ISSUES)
+    issues = _issues(params.report.gallery)
     chosen = params.evaluate.label_issue_threshold
     threshold = params.mentor.tau if chosen is None else chosen
     known = labels.true_labels is not None
@@ -54,19 +55,47 @@ def run(params: Params) -> str:
             matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names)),
             confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
             histogram=figures.score_histogram(
-                [float(row["label_score"]) for row in issues],
-                [row["true_label"] != row["given_label"] for row in issues] if known else None,
+                issues.scores,
+                issues.wrong if known else None,
                 threshold,
             ),
             threshold=threshold,
-            num_issues=sum(row["is_label_issue"] == "True" for row in issues),
+            num_issues=issues.listed,
             num_train=len(labels.rows(TRAIN)),
-            gallery=[_card(dataset, row) for row in issues[: params.report.gallery]],
+            gallery=[_card(dataset, row) for row in issues.first],
             final=final,
         )
     )
     files.write_text(files.REPORT, page)
     return f"report: open {files.REPORT} in a browser; `mlnt show` prints its table"
+
+
+@dataclass
+class Issues:
+    """The table of label issues, but for what only the first rows are wanted of.
+
+    Attributes:
+        scores: of each training sample.
+        wrong: whether its label is wrong, where the truth is known.
+        listed: how many are taken for wrong.
+        first: rows for the gallery.
+    """
+
+    scores: list[float] = field(default_factory=list)
+    wrong: list[bool] = field(default_factory=list)
+    listed: int = 0
+    first: list[dict[str, str]] = field(default_factory=list)
+
+
+def _issues(gallery: int) -> Issues:
+    issues = Issues()
+    for row in files.csv_rows(files.LABEL_ISSUES):
+        issues.scores.append(float(row["label_score"]))
+        issues.wrong.append(row.get("true_label") != row["given_label"])
+        issues.listed += row["is_label_issue"] == "True"
+        if len(issues.first) < gallery:
+            issues.first.append(row)
+    return issues
 
 
 def _environment() -> Environment:

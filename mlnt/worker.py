@@ -1,0 +1,23 @@
+"""What a process that works for another does first; without torch, which not every worker needs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+
+
+def begin(*_: object) -> None:
+    """Leave the group, and end when the parent ends."""
+    # Ctrl-C, and whatever else is sent to the whole group, is for the main process, which may want to checkpoint.
+    os.setpgrp()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed tells nobody: a worker would wait for ever for more to do, and the server of forkserver
+    for its workers (torch's watch for the end of that server only)."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
