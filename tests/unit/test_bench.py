@@ -12,7 +12,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 
 @pytest.mark.parametrize(
-    "script", ["measure", "precision", "profile_epoch", "scaling", "seeds", "select_recipe", "step"]
+    "script", ["measure", "precision", "profile_epoch", "scaling", "seeds", "select_recipe", "step", "storage"]
 )
 def test_script_starts(script: str) -> None:
     command = [sys.executable, BENCH / f"{script}.py", "--help"]

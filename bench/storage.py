@@ -1,0 +1,395 @@
+"""Images in files (`data.storage: files`): how fast, how much waiting, how much memory, beside torchvision's loader.
+
+python bench/storage.py --quick                          # a minute, small: that it runs
+python bench/storage.py --entries 10000 100000 1000000   # the table of docs/performance.md
+python bench/storage.py --parts decode --photo 500x400 --images 2000
+
+Files are generated. A data set of N entries lists the same files again and again: what is measured is the list, not
+the disk. Every row is a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from runs import checked, read_changed
+
+from mlnt import seeding
+from mlnt.data import index_batches
+from mlnt.evaluation import predict_logits
+from mlnt.file_images import FileImages
+from mlnt.functional import Network
+from mlnt.networks import create_model
+from mlnt.step import MLNTStep
+from pipeline import artifacts, feature_store, runtime
+from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
+from pipeline.fitting import Workspace
+from pipeline.image_files import ImageFiles
+from pipeline.names import Names
+from pipeline.params import Params
+from pipeline.sources import imagefolder
+from pipeline.sources.listing import ImageOptions
+from pipeline.stages import download, noise
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = 14
+Row = dict[str, Any]
+
+
+def make_photos(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """JPEG files with the detail of photographs, a folder a class."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (size[1] // 16 + 1, size[0] // 16 + 1, 3)).astype(np.uint8))
+        pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
+        pixels += rng.integers(-12, 13, pixels.shape, dtype=np.int16)
+        path = folder / "train" / f"class {i % CLASSES:02}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=88)
+
+
+def make_params(args: argparse.Namespace, **changes: Any) -> Params:
+    """Those of the preset for files, on what was generated."""
+    settings = {
+        "data.source": "imagefolder",
+        "data.root": str(Path("photos").absolute()),
+        "data.storage": "files",
+        "data.workers": args.workers,
+        "data.resize": args.resize,
+        "data.crop": args.crop,
+        "data.normalize": "channel",
+        "noise.kind": "none",
+        "model.name": args.network,
+        "train.batch_size": args.batch_size,
+        "train.eval_batch_size": 128,
+        "train.epochs": 1,
+        "train.lr_drop_epochs": [],
+        "train.threads": args.threads,
+        "mlnt.M": args.m,
+        **changes,
+    }
+    return checked(read_changed(ROOT / "params.yaml", [f"{k}={json.dumps(v)}" for k, v in settings.items()]), 0)
+
+
+def repeated(entries: int, args: argparse.Namespace) -> Dataset:
+    """A data set of so many entries: the generated files again and again, a hundredth each for validation and test."""
+    options = ImageOptions("auto", args.resize, args.crop, None, None, "files", args.workers)
+    found = imagefolder.load(Path("photos"), options)
+    assert isinstance(found.images, ImageFiles)
+    rows = np.arange(entries) % len(found.labels)
+    split = np.full(entries, TRAIN, np.uint8)
+    split[1::100], split[2::100] = VALIDATION, TEST
+    names = Names.of(found.names[int(row)] for row in rows)
+    images = ImageFiles(names, found.images.sizes[rows], found.images.decode, found.images.sums)
+    return Dataset(images, found.labels[rows], split, rows, names, found.class_names, found.source, False)
+
+
+def with_labels(entries: int, args: argparse.Namespace) -> tuple[Dataset, Labels]:
+    dataset = repeated(entries, args)
+    artifacts.write_dataset(dataset)
+    noise.run(make_params(args))
+    dataset = artifacts.read_dataset()
+    return dataset, artifacts.read_labels(dataset)
+
+
+# The parts: each prints rows
+
+
+def decode(_: int, args: argparse.Namespace) -> Iterator[Row]:
+    """Images a second of one worker, and of torchvision's ImageFolder with one; in turns."""
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    dataset = repeated(args.images, args)
+    rows = torch.arange(args.images)
+    store = image_store(dataset, workers=1)
+    before = [v2.Resize((args.resize, args.resize))] if args.resize else []
+    folder = ImageFolder(
+        "photos/train", v2.Compose([*before, v2.CenterCrop(args.crop or args.resize), v2.PILToTensor()])
+    )
+    loader = DataLoader(
+        folder, args.batch_size, num_workers=1, persistent_workers=True, multiprocessing_context="forkserver"
+    )
+    runs: dict[str, tuple[Callable[[], Any], list[float]]] = {
+        "decode": (lambda: sum(len(b) for b in store.fetch(index_batches(rows, args.batch_size))), []),
+        "decode, torchvision": (lambda: sum(len(b) for b, _ in loader), []),
+    }
+    for run, _times in runs.values():
+        run()  # workers start
+    for _round in range(args.rounds):
+        for run, times in runs.values():
+            start = time.perf_counter()
+            count = run()
+            times.append(count / (time.perf_counter() - start))
+    for name, (_run, times) in runs.items():
+        yield {"part": name, "images/s": statistics.median(times), "note": f"{args.photo}, 1 worker"}
+
+
+def image_store(dataset: Dataset, workers: int) -> FileImages:
+    assert isinstance(dataset.images, ImageFiles)
+    statistics_ = runtime.statistics_of(dataset.images.sums, "channel")
+    return FileImages(dataset.images, statistics_, torch.device("cpu"), channels_last=True, workers=workers)
+
+
+def waiting(_: int, args: argparse.Namespace) -> Iterator[Row]:
+    """The share of training that is spent on waiting for the next batch."""
+    with_labels(max(args.batch_size * args.steps * 2, 200), args)
+    params = make_params(args)
+    workspace = Workspace.open(params)
+    seconds = [0.0]
+    fetch = workspace.images.fetch
+
+    def timed(batches: Any) -> Iterator[torch.Tensor]:
+        fetched = fetch(batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(fetched, None)
+            seconds[0] += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    workspace.images.fetch = timed  # type: ignore[method-assign]
+    module = runtime.build_network(params, workspace.dataset, workspace.device, 1)
+    width = 64
+    train = workspace.split(TRAIN)
+    features = torch.randn(len(train.indices), width, generator=seeding.generator(0, "features"))
+    step = MLNTStep(
+        num_synthetic=params.mlnt.M,
+        replace_fraction=params.mlnt.rho,
+        num_neighbors=params.mlnt.neighbors,
+        inner_lr=params.mlnt.alpha,
+        momentum=0.9,
+        weight_decay=1e-4,
+        order="first",
+        update="sequential",
+        kl_reduction="batchmean",
+        teacher_bn="own",
+    )
+    training = workspace.training(module, step, workspace.training_data(None, features), meta=True)
+    begun: list[tuple[float, float]] = []
+
+    def on_step(_step: int) -> None:
+        begun.append((time.perf_counter(), seconds[0]))
+        if len(begun) > args.steps:
+            raise StopIteration
+
+    try:
+        for _row in training.epochs(on_step):
+            pass
+    except RuntimeError:
+        pass  # a generator makes that of StopIteration
+    workspace.close()
+    (start, waited), (end, waited_then) = begun[1], begun[-1]  # the first step waits for the workers to start
+    share = (waited_then - waited) / (end - start)
+    each = (end - start) / (len(begun) - 2)
+    note = f"waits {share:.1%} of a step of {each * 1000:.0f} ms; {args.network}, M = {args.m}, {args.workers} workers"
+    yield {"part": "training", "images/s": args.batch_size / each, "note": note}
+
+
+def manifest(entries: int, args: argparse.Namespace) -> Iterator[Row]:
+    dataset = repeated(entries, args)
+    start = time.perf_counter()
+    artifacts.write_dataset(dataset)
+    written = time.perf_counter()
+    artifacts.read_dataset()
+    size = Path("data/dataset.h5").stat().st_size / 2**20
+    yield {"part": "data set, written", "s": written - start, "note": f"{size:.0f} MiB"}
+    yield {"part": "data set, read", "s": time.perf_counter() - written}
+
+
+def labels(entries: int, args: argparse.Namespace) -> Iterator[Row]:
+    artifacts.write_dataset(repeated(entries, args))
+    start = time.perf_counter()
+    noise.run(make_params(args))
+    yield {"part": "noise", "s": time.perf_counter() - start}
+
+
+def batches(entries: int, args: argparse.Namespace) -> Iterator[Row]:
+    """Fifty batches at random, as training reads them."""
+    dataset, _ = with_labels(entries, args)
+    store = image_store(dataset, args.workers)
+    order = torch.randperm(entries, generator=seeding.generator(0, "order"))
+    start, most = time.perf_counter(), 0
+    for i, _batch in enumerate(store.fetch(index_batches(order, args.batch_size))):
+        if i == 50:
+            break
+        most = max(most, *(p.memory_full_info().uss for p in psutil.Process().children(recursive=True)), 0)
+    yield {
+        "part": "batches",
+        "s": time.perf_counter() - start,
+        "images/s": 50 * args.batch_size / (time.perf_counter() - start),
+        "note": f"a worker {most / 2**20:.0f} MiB of its own",
+    }
+    store.close()
+
+
+def features(entries: int, args: argparse.Namespace) -> Iterator[Row]:
+    """Write a table of this many rows; read it at random, and whole."""
+    labels_ = Labels(np.zeros(entries, np.int64), None, np.zeros(entries, np.uint8), None, "", "digest")
+    block = np.random.default_rng(0).standard_normal((512, args.width)).astype(np.float16)
+    start = time.perf_counter()
+    chunks = (block[: min(512, entries - at)] for at in range(0, entries, 512))
+    feature_store.write_features(chunks, entries, args.width, "float16", labels_, "network")
+    gib = entries * args.width * 2 / 2**30
+    yield {"part": "features, written", "s": time.perf_counter() - start, "note": f"{gib:.2f} GiB"}
+    table = feature_store.FeatureFile(labels_, "network", np.arange(entries))
+    draw = seeding.generator(0, "rows")
+    start = time.perf_counter()
+    for _ in range(args.batches):
+        table.rows(torch.randint(entries, (args.batch_size,), generator=draw))
+    each = (time.perf_counter() - start) / args.batches
+    note = f"{each * 1000:.2f} ms for {args.batch_size} rows"
+    yield {"part": "features, by batches", "s": each * args.batches, "peak MiB": peak(), "note": note}
+    if args.whole:
+        start = time.perf_counter()
+        table.read()
+        yield {"part": "features, whole", "s": time.perf_counter() - start, "peak MiB": peak()}
+
+
+def filtering(entries: int, args: argparse.Namespace) -> Iterator[Row]:
+    """The mentor's logits of all training samples: a small network, so that reading is what counts."""
+    dataset, found = with_labels(entries, args)
+    module = create_model("preact_resnet_tiny", num_classes=CLASSES, in_chans=3, seed=0).eval()
+    store = image_store(dataset, args.workers)
+    start = time.perf_counter()
+    rows = torch.from_numpy(found.rows(TRAIN))
+    logits = predict_logits(Network(module), store, rows, 128)
+    seconds = time.perf_counter() - start
+    store.close()
+    yield {"part": "filtering", "s": seconds, "images/s": len(logits) / seconds, "note": "preact_resnet_tiny"}
+
+
+def downloading(entries: int, args: argparse.Namespace) -> Iterator[Row]:
+    """A CSV that lists the files so often."""
+    listed = sorted(Path("photos").rglob("*.jpg"))
+    with Path("photos.csv").open("w", encoding="utf-8") as file:
+        file.write("path,label\n")
+        for i in range(entries):
+            path = listed[i % len(listed)]
+            file.write(f"{path},{path.parent.name}\n")
+    params = make_params(args, **{"data.root": str(Path("photos.csv").absolute())})
+    start = time.perf_counter()
+    download.run(params)
+    seconds = time.perf_counter() - start
+    yield {"part": "download", "s": seconds, "images/s": entries / seconds, "note": f"{args.workers} workers"}
+
+
+PARTS = {
+    "decode": decode,
+    "waiting": waiting,
+    "manifest": manifest,
+    "noise": labels,
+    "batches": batches,
+    "features": features,
+    "filtering": filtering,
+    "download": downloading,
+}
+ONCE = ("decode", "waiting")
+DECODES_ALL = ("filtering", "download")
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def one(part: str, entries: int, args: argparse.Namespace) -> None:
+    """In this process: rows as lines of JSON."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    for row in PARTS[part](entries, args):
+        print(json.dumps({"peak MiB": peak(), **row, "N": "" if part in ONCE else entries}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--entries", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--decoded", type=int, default=20_000, help="entries of the parts that decode each of them")
+    parser.add_argument("--photo", default="256x256", help="width x height of the files")
+    parser.add_argument("--images", type=int, default=1000, help="how many files")
+    parser.add_argument("--resize", type=int, default=256)
+    parser.add_argument("--crop", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--network", default="resnet50")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--m", type=int, default=10, help="synthetic mini-batches")
+    parser.add_argument("--steps", type=int, default=5, help="of training, timed")
+    parser.add_argument("--width", type=int, default=2048, help="of a row of features")
+    parser.add_argument("--batches", type=int, default=200, help="of features, read at random")
+    parser.add_argument("--whole", action=argparse.BooleanOptionalAction, default=True, help="also read them at once")
+    parser.add_argument("--quick", action="store_true", help="small sizes for everything")
+    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder unless given")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.quick:
+        args.entries, args.decoded, args.images, args.rounds = [1000, 10_000], 300, 100, 3
+        args.network, args.m, args.steps, args.resize, args.crop, args.batches = "resnet18", 2, 3, 64, 56, 20
+    if args.one:
+        one(args.parts[0], int(args.one), args)
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        os.chdir(folder)
+        width, _, height = args.photo.partition("x")
+        make_photos(Path("photos"), args.images, (int(width), int(height)))
+        show(rows_of(args), args)
+        os.chdir(ROOT)
+
+
+def rows_of(args: argparse.Namespace) -> list[Row]:
+    found: list[Row] = []
+    given = [value for value in sys.argv[1:] if value != "--parts" and value not in PARTS]
+    for part in args.parts:
+        sizes = [0] if part in ONCE else [args.decoded] if part in DECODES_ALL else args.entries
+        for entries in sizes:
+            command = [sys.executable, str(Path(__file__).resolve()), *given, "--parts", part, "--one", str(entries)]
+            paths = os.pathsep.join([str(ROOT), str(ROOT / "bench"), os.environ.get("PYTHONPATH", "")])
+            done = subprocess.run(  # noqa: S603
+                command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True, check=True
+            )
+            found += [json.loads(line) for line in done.stdout.splitlines()]
+    return found
+
+
+def show(rows: list[Row], args: argparse.Namespace) -> None:
+    table = Table(title=f"files of {args.photo}, resize {args.resize}, crop {args.crop}")
+    columns = ("part", "N", "s", "images/s", "peak MiB", "note")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("part", "note") else "right")
+    for row in rows:
+        table.add_row(*(_text(row.get(column, "")) for column in columns))
+    Console(width=160).print(table)
+
+
+def _text(value: Any) -> str:
+    return (
+        f"{value:,.2f}"
+        if isinstance(value, float) and value < 100
+        else f"{value:,.0f}"
+        if value != "" and not isinstance(value, str)
+        else str(value)
+    )
+
+
+if __name__ == "__main__":
+    main()
