@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mlnt import worker
 from mlnt.data import InputStatistics, Normalization
@@ -80,7 +80,7 @@ class FileImages:
         for pixels in self._read([self._files.file(int(row)) for row in batch] for batch in batches):
             if isinstance(pixels, Exception):
                 self.close()
-                raise pixels
+                raise self._lost(pixels) if isinstance(pixels, _NoSharedMemoryError) else pixels
             yield pixels.to(self.device, non_blocking=True)
             if current != self._fetches:
                 raise RuntimeError("this fetch was ended by another one")
@@ -106,17 +106,20 @@ class FileImages:
             yield from loaded
         except RuntimeError as error:
             self.close()
-            raise self.lost(
-                f"a process that reads images ended by itself ({_one_line(error)}); is memory, or shared memory "
-                f"(/dev/shm), too small for {self.workers} of them?"
-            ) from error
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> Exception:
+        return self.lost(
+            f"a process that reads images failed ({' '.join(str(error).split())}); is memory, or shared memory "
+            f"(/dev/shm), too small for {self.workers} of them? Fewer (data.workers) need less"
+        )
 
     def _start(self) -> DataLoader[Any]:
         # Not by fork: this process has threads (OpenMP's, CUDA's), whose locks would stay taken in the child for ever.
         # Not by spawn: each worker would import torch for itself, 3 s. The server of forkserver does so once, has no
-        # threads, and is forked from in 0.05 s.
+        # threads, and is forked from in 0.05 s. (It has another sys.path: our own modules it might find elsewhere.)
         context = torch.multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, self._decode.module])
+        context.set_forkserver_preload(["torch.utils.data"])
         return DataLoader(
             self._decode,
             batch_sampler=self._asked,
@@ -128,6 +131,10 @@ class FileImages:
             worker_init_fn=worker.begin,
             generator=torch.Generator(),  # else it would draw from the global one
         )
+
+
+class _NoSharedMemoryError(Exception):
+    """A worker has no room for a batch."""
 
 
 class _Asked:
@@ -144,7 +151,6 @@ class _Batches(Dataset[Any]):
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
-        self.module = (decode if hasattr(decode, "__name__") else type(decode)).__module__
 
     def __getitems__(self, files: list[Any]) -> Tensor | Exception:
         """An exception as a value: raised in a worker, its message would arrive in the middle of a traceback."""
@@ -157,12 +163,18 @@ class _Batches(Dataset[Any]):
         pixels = np.empty((len(images), height, width, channels), np.uint8)
         for pixel, image in zip(pixels, images, strict=True):
             pixel[:] = image.transpose(1, 2, 0)
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        tensor = torch.from_numpy(pixels)
+        if get_worker_info() is not None:
+            # Otherwise a thread of the queue would do it, and where that fails the batch is lost: this process waits.
+            try:
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                return _NoSharedMemoryError(str(error))
+        if channels == 1:
+            # The same memory; but by its strides torch would choose other kernels than for images held in memory.
+            return tensor.view(-1, 1, height, width)
+        return tensor.permute(0, 3, 1, 2)
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

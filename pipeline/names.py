@@ -44,7 +44,3 @@ class Names(Sequence[str]):
         at = range(len(self))[row]
         start = int(self.ends[at - 1]) if at else 0
         return self.text[start : int(self.ends[at])].tobytes().decode("utf-8", "surrogateescape")
-
-    def take(self, rows: NDArray[np.int64]) -> Names:
-        """Those of these rows."""
-        return Names.of(self[int(row)] for row in rows)

@@ -363,7 +363,7 @@ def test_a_worker_that_dies_is_said(photos: Path) -> None:
     next(fetch)
     for process in workers_of_this_process():
         process.kill()
-    with pytest.raises(RunError, match=r"ended by itself .*/dev/shm.* 2 of them"):
+    with pytest.raises(RunError, match=r"a process that reads images failed .*/dev/shm.* 2 of them"):
         list(fetch)
     gone(workers_of_this_process())
     assert len(list(store.fetch(batches[:3]))) == 3  # it starts others
