@@ -26,8 +26,6 @@ from pipeline.sources.members import first_few
 GIB = 1 << 30
 
 _CHUNK = 1 << 20
-_ZIP_CHUNK = 4096
-"""zipfile unpacks as many compressed bytes as it was asked for at once: of bzip2 a mebibyte can be many gibibytes."""
 
 
 class Members(NamedTuple):
@@ -92,10 +90,11 @@ def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
                 continue
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.is_dir():
-                        left.append((folder / entry.name, above | {key}))
+                    path = folder / entry.name
+                    if path.is_dir():  # unlike `entry`, False for a link to itself
+                        left.append((path, above | {key}))
                     else:
-                        yield folder / entry.name, entry.is_file()
+                        yield path, path.is_file()
         except OSError as error:
             raise UserError(f"data.root: {folder}: not readable ({error})") from error
 
@@ -128,7 +127,7 @@ class Tar:
                     if total > self._limit:
                         raise _too_large(self._path, self._limit)
                     if (file := archive.extractfile(member)) is not None:
-                        yield name, _read(file, most + 1, _CHUNK)
+                        yield name, _read(file, most + 1)
 
     def _each(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         with _unpacked(self._path) as stream:
@@ -167,9 +166,14 @@ class Zip:
             if sum(info.file_size for info in infos) > self._limit:
                 raise _too_large(self._path, self._limit)
             for info in infos:
-                simple = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                # Of the others zipfile unpacks 4 KiB at once, whatever comes out: of bzip2 that can be gibibytes.
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise UserError(
+                        f"data.root: {self._path}: {info.filename} is compressed by method {info.compress_type}, which "
+                        "cannot be unpacked within bounds; pack it anew with deflate, as zip does by default"
+                    )
                 with _readable(self._path, info.filename), archive.open(info) as file:
-                    content = _read(file, most + 1, _CHUNK if simple else _ZIP_CHUNK)
+                    content = _read(file, most + 1)
                 yield info.filename, content
 
 
@@ -223,10 +227,10 @@ def _name(member: tarfile.TarInfo) -> str:
     return member.name.removeprefix("./")
 
 
-def _read(file: IO[bytes], most: int, chunk: int) -> bytes:
+def _read(file: IO[bytes], most: int) -> bytes:
     """Up to `most` bytes, unpacked a chunk at a time."""
     content = io.BytesIO()
-    while (left := most - content.tell()) > 0 and (part := file.read(min(chunk, left))):
+    while (left := most - content.tell()) > 0 and (part := file.read(min(_CHUNK, left))):
         content.write(part)
     return content.getvalue()
 

@@ -36,7 +36,8 @@ def _images(container: Container, root: Path) -> list[str]:
         UserError: names that point outside, links in an archive, names that occur twice.
     """
     members = container.members()
-    names = [name for name in members.files if name.lower().endswith(EXTENSIONS) and not is_hidden(name)]
+    pictures = [name for name in members.files if name.lower().endswith(EXTENSIONS)]
+    names = [name for name in pictures if not is_hidden(name)]
     # A link without a suffix may be one to a class folder, in which no archive holds anything.
     suffixes = (*EXTENSIONS, "")
     links = [name for name in members.others if PurePosixPath(name).suffix.lower() in suffixes and not is_hidden(name)]
@@ -44,7 +45,7 @@ def _images(container: Container, root: Path) -> list[str]:
     doubtful = (
         ([name for name in names + links if not is_text(name)], "have names that are not UTF-8", "rename them"),
         (
-            [name for name in names + links if in_archive and not is_inside(name)],
+            [name for name in pictures + links if in_archive and not is_inside(name)],
             r"have names that point outside of it (absolute, or with .., a drive or \)",
             "pack it anew from inside of its folder",
         ),
