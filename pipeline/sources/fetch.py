@@ -143,10 +143,12 @@ def _download(url: str, part: IO[bytes], note: Path, limit: int) -> None:
         _empty(part, note)
         raise UserError(f"{error}") from None
     except urllib.error.HTTPError as error:
+        error.close()
         if start and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             _empty(part, note)
             return _download(url, part, note, limit)
-        raise UserError(f"data.url: {url} could not be fetched: {error}") from error
+        reason = " ".join(f"{error}".split())  # urllib has one of several lines
+        raise UserError(f"data.url: {url} could not be fetched: {reason}") from error
     except _BrokenError as error:
         kept = ""
         if note.exists() and (size := part.seek(0, os.SEEK_END)):
@@ -170,7 +172,7 @@ def _receive(answer: Any, part: IO[bytes], total: int | None, limit: int) -> Non
     too_large = f"data.max_download_gib: {answer.url} has {{}} bytes, more than {limit / GIB:g} GiB"
     if total is not None and total > limit:
         raise _RefusedError(too_large.format(total))
-    while chunk := _read(answer):
+    while part.tell() != total and (chunk := _read(answer)):
         part.write(chunk)
         if part.tell() > limit:
             raise _RefusedError(too_large.format(f"at least {part.tell()}"))
@@ -186,7 +188,7 @@ def _open(url: str, headers: dict[str, str]) -> Any:
 
 def _read(answer: Any) -> bytes:
     with _connected():
-        chunk: bytes = answer.read(_CHUNK)
+        chunk: bytes = answer.read1(_CHUNK)  # what is there: the rest may never come
         return chunk
 
 
