@@ -128,6 +128,8 @@ class Tar:
                         raise _too_large(self._path, self._limit)
                     if (file := archive.extractfile(member)) is not None:
                         yield name, _read(file, most + 1)
+                if not left:
+                    return
 
     def _each(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         with _unpacked(self._path) as stream:
