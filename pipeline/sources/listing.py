@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from pipeline import console
 from pipeline.artifacts import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
 from pipeline.sources.containers import Container
-from pipeline.sources.decode import decode_images
+from pipeline.sources.decode import ImageOptions, decode_images
 from pipeline.sources.limit import limited_rows
+from pipeline.sources.members import first_few
 
 
 class Sample(NamedTuple):
@@ -23,12 +25,16 @@ class Sample(NamedTuple):
     number: int
 
 
-class ImageOptions(NamedTuple):
-    """How files become arrays, and how many of them."""
+class FileOptions(NamedTuple):
+    """How files become arrays, how many of them, and what to do about bad ones.
 
-    channels: Literal["auto", 1, 3]
-    resize: int | None
-    crop: int | None
+    Attributes:
+        max_unpacked: bytes that an archive may unpack to.
+    """
+
+    image: ImageOptions
+    on_bad_image: Literal["error", "skip"]
+    max_unpacked: int
     limit: int | None
     limit_test: int | None
 
@@ -36,7 +42,7 @@ class ImageOptions(NamedTuple):
 def load_listing(
     samples: Sequence[Sample],
     container: Container,
-    options: ImageOptions,
+    options: FileOptions,
     source: str,
     class_names: Sequence[str] | None = None,
 ) -> Dataset:
@@ -46,7 +52,8 @@ def load_listing(
         class_names: in the order of the label numbers; None sorts the training classes by name.
 
     Raises:
-        UserError: no training images, fewer than two classes, a class without training images, undecodable files.
+        UserError: no training images, fewer than two classes, a class without training images, missing files, files
+            that do not decode (unless they are left out, with a warning), or images of different sizes.
     """
     in_train = {sample.label for sample in samples if sample.split == TRAIN}
     names = list(class_names) if class_names is not None else sorted(in_train)
@@ -61,23 +68,48 @@ def load_listing(
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
     split = np.array([sample.split for sample in samples], dtype=np.uint8)
-    rows = limited_rows(labels, split, options.limit, options.limit_test)
-    chosen = [samples[row] for row in rows]
-    images = decode_images(
-        container.read([sample.path for sample in chosen]), options.channels, options.resize, options.crop
+    wanted = [samples[row] for row in limited_rows(labels, split, options.limit, options.limit_test)]
+    images, bad = decode_images(
+        container.read([sample.path for sample in wanted], options.image.max_file_bytes), options.image
     )
-    if missing := [sample.path for sample in chosen if sample.path not in images]:
-        raise UserError(f"data.root: {len(missing)} listed files are missing, {missing[0]} first")
+    if missing := [sample.path for sample in wanted if sample.path not in images and sample.path not in bad]:
+        raise UserError(f"data.root: {len(missing)} listed files are missing: {first_few(missing)}")
+    chosen = _without_bad(wanted, bad, options.on_bad_image) if bad else wanted
     return Dataset(
         images=np.stack([images[sample.path] for sample in chosen]),
-        labels=labels[rows],
-        split=split[rows],
+        labels=np.array([number[sample.label] for sample in chosen], dtype=np.int64),
+        split=np.array([sample.split for sample in chosen], dtype=np.uint8),
         source_index=np.array([sample.number for sample in chosen], dtype=np.int64),
         names=[sample.path for sample in chosen],
         class_names=names,
         source=source,
         labels_are_true=False,
     )
+
+
+def _without_bad(samples: Sequence[Sample], bad: dict[str, str], on_bad_image: str) -> list[Sample]:
+    """The samples that are left where `on_bad_image` is skip, with one warning.
+
+    Raises:
+        UserError: it is error, or a class would be left without training images.
+    """
+    found = f"{len(bad)} of {len({sample.path for sample in samples})} images do not decode: " + first_few(
+        f"{name} ({why})" for name, why in bad.items()
+    )
+    if on_bad_image == "error":
+        raise UserError(
+            f"data.root: {found}; mend or remove them, or leave them out with data.on_bad_image: skip "
+            "(data.max_image_mpixels says which are too large)"
+        )
+    left = [sample for sample in samples if sample.path not in bad]
+    if lost := _train_classes(samples) - _train_classes(left):
+        raise UserError(f"data.on_bad_image: {found}; that leaves no training image of {first_few(sorted(lost))}")
+    console.warn(f"data.root: {found}; left out, as data.on_bad_image says")
+    return left
+
+
+def _train_classes(samples: Iterable[Sample]) -> set[str]:
+    return {sample.label for sample in samples if sample.split == TRAIN}
 
 
 SPLIT_NAMES = {

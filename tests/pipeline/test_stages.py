@@ -339,17 +339,19 @@ def test_the_report_copes_with_labels_that_are_all_right(changes: dict[str, Any]
     check_self_contained(run.text("reports/index.html"))
 
 
+HOSTILE = ("<b>x</b>", "50 $ or $\\frac", "a & b_c^d\n猫</text></svg><script>alert(1)</script>" + "y" * 300)
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Own images: no validation, no test, nobody knows the truth, and names that are made to break a page."""
     folder = tmp_path_factory.mktemp("own")
     lines = ["path,label"]
-    classes = ["<b>x</b>", "50 $ or $\\frac", "a & b_c^d"]
     for i in range(90):
         name = f'images/{"<i>" if i == 0 else ""}{i}" onerror="x.png'
         write_picture(folder / name, i, size=(8, 8))
         quoted = name.replace('"', '""')
-        lines.append(f'"{quoted}","{classes[i % 3]}"')
+        lines.append(f'"{quoted}","{HOSTILE[i % 3]}"')
     (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
     changes = {"data__source": "imagefolder", "data__root": "labels.csv", "data__limit": None, "data__limit_test": None}
     return run_all(folder, make_params(**changes, noise__kind="none", mentor__tau=0.2, report__gallery=100))
@@ -372,7 +374,7 @@ def test_own_images_without_test_and_truth_leave_out_what_nobody_knows(own: Run)
     table = own.table("reports/label_issues.csv")
     assert len(table) == 72
     assert "true_label" not in table[0]
-    assert {row["given_label"] for row in table} == {"<b>x</b>", "50 $ or $\\frac", "a & b_c^d"}
+    assert {row["given_label"] for row in table} == set(HOSTILE)
 
 
 def test_the_report_on_own_images_escapes_their_names(own: Run) -> None:
@@ -380,6 +382,8 @@ def test_the_report_on_own_images_escapes_their_names(own: Run) -> None:
     page = check_self_contained(text)
     assert "<b>x</b>" not in text
     assert "<i>0" not in text
+    assert "<script" not in text
+    assert text.count("</svg>") == text.count("<svg")
     assert "<b>x</b>" in page.text  # as text
     assert "50 $ or $\\frac" in page.text
     images = [attributes for tag, attributes in page.tags if tag == "img"]
@@ -406,6 +410,17 @@ def test_the_report_on_own_images_escapes_their_names(own: Run) -> None:
 def test_a_figure_takes_class_names_as_they_are(name: str) -> None:
     page = Page(figures.noise_matrices(["other", name], {"realised": np.eye(2)}))
     assert page.texts.count(name) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("x" * 5000, "x" * 31 + "…"), ("a\nb\x00\x1b[2J", "a b  [2J"), ("猫", "猫"), ("</text></svg>", "</text></svg>")],
+)
+def test_a_figure_has_room_for_any_class_name(name: str, shown: str) -> None:
+    text = figures.noise_matrices(["", name], {"realised": np.eye(2)})
+    assert Page(text).texts.count(shown) == 2
+    assert text.count("</svg>") == 1
+    assert len(text) < 20_000
 
 
 @pytest.mark.parametrize("path", ["metrics/evaluate.json", "metrics/summary.json", "plots", "reports"])
@@ -468,6 +483,10 @@ ALTERNATIVES: dict[str, Any] = {
     "data.channels": 3,
     "data.resize": 4,
     "data.crop": 4,
+    "data.on_bad_image": "skip",
+    "data.max_image_mpixels": 7,
+    "data.max_unpacked_gib": 7,
+    "data.max_download_gib": 7,
     "data.normalize": "channel",
     "data.storage": "memory",
     "noise.kind": "matrix",
