@@ -4,12 +4,13 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 UV_VERSION := 0.13.9
 
-.PHONY: help install repro test check bench image image-test lock clean
+.PHONY: help install repro test check torture bench image image-test lock clean
 
 help:
 	@echo "make repro    set up .venv and run the pipeline (dvc repro), then print the table"
 	@echo "make test     set up .venv, lint, type-check, test"
 	@echo "make check    lint and type-check alone"
+	@echo "make torture  kill every stage at random moments, compare what comes out (TORTURE='--kills 50 --seed 0')"
 	@echo "make bench    time a training step beside other implementations (docs/performance.md)"
 	@echo "make image    docker build --tag mlnt ."
 	@echo "make image-test  build the image and run it in every documented way (docs/container.md)"
@@ -42,6 +43,10 @@ check: install
 
 test: check
 	python -m pytest --numprocesses auto --dist loadfile
+
+TORTURE =
+torture: install
+	python tests/torture.py $(TORTURE)
 
 BENCH =
 bench: install

@@ -45,7 +45,8 @@ from pipeline.image_files import ImageFiles
 from pipeline.names import Names
 from pipeline.params import Params
 from pipeline.sources import imagefolder
-from pipeline.sources.listing import ImageOptions
+from pipeline.sources.decode import ImageOptions
+from pipeline.sources.listing import FileOptions
 from pipeline.stages import download, noise
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +91,9 @@ def make_params(args: argparse.Namespace, **changes: Any) -> Params:
 
 def repeated(entries: int, args: argparse.Namespace) -> Dataset:
     """A data set of so many entries: the generated files again and again, a hundredth each for validation and test."""
-    options = ImageOptions("auto", args.resize, args.crop, None, None, "files", args.workers)
+    options = FileOptions(
+        ImageOptions("auto", args.resize, args.crop, 100), "error", 1, None, None, "files", args.workers
+    )
     found = imagefolder.load(Path("photos"), options)
     assert isinstance(found.images, ImageFiles)
     rows = np.arange(entries) % len(found.labels)

@@ -15,6 +15,7 @@ from mlnt.pixel_sums import PixelSums
 from pipeline import files, hdf5
 from pipeline.image_files import FileDecoder, ImageFiles
 from pipeline.names import Names
+from pipeline.sources.decode import ImageOptions
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = ("train", "validation", "test")
@@ -90,8 +91,7 @@ def write_dataset(dataset: Dataset) -> None:
         arrays |= {"file_sizes": images.sizes, "pixel_total": images.sums.total, "pixel_levels": images.sums.levels}
         about["files"] = {
             "shape": images.decode.shape,
-            "resize": images.decode.resize,
-            "crop": images.decode.crop,
+            "options": images.decode.options._asdict(),
             "summed": images.sums.count,
         }
         where["root"] = images.decode.root  # not in the digest: moved files are the same data
@@ -122,7 +122,7 @@ def read_dataset() -> Dataset:
 
 def _image_files(file: h5py.File, names: Names, root: str, listed: dict[str, Any]) -> ImageFiles:
     channels, height, width = listed["shape"]
-    decoder = FileDecoder(root, (channels, height, width), listed["resize"], listed["crop"])
+    decoder = FileDecoder(root, (channels, height, width), ImageOptions(**listed["options"]))
     sums = PixelSums(listed["summed"], file["pixel_total"][:], file["pixel_levels"][:])
     return ImageFiles(names, file["file_sizes"][:], decoder, sums)
 

@@ -16,13 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 import mlnt
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.files import write_text
-from pipeline.weights import load_tensors, save_tensors
+from pipeline.weights import load_with_metadata, save_tensors
 
 
 class Checkpoint:
@@ -40,10 +39,8 @@ class Checkpoint:
         """
         if not self._file.exists():
             return None
-        tensors = load_tensors(self._file)
-        with safe_open(self._file, "pt") as file:
-            metadata = file.metadata() or {}
-        return tensors, json.loads(metadata.get("values", "{}"))
+        tensors, metadata = load_with_metadata(self._file)
+        return tensors, json.loads(metadata["values"])
 
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Replace the checkpoint, atomically."""
@@ -74,11 +71,16 @@ def opened(stage: str, identity: Mapping[str, Any]) -> Iterator[Checkpoint]:
 
     Raises:
         UserError: another process is training the same.
+        RunError: the folder cannot be written.
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("MLNT_CHECKPOINT_DIR", "checkpoints")) / stage / digest
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise RunError(f"{folder}: could not be written: {error}") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -183,6 +183,10 @@ def sweep(
     name: Annotated[str, typer.Argument(help="table1 to table4, figure3 to figure6, or noise-kinds.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, 2, …")] = 5,
     preset: Annotated[str, typer.Option(help="The recipe; `mlnt preset` lists them.")] = "digits",
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this column, such as `r=0.5`; may be given again.", show_default="all"),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be queued.")] = False,
     debug: Debug = False,
@@ -194,7 +198,7 @@ def sweep(
     with _errors(debug):
         from pipeline import sweep as runner
 
-        runner.run(name, seeds, preset, jobs, dry_run)
+        runner.run(name, seeds, preset, jobs, dry_run, cell or [])
 
 
 @app.command("tables", rich_help_panel=BESIDE)

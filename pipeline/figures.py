@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from pipeline.systems import BY_STAGE, model_title
 
 # One colour a system, dashed for the student, solid for the teacher: the same in every panel.
 CURVES = (("pretrain", "#d1495b"), ("control3", "#edae49"), ("meta1", "#66a182"), ("meta3", "#00539c"))
+
+LONGEST_TICK = 32
+"""Characters of a class name beside a matrix."""
 
 mpl.rcParams.update(
     {
@@ -103,8 +107,9 @@ def heat_map(
     axes.set_ylabel(ylabel)
     few = len(class_names) <= 20
     if few:
-        axes.set_xticks(range(len(class_names)), class_names, rotation=90 if max(map(len, class_names)) > 2 else 0)
-        axes.set_yticks(range(len(class_names)), class_names)
+        ticks = [_short(name) for name in class_names]
+        axes.set_xticks(range(len(ticks)), ticks, rotation=90 if max(map(len, ticks)) > 2 else 0)
+        axes.set_yticks(range(len(ticks)), ticks)
     if len(class_names) <= 14:
         for (i, j), value in np.ndenumerate(matrix):
             if value >= 0.005:
@@ -112,9 +117,18 @@ def heat_map(
                 axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=6.5, color=color)
 
 
+def _short(name: str) -> str:
+    """A class name that leaves room for the figure, and holds no characters that XML forbids."""
+    shown = "".join(character if character.isprintable() else " " for character in name)
+    return shown if len(shown) <= LONGEST_TICK else f"{shown[: LONGEST_TICK - 1]}…"
+
+
 def svg(figure: Figure) -> str:
     """Without the date and matplotlib's version, and from the <svg> tag on."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        # The text stays text: whoever shows the page has fonts of their own.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -57,6 +57,17 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def remove(path: Path) -> None:
+    """
+    Raises:
+        RunError: it is there and cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: could not be removed: {error}") from error
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
     """A new file, locked from the moment that it can be found."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mlnt.pixel_sums import PixelSums
 from pipeline.errors import UserError
 from pipeline.names import Names
-from pipeline.sources.decode import UNDECODABLE, decode_image
+from pipeline.sources.decode import ImageOptions, UndecodableError, decode_image
 
 
 class ImageFile(NamedTuple):
@@ -32,8 +32,7 @@ class FileDecoder:
 
     root: str
     shape: tuple[int, int, int]
-    resize: int | None
-    crop: int | None
+    options: ImageOptions
 
     def __call__(self, file: ImageFile) -> NDArray[np.uint8]:
         """uint8 [C, H, W].
@@ -42,13 +41,12 @@ class FileDecoder:
             UserError: the file has changed since, cannot be read, or is no image any more.
         """
         path = Path(self.root, file.name)
-        channels: Literal[1, 3] = 1 if self.shape[0] == 1 else 3
         try:
             content = path.read_bytes()
             if len(content) != file.size:
                 raise UserError(self._changed(path, f"has {len(content)} bytes, had {file.size}"))
-            image = decode_image(content, channels, self.resize, self.crop)
-        except UNDECODABLE as error:
+            image = decode_image(content, self.options)
+        except (OSError, UndecodableError) as error:
             raise UserError(self._changed(path, f"cannot be read any more ({error})")) from error
         if image.shape != self.shape:
             raise UserError(self._changed(path, f"gives an image of {image.shape}, gave {self.shape}"))

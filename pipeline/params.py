@@ -80,6 +80,10 @@ class Data(Section):
     channels: Literal["auto", 1, 3]
     resize: Positive | None
     crop: Positive | None
+    on_bad_image: Literal["error", "skip"]
+    max_image_mpixels: PositiveRate
+    max_unpacked_gib: PositiveRate
+    max_download_gib: PositiveRate
     normalize: Literal["mean_image", "channel"]
     storage: Literal["memory", "files"]
     workers: Count | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -36,8 +36,11 @@ class Plan:
         return [*self.waiting, *(values for _, each in self.missing for values in each)]
 
 
-def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool) -> None:
+def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool, cells: Sequence[str] = ()) -> None:
     """Plan, say what there is to do, queue it, work it off.
+
+    Args:
+        cells: labels of the columns to run; none for all.
 
     Raises:
         UserError: unknown names, or a working tree with changes that are not committed.
@@ -45,7 +48,7 @@ def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool) -> None:
     """
     if name not in SWEEPS:
         raise UserError(f"sweep: found {name!r}; expected one of {', '.join(SWEEPS)}")
-    sweep = SWEEPS[name]
+    sweep = only(SWEEPS[name], name, cells)
     base, chosen = read_bases(preset)
     if sweep.source not in (None, source_of(base, chosen)):
         raise UserError(f"sweep: {name} is on {sweep.source}, found --preset {preset}, expected one of that data set")
@@ -76,6 +79,18 @@ def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool) -> None:
             f"{len(last.open)} experiments are missing; `dvc queue status` names those that failed, `dvc queue logs "
             "NAME` says why; the same command queues them again"
         )
+
+
+def only(sweep: Sweep, name: str, cells: Sequence[str]) -> Sweep:
+    """The sweep with these of its cells.
+
+    Raises:
+        UserError: it has no such cell.
+    """
+    labels = [cell.label for cell in sweep.cells]
+    if unknown := [cell for cell in cells if cell not in labels]:
+        raise UserError(f"--cell: found {unknown[0]!r}, expected one of those of {name}: {'; '.join(labels)}")
+    return replace(sweep, cells=tuple(cell for cell in sweep.cells if not cells or cell.label in cells))
 
 
 def read_bases(preset: str) -> tuple[Values, Values]:

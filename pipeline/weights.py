@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mlnt.data import InputStatistics
@@ -17,6 +19,7 @@ from pipeline import files
 from pipeline.errors import UserError
 
 CHOICES = ("best", "last")
+CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def save_models(stage: str, training: Training, statistics: InputStatistics, car
 
     Without the card nobody reads the rest: where this is interrupted, no weights of two runs pass for one.
     """
-    (folder(stage) / "model.json").unlink(missing_ok=True)
+    files.remove(folder(stage) / "model.json")
     for name in MODELS:
         save_tensors(weights_file(stage, name, "last"), training.module(name).state_dict())
         save_tensors(weights_file(stage, name, "best"), training.best[name].weights)
@@ -103,16 +106,30 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: missing or damaged.
     """
+    return load_with_metadata(path)[0]
+
+
+def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `save_tensors` was given.
+
+    Raises:
+        UserError: missing or damaged.
+    """
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `dvc repro` makes it") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+    if metadata.pop(CHECKSUM, "") != _checksum(tensors, metadata):
+        raise UserError(f"{path}: damaged (another checksum); delete it and run `dvc repro` again")
+    return tensors, metadata
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Atomic; tensors go to the CPU in their plain memory format.
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Atomic, with a checksum; tensors go to the CPU in their plain memory format.
 
     Raises:
         RunError: the folder cannot be written or the disk is full.
@@ -120,6 +137,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     plain = {
         key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format) for key, value in tensors.items()
     }
+    about = dict(metadata or {})
+    about[CHECKSUM] = _checksum(plain, about)
     with files.replacing(path) as temporary:
         # Not `save_file`, which writes beside the file it is given: after kill -9 nobody would remove that one.
-        temporary.write_bytes(save(plain, metadata))
+        temporary.write_bytes(save(plain, about))
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

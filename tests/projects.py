@@ -172,3 +172,25 @@ def run(cwd: Path, *command: str, timeout: float = 200, **variables: str) -> sub
 
 def run_pipeline(cwd: Path, *arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
     return run(cwd, sys.executable, "-m", "pipeline", *arguments, timeout=timeout)
+
+
+def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(folder, sys.executable, "-m", "dvc", *arguments, DVC_SITE_CACHE_DIR=str(folder.parent / "site-cache"))
+
+
+def git(folder: Path, *arguments: str) -> str:
+    result = run(folder, "git", *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def copy_project(folder: Path, params: dict[str, Any]) -> None:
+    """This project, as it is now and with these parameters, as a repository with one commit."""
+    for name in git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    edit_params(folder / "params.yaml", params)
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "a copy")

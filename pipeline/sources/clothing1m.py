@@ -7,7 +7,8 @@ from pathlib import Path
 from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
 from pipeline.sources.containers import Folder
-from pipeline.sources.listing import ImageOptions, Sample, load_listing
+from pipeline.sources.listing import FileOptions, Sample, load_listing
+from pipeline.sources.members import first_few, is_inside, printable
 
 CLASS_NAMES = (
     "T-Shirt", "Shirt", "Knitwear", "Chiffon", "Sweater", "Hoodie", "Windbreaker",
@@ -21,37 +22,57 @@ KEY_LISTS = (
 )
 
 
-def load(root: Path, options: ImageOptions) -> Dataset:
+def load(root: Path, options: FileOptions) -> Dataset:
     """The paper's split: noisy training images, clean validation and test images; the clean training set is unused.
 
     Raises:
-        UserError: a list is missing, a key has no label, a label is no class number, or no file.
+        UserError: a list is missing or damaged; a key points outside, has no label, or none that is a class number; or
+            what `load_listing` finds, such as keys without files.
     """
+    names = sorted({name for row in KEY_LISTS for name in row[1:]})
+    if missing := [name for name in names if not (root / name).is_file()]:
+        raise UserError(
+            f"data.root: {root}: no such file: {', '.join(missing)}; expected {', '.join(names)} and images/"
+        )
+    labels = {name: _labels(root / name) for name in sorted({row[2] for row in KEY_LISTS})}
     samples: list[Sample] = []
     for split, key_list, label_list in KEY_LISTS:
-        labels = dict(_pairs(root / label_list))
-        keys = _lines(root / key_list)
-        if unknown := [key for key in keys if key not in labels]:
-            raise UserError(
-                f"data.root: {len(unknown)} keys of {key_list} have no label in {label_list}, {unknown[0]} first"
-            )
-        samples += [Sample(key, CLASS_NAMES[labels[key]], split, i) for i, key in enumerate(keys)]
+        keys = _words(root / key_list)
+        _refuse(root / key_list, [key for key in keys if not is_inside(key)], "point outside of data.root")
+        unknown = [key for key in keys if key not in labels[label_list]]
+        _refuse(root / key_list, unknown, f"have no label in {label_list}")
+        samples += [Sample(key, CLASS_NAMES[labels[label_list][key]], split, i) for i, key in enumerate(keys)]
     return load_listing(samples, Folder(root), options, "clothing1m", CLASS_NAMES)
 
 
-def _lines(path: Path) -> list[str]:
+def _refuse(path: Path, keys: list[str], what: str) -> None:
+    if keys:
+        raise UserError(f"data.root: {path}: {len(keys)} keys {what}: {first_few(map(printable, keys))}")
+
+
+def _words(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split()
-    except FileNotFoundError:
-        names = sorted({name for row in KEY_LISTS for name in row[1:]})
-        raise UserError(f"data.root: {path}: no such file; expected {', '.join(names)} and images/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.root: {path}: not readable as text: {error}") from error
 
 
-def _pairs(path: Path) -> list[tuple[str, int]]:
-    words = _lines(path)
-    pairs: list[tuple[str, int]] = []
-    for key, label in zip(words[::2], words[1::2], strict=False):
-        if not label.isdecimal() or int(label) >= len(CLASS_NAMES):
-            raise UserError(f"data.root: {path}: found label {label!r} of {key}, expected 0 to {len(CLASS_NAMES) - 1}")
-        pairs.append((key, int(label)))
-    return pairs
+def _labels(path: Path) -> dict[str, int]:
+    """Key → class number."""
+    words = _words(path)
+    if len(words) % 2:
+        raise UserError(
+            f"data.root: {path}: found {len(words)} words, expected pairs of a key and a label; the last word is "
+            f"{printable(words[-1])}: is the file cut off?"
+        )
+    labels: dict[str, int] = {}
+    contradicting: dict[str, None] = {}  # in order
+    for key, word in zip(words[::2], words[1::2], strict=True):
+        if not (word.isascii() and word.isdecimal() and len(word) <= 2 and int(word) < len(CLASS_NAMES)):
+            raise UserError(
+                f"data.root: {path}: found label {word!r} of {printable(key)}, expected 0 to {len(CLASS_NAMES) - 1}"
+            )
+        if labels.setdefault(key, int(word)) != int(word):
+            contradicting[key] = None
+    _refuse(path, list(contradicting), "have more than one label")
+    return labels

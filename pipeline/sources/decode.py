@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from typing import Literal
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,74 +15,68 @@ from PIL import Image, ImageOps
 from pipeline.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-UNDECODABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is no image, or half of one."""
+
+# What a file holds counts, not its name. Without this list Pillow tries all formats that it knows, and for one of them,
+# EPS, starts Ghostscript.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+_BYTES_PER_PIXEL = 8
+"""Four channels of 16 bits, not compressed: the most that an image file needs for a pixel."""
+
+_METADATA_BYTES = 16 << 20
 
 
-def decode_images(
-    items: Iterable[tuple[str, bytes]], channels: Literal["auto", 1, 3], resize: int | None, crop: int | None
-) -> dict[str, NDArray[np.uint8]]:
-    """name → [C, H, W], all of one shape.
+class ImageOptions(NamedTuple):
+    """How files become arrays.
 
-    Args:
+    Attributes:
         channels: 1 or 3 converts; `auto` is 1 when every image is grey, otherwise 3.
         resize: to this many pixels square (bilinear, antialiased).
         crop: then the middle square of this size.
+        max_mpixels: larger images, by their header, are not decoded.
+    """
+
+    channels: Literal["auto", 1, 3]
+    resize: int | None
+    crop: int | None
+    max_mpixels: float
+
+    @property
+    def max_file_bytes(self) -> int:
+        """No file of an image within `max_mpixels` is larger."""
+        return int(self.max_mpixels * 1e6 * _BYTES_PER_PIXEL) + _METADATA_BYTES
+
+
+class UndecodableError(Exception):
+    """Why a file gives no image."""
+
+
+def decode_images(
+    items: Iterable[tuple[str, bytes]], options: ImageOptions
+) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str]]:
+    """name → [C, H, W], all of one shape, and name → why for those that do not decode.
 
     Raises:
-        UserError: files that do not decode (the first five are named), or images of different sizes.
+        UserError: images of different sizes, or one that is smaller than the crop.
     """
     images: dict[str, NDArray[np.uint8]] = {}
-    bad: list[str] = []
+    bad: dict[str, str] = {}
     for name, content in items:
         try:
-            images[name] = decode_image(content, channels, resize, crop)
-        except UNDECODABLE as error:
-            bad.append(f"{name} ({error})")
-    if bad:
-        raise undecodable(bad, len(bad) + len(images))
-    if channels == "auto" and len({len(image) for image in images.values()}) > 1:
+            images[name] = decode_image(content, options)
+        except UndecodableError as error:
+            bad[name] = str(error)
+    if options.channels == "auto" and len({len(image) for image in images.values()}) > 1:
         images = {n: np.repeat(i, 3, axis=0) if len(i) == 1 else i for n, i in images.items()}
-    first_name, first = next(iter(images.items()))
+    _check_shapes(images)
+    return images, bad
+
+
+def _check_shapes(images: dict[str, NDArray[np.uint8]]) -> None:
+    first_name = next(iter(images), "")
     for name, image in images.items():
-        if image.shape != first.shape:
+        if image.shape != (first := images[first_name]).shape:
             raise different_sizes(first_name, first.shape, name, image.shape)
-    return images
-
-
-def decode_image(
-    content: bytes, channels: Literal["auto", 1, 3], resize: int | None, crop: int | None
-) -> NDArray[np.uint8]:
-    """One file's [C, H, W], as `decode_images` says.
-
-    Raises:
-        UNDECODABLE: one of these.
-        UserError: a crop larger than the image.
-    """
-    with Image.open(io.BytesIO(content)) as opened:
-        image: Image.Image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns of the direct way
-    grey = image.mode in ("1", "L", "LA") if channels == "auto" else channels == 1
-    image = image.convert("L" if grey else "RGB")
-    if resize is not None:
-        image = image.resize((resize, resize), Image.Resampling.BILINEAR)
-    if crop is not None:
-        if crop > min(image.size):
-            raise UserError(f"data.crop: {crop} is larger than an image of {image.width}×{image.height} pixels")
-        left, top = (image.width - crop) // 2, (image.height - crop) // 2
-        image = image.crop((left, top, left + crop, top + crop))
-    array = np.asarray(image, dtype=np.uint8)
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-
-
-def undecodable(bad: Sequence[str], total: int) -> UserError:
-    """Of files with the reason."""
-    return UserError(
-        f"data.root: {len(bad)} of {total} images do not decode: {'; '.join(bad[:5])}; mend or remove them"
-    )
 
 
 def different_sizes(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> UserError:
@@ -89,3 +85,57 @@ def different_sizes(name: str, shape: tuple[int, ...], other: str, other_shape: 
         f"data.resize: the images differ in size: {name} is {shape[2]}×{shape[1]}, {other} is "
         f"{other_shape[2]}×{other_shape[1]}; set data.resize to the number of pixels that all of them shall have"
     )
+
+
+def decode_image(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
+    """A file's [C, H, W].
+
+    Raises:
+        UndecodableError: it is no image, half of one, or too large.
+        UserError: an image that is smaller than the crop.
+    """
+    try:
+        with _our_limit_alone():
+            return _decode(content, options)
+    except UserError:
+        raise
+    except Exception as error:  # damaged files make Pillow's readers raise anything
+        raise UndecodableError(str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def _our_limit_alone() -> Iterator[None]:
+    """`max_mpixels` in place of Pillow's own limit, and no warnings about metadata that nobody reads."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _decode(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
+    most = options.max_mpixels
+    if len(content) > options.max_file_bytes:
+        raise ValueError(f"a file larger than any image of data.max_image_mpixels, {most:g}")
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
+        if opened.width * opened.height > most * 1e6:
+            raise ValueError(f"{opened.width}×{opened.height} pixels, more than data.max_image_mpixels, {most:g}")
+        image: Image.Image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of the direct way
+    grey = image.mode in ("1", "L", "LA") if options.channels == "auto" else options.channels == 1
+    image = image.convert("L" if grey else "RGB")
+    if options.resize is not None:
+        image = image.resize((options.resize, options.resize), Image.Resampling.BILINEAR)
+    if (crop := options.crop) is not None:
+        if crop > min(image.size):
+            raise UserError(f"data.crop: {crop} is larger than an image of {image.width}×{image.height} pixels")
+        left, top = (image.width - crop) // 2, (image.height - crop) // 2
+        image = image.crop((left, top, left + crop, top + crop))
+    array = np.asarray(image, dtype=np.uint8)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

@@ -7,21 +7,21 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.artifacts import SPLITS, TRAIN, Dataset
 from pipeline.errors import UserError
-from pipeline.sources.containers import Folder, open_container
+from pipeline.sources.containers import Container, Folder, open_container
 from pipeline.sources.decode import EXTENSIONS
-from pipeline.sources.listing import SPLIT_NAMES, ImageOptions, Sample, load_listing
+from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing
+from pipeline.sources.members import first_few, is_hidden, is_inside, is_text, printable, repeated
 
 
-def load(root: Path, options: ImageOptions) -> Dataset:
+def load(root: Path, options: FileOptions) -> Dataset:
     """
     Raises:
-        UserError: another layout, no images, or what `load_listing` finds.
+        UserError: another layout, no images, names that cannot be trusted, or what `load_listing` finds.
     """
     if root.suffix.lower() == ".csv":
         return load_listing(_numbered(_read_csv(root)), Folder(root.parent), options, "imagefolder")
-    container = open_container(root)
-    names = [name for name in container.names() if name.lower().endswith(EXTENSIONS) and not _is_hidden(name)]
-    if not names:
+    container = open_container(root, options.max_unpacked)
+    if not (names := _images(container, root)):
         raise UserError(
             f"data.root: {root}: no images in it; expected train/CLASS/FILE, or a .csv file with the columns "
             f"path,label; images end in {' '.join(EXTENSIONS)}"
@@ -29,9 +29,39 @@ def load(root: Path, options: ImageOptions) -> Dataset:
     return load_listing(_numbered([_place(name, root) for name in names]), container, options, "imagefolder")
 
 
-def _is_hidden(name: str) -> bool:
-    """What file managers leave behind, such as macOS's __MACOSX/…/._name.png."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+def _images(container: Container, root: Path) -> list[str]:
+    """The images in a container. One that cannot be read is an error: left out, nobody would miss it.
+
+    Raises:
+        UserError: names that point outside, links in an archive, names that occur twice.
+    """
+    members = container.members()
+    pictures = [name for name in members.files if name.lower().endswith(EXTENSIONS)]
+    names = [name for name in pictures if not is_hidden(name)]
+    # A link without a suffix may be one to a class folder, in which no archive holds anything.
+    suffixes = (*EXTENSIONS, "")
+    links = [name for name in members.others if PurePosixPath(name).suffix.lower() in suffixes and not is_hidden(name)]
+    in_archive = not isinstance(container, Folder)
+    doubtful = (
+        ([name for name in names + links if not is_text(name)], "have names that are not UTF-8", "rename them"),
+        (
+            [name for name in pictures + links if in_archive and not is_inside(name)],
+            r"have names that point outside of it (absolute, or with .., a drive or \)",
+            "pack it anew from inside of its folder",
+        ),
+        (
+            links,
+            "are links, devices or pipes, not files",
+            "put files in their place (tar: --dereference --hard-dereference), or remove them",
+        ),
+        (repeated(names), "occur more than once", "pack it anew, each of them once"),
+    )
+    for found, what, remedy in doubtful:
+        if found:
+            raise UserError(
+                f"data.root: {root}: {len(found)} images in it {what}: {first_few(map(printable, found))}; {remedy}"
+            )
+    return names
 
 
 def _place(name: str, root: Path) -> Sample:

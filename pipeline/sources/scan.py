@@ -10,7 +10,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +18,11 @@ from mlnt import worker
 from mlnt.pixel_sums import PixelSums
 from pipeline import console
 from pipeline.errors import RunError
-from pipeline.sources.decode import UNDECODABLE, decode_image, different_sizes
+from pipeline.sources.containers import read_start
+from pipeline.sources.decode import ImageOptions, UndecodableError, decode_image, different_sizes
 
 FILES_A_TASK = 64
 Shape = tuple[int, int, int]
-
-
-class Options(NamedTuple):
-    """As of `decode_images`."""
-
-    channels: Literal["auto", 1, 3]
-    resize: int | None
-    crop: int | None
 
 
 @dataclass
@@ -39,20 +31,26 @@ class Scanned:
 
     Attributes:
         sizes: bytes of each file; −1 for one that does not decode.
-        missing: positions of those that are not there.
-        bad: position and reason, of those that do not decode.
+        bad: position → reason, of those that do not decode.
         first: shape [C, H, W] → position of the first image that has it.
         sums: shape → sums over the training images that have it.
     """
 
     sizes: NDArray[np.int64]
-    missing: list[int] = field(default_factory=list)
-    bad: list[tuple[int, str]] = field(default_factory=list)
+    bad: dict[int, str] = field(default_factory=dict)
     first: dict[Shape, int] = field(default_factory=dict)
     sums: dict[Shape, PixelSums] = field(default_factory=dict)
 
+    def together(self) -> tuple[Shape, PixelSums]:
+        """The shape that all of them get, and its sums: in colour where any image is, as in memory."""
+        shape = max(self.first)
+        sums = PixelSums.empty(shape)
+        for part in self.sums.values():
+            sums.merge_(part)
+        return shape, sums
 
-def scan(root: Path, names: Sequence[str], training: NDArray[np.bool_], options: Options, workers: int) -> Scanned:
+
+def scan(root: Path, names: Sequence[str], training: NDArray[np.bool_], options: ImageOptions, workers: int) -> Scanned:
     """Decode each file once.
 
     Args:
@@ -60,8 +58,8 @@ def scan(root: Path, names: Sequence[str], training: NDArray[np.bool_], options:
         workers: processes; with 0 this one does it. What is found does not depend on them.
 
     Raises:
-        UserError: images of different sizes, as soon as there are two; or what `decode_image` finds wrong with the
-            parameters.
+        UserError: images of different sizes, as soon as there are two; a file that cannot be read; or what
+            `decode_image` finds wrong with the parameters.
         RunError: a worker ended by itself.
     """
     found = Scanned(np.full(len(names), -1, np.int64))
@@ -70,8 +68,7 @@ def scan(root: Path, names: Sequence[str], training: NDArray[np.bool_], options:
     with console.progress("download", len(names)) as bar:
         for at, part in zip(starts, _each(tasks, workers), strict=True):
             found.sizes[at : at + len(part.sizes)] = part.sizes
-            found.missing += [at + i for i in part.missing]
-            found.bad += [(at + i, reason) for i, reason in part.bad]
+            found.bad |= {at + i: reason for i, reason in part.bad.items()}
             for shape, i in part.first.items():
                 found.first.setdefault(shape, at + i)
             for shape, sums in part.sums.items():
@@ -87,7 +84,7 @@ def _refuse_different_sizes(names: Sequence[str], first: dict[Shape, int]) -> No
             raise different_sizes(names[i], shape, names[j], other)
 
 
-Task = tuple[str, Sequence[str], NDArray[np.bool_], Options]
+Task = tuple[str, Sequence[str], NDArray[np.bool_], ImageOptions]
 
 
 def _each(tasks: Iterator[Task], workers: int) -> Iterator[Scanned]:
@@ -121,13 +118,10 @@ def _scan_task(task: Task) -> Scanned:
     found = Scanned(np.full(len(names), -1, np.int64))
     for i, name in enumerate(names):
         try:
-            content = Path(root, name).read_bytes()
-            image = decode_image(content, *options)
-        except FileNotFoundError:
-            found.missing.append(i)
-            continue
-        except UNDECODABLE as error:
-            found.bad.append((i, str(error)))
+            content = read_start(Path(root, name), options.max_file_bytes + 1)
+            image = decode_image(content, options)
+        except UndecodableError as error:
+            found.bad[i] = str(error)
             continue
         found.sizes[i] = len(content)
         shape: Shape = image.shape

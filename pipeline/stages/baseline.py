@@ -111,7 +111,7 @@ def _forward_with(workspace: Workspace, matrix: Tensor, inputs: list[str]) -> Pl
 def _label_correction(workspace: Workspace) -> Plan:
     """Step 1 of Joint Optimization."""
     chosen = workspace.params.joint_optimization
-    SOFT_LABELS.unlink(missing_ok=True)  # those of another run must not outlive this one
+    files.remove(SOFT_LABELS)  # those of another run must not outlive this one
     classes = len(workspace.dataset.class_names)
     labels = workspace.split(TRAIN).labels
     step = LabelCorrectionStep(

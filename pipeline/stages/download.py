@@ -9,9 +9,10 @@ from pipeline.artifacts import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
-from pipeline.sources.fetch import check_sha256, fetch
+from pipeline.sources.decode import ImageOptions
+from pipeline.sources.fetch import GIB, check_sha256, fetch
 from pipeline.sources.limit import limit_dataset
-from pipeline.sources.listing import ImageOptions
+from pipeline.sources.listing import FileOptions
 
 RAW = Path("data/raw")
 """Where downloaded archives stay, so that another `data.limit` needs no second download."""
@@ -38,25 +39,32 @@ def _load(params: Params) -> Dataset:
             f"data.storage: found files, with data.source {data.source}{'' if data.root else ' and no data.root'}; "
             "expected imagefolder or clothing1m with data.root a folder or .csv file (unpack an archive), or memory"
         )
-    options = ImageOptions(
-        data.channels, data.resize, data.crop, data.limit, data.limit_test, data.storage, data.num_workers
+    max_download = int(data.max_download_gib * GIB)
+    options = FileOptions(
+        image=ImageOptions(data.channels, data.resize, data.crop, data.max_image_mpixels),
+        on_bad_image=data.on_bad_image,
+        max_unpacked=int(data.max_unpacked_gib * GIB),
+        limit=data.limit,
+        limit_test=data.limit_test,
+        storage=data.storage,
+        workers=data.num_workers,
     )
     if data.source == "digits":
         return limit_dataset(digits.load(), data.limit, data.limit_test)
     if data.source == "cifar10":
         root = Path(data.root) if data.root else RAW
-        return limit_dataset(cifar10.load(root, data.url), data.limit, data.limit_test)
+        return limit_dataset(cifar10.load(root, data.url, max_download), data.limit, data.limit_test)
     if data.source == "imagefolder":
-        return imagefolder.load(_local(data.root, data.url, data.sha256), options)
-    return clothing1m.load(_local(data.root, None, None), options)
+        return imagefolder.load(_local(data.root, data.url, data.sha256, max_download), options)
+    return clothing1m.load(_local(data.root, None, None, max_download), options)
 
 
-def _local(root: str | None, url: str | None, sha256: str | None) -> Path:
+def _local(root: str | None, url: str | None, sha256: str | None, max_download: int) -> Path:
     if root is not None:
         path = Path(root).expanduser()
         if sha256 is not None and path.is_file():
             check_sha256(path, sha256, root)
         return path
     if url is not None:
-        return fetch(url, sha256, RAW)
+        return fetch(url, sha256, RAW, max_download)
     raise UserError("data.root: found null, expected the path of your folder, archive or .csv file")

@@ -16,12 +16,14 @@ import torch
 from projects import STAGES, copy_outputs, digests, make_params, run_stage, write_picture
 
 from mlnt.file_images import FileImages
-from pipeline import artifacts, gallery, runtime
+from pipeline import artifacts, console, gallery, runtime
 from pipeline.artifacts import Dataset
 from pipeline.errors import RunError, UserError
 from pipeline.image_files import ImageFiles
 from pipeline.sources import imagefolder
-from pipeline.sources.listing import ImageOptions
+from pipeline.sources.decode import ImageOptions
+from pipeline.sources.fetch import GIB
+from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
 
 MODES = ("RGB", "L", "RGBA", "P", "LA", "1")
@@ -59,9 +61,9 @@ def own(root: Path, **changes: Any) -> Any:
     return make_params(**{**keys, **changes})
 
 
-def load(root: Path, storage: Any, workers: int = 0, **options: Any) -> Dataset:
-    as_they_are = ImageOptions("auto", 9, 8, None, None, storage, workers)
-    return imagefolder.load(root, as_they_are._replace(**options))
+def load(root: Path, storage: Any, workers: int = 0, on_bad_image: Any = "error", **options: Any) -> Dataset:
+    image = ImageOptions("auto", 9, 8, 100)._replace(**options)
+    return imagefolder.load(root, FileOptions(image, on_bad_image, GIB, None, None, storage, workers))
 
 
 def workers_of_this_process() -> list[psutil.Process]:
@@ -289,6 +291,36 @@ def test_files_that_do_not_decode_are_named_all(workers: int, tmp_path: Path) ->
     (tmp_path / "train/dog/68.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"2 of 70 images do not decode: train/cat/1.png.*; train/dog/68.png.*; mend"):
         load(tmp_path, "files", workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_that_do_not_decode_may_be_left_out(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "warn", said.append)
+    for i in range(70):
+        write_picture(tmp_path / "train" / ("cat" if i % 2 else "dog") / f"{i}.png", i)
+    write_picture(tmp_path / "train/cat/13.png", 1, (90, 90)).close()
+    (tmp_path / "train/dog/68.png").write_bytes(b"no image")
+    changes = {"on_bad_image": "skip", "max_mpixels": 0.008}
+    memory, files = (load(tmp_path, storage, workers, **changes) for storage in ("memory", "files"))
+    assert said[0] == said[1]
+    assert "2 of 70 images do not decode: train/cat/13.png (90×90 pixels, more than" in said[1]
+    assert list(files.names) == list(memory.names)
+    assert np.array_equal(files.images[np.arange(68)], memory.images)
+    assert np.array_equal(files.labels, memory.labels)
+    assert np.array_equal(files.images.sums.total, memory.images.sum(axis=0, dtype=np.int64))
+    assert files.images.sums.count == 68
+
+
+def test_a_file_that_is_not_there_is_named_before_anything_is_decoded(tmp_path: Path) -> None:
+    for i in range(4):
+        write_picture(tmp_path / f"{i}.png", i)
+    lines = ["path,label", *(f"{i}.png,{i % 2}" for i in range(5))]
+    (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(UserError, match=r"4\.png"):
+        load(tmp_path / "labels.csv", "files")
 
 
 def test_images_of_different_sizes_need_a_common_one(tmp_path: Path) -> None:

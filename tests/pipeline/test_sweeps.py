@@ -15,10 +15,11 @@ from projects import ROOT, changed, default_values, edit_params
 
 from pipeline import checkpoint, comparison, experiments, gallery, tables
 from pipeline.comparison import CROSS_ENTROPY, ROWS, Figure, Row
+from pipeline.errors import UserError
 from pipeline.experiments import Finished, fresh_stages, identity, relevant_keys
 from pipeline.params import Params, check, leaf_keys, read_yaml
 from pipeline.queueing import hydra, targets
-from pipeline.sweep import make_plan
+from pipeline.sweep import make_plan, only
 from pipeline.sweep_figures import Filtered
 from pipeline.sweeps import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, values_of
 
@@ -72,6 +73,14 @@ def test_every_cell_of_every_sweep_is_valid(name: str, preset: str) -> None:
         params = check(values_of(BASE, chosen, preset, cell, 3), Path("params.yaml"))
         assert params.seed == 3
     assert len({cell.label for cell in SWEEPS[name].cells}) == len(SWEEPS[name].cells)
+
+
+def test_a_sweep_can_be_cut_down_to_some_cells() -> None:
+    table = SWEEPS["table1"]
+    assert [cell.label for cell in only(table, "table1", ["r=0.7", "r=0.5"]).cells] == ["r=0.5", "r=0.7"]
+    assert only(table, "table1", []) == table
+    with pytest.raises(UserError, match=r"--cell: found 'r=0.2', expected one of those of table1: r=0; r=0.1; r=0.3"):
+        only(table, "table1", ["r=0.5", "r=0.2"])
 
 
 def test_the_tables_have_the_papers_columns() -> None:

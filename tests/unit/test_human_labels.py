@@ -111,7 +111,7 @@ def test_code_in_the_file_is_refused_and_never_runs(
     ],
 )
 def test_even_harmless_objects_are_refused_by_name(tmp_path: Path, value: object, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"it holds a [\w.]*{name}, which label files do not need"):
+    with pytest.raises(ValueError, match=rf"it holds a [\w.]*{name}, expected arrays, lists, dicts, text and numbers"):
         load_arrays(as_plain(tmp_path / "labels.pkl", value))
 
 
