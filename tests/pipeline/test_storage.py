@@ -305,7 +305,8 @@ def test_files_that_do_not_decode_may_be_left_out(
     (tmp_path / "train/dog/68.png").write_bytes(b"no image")
     changes = {"on_bad_image": "skip", "max_mpixels": 0.008}
     memory, files = (load(tmp_path, storage, workers, **changes) for storage in ("memory", "files"))
-    assert said[0] == said[1]
+    memory_said, files_said = (re.sub("0x[0-9a-f]+", "", text) for text in said)
+    assert memory_said == files_said
     assert "2 of 70 images do not decode: train/cat/13.png (90×90 pixels, more than" in said[1]
     assert list(files.names) == list(memory.names)
     assert np.array_equal(files.images[np.arange(68)], memory.images)
