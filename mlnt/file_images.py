@@ -104,7 +104,7 @@ class FileImages:
                 warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores
                 loaded = iter(self._loader)
             yield from loaded
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:  # OSError: a worker ended while a batch was handed over
             self.close()
             raise self._lost(error) from error
 

@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 
 GIB = 1 << 30
 ENOUGH_DISK_GIB = 2
+ENOUGH_SHARED_GIB = 1
 
 
 class Finding(NamedTuple):
@@ -175,5 +176,24 @@ def _params(path: Path) -> Iterator[Finding]:
             )
     if checked.data.source in ("imagefolder", "clothing1m") and not (checked.data.root or checked.data.url):
         yield Finding("fail", "data", f"data.root is null: set it to your data for data.source: {checked.data.source}")
+    if checked.data.storage == "files":
+        yield from _files(checked.data)
     done = [p for p in (files.DATASET, files.LABELS, files.FEATURES, files.REPORT) if p.exists()]
     yield Finding("ok", "results", f"there already: {', '.join(map(str, done))}" if done else "none yet")
+
+
+def _files(data: params.Data) -> Iterator[Finding]:
+    """`data.storage: files`: of what can be read singly, by processes that hand batches over in shared memory."""
+    path = Path(data.root).expanduser() if data.root else None
+    if path is None or (path.is_file() and path.suffix.lower() != ".csv"):
+        yield Finding(
+            "fail", "data", "data.storage: files wants data.root to be a folder or .csv file; unpack archives"
+        )
+    shared = Path("/dev/shm")  # noqa: S108
+    if data.num_workers and shared.is_dir() and (free := shutil.disk_usage(shared).free / GIB) < ENOUGH_SHARED_GIB:
+        yield Finding(
+            "note",
+            "memory",
+            f"{free:.2f} GiB of shared memory free for {data.num_workers} processes that read images; may be too "
+            "little (docker run --shm-size=2g)",
+        )

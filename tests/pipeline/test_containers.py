@@ -71,7 +71,7 @@ def loaded(root: Path, **data: Any) -> list[str]:
     """The names in the data set that the stage makes of `root`."""
     changes = {"data__limit": None, **{f"data__{key}": value for key, value in data.items()}}
     download.run(make_params(data__source="imagefolder", data__root=str(root), **changes))
-    return artifacts.read_dataset().names
+    return list(artifacts.read_dataset().names)
 
 
 def refused(root: Path, *expected: str, **data: Any) -> None:
