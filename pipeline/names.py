@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -31,6 +32,10 @@ class Names(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to any list of the same names."""
+        return isinstance(other, Sequence) and len(other) == len(self) and all(map(operator.eq, self, other))
 
     @overload
     def __getitem__(self, row: int) -> str: ...

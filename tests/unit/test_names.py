@@ -15,6 +15,10 @@ def test_names_are_the_list_they_were_made_of(names: list[str]) -> None:
     assert made[-1] == names[-1]
     assert made[1:3] == names[1:3]
     assert Names.of(made) is made
+    assert made == names
+    assert names == made
+    assert made != [*names, "another"]
+    assert made != ["another", *names[1:]] or names[0] == "another"
 
 
 def test_file_names_that_are_no_utf_8_come_back() -> None:
