@@ -184,6 +184,8 @@ def _params(path: Path) -> Iterator[Finding]:
 
 def _files(data: params.Data) -> Iterator[Finding]:
     """`data.storage: files`: of what can be read singly, by processes that hand batches over in shared memory."""
+    if data.source not in ("imagefolder", "clothing1m"):
+        yield Finding("fail", "data", f"data.storage: files wants data.source to be imagefolder, not {data.source}")
     path = Path(data.root).expanduser() if data.root else None
     if path is None or (path.is_file() and path.suffix.lower() != ".csv"):
         yield Finding(

@@ -37,6 +37,8 @@ class Names(Sequence[str]):
         """Equal to any list of the same names."""
         return isinstance(other, Sequence) and len(other) == len(self) and all(map(operator.eq, self, other))
 
+    __hash__ = None  # type: ignore[assignment]
+
     @overload
     def __getitem__(self, row: int) -> str: ...
 
