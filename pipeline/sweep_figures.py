@@ -52,6 +52,7 @@ def by_value(lines: Mapping[str, Sequence[tuple[float, Number]]], xlabel: str) -
         counts = sorted({number.n for _, number in points})
         n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
         axes.errorbar(x, y, yerr=error, fmt="o-", color=color, lw=1.3, ms=4, capsize=2, label=f"{label} (n = {n})")
+    axes.set_xticks(sorted({value for points in lines.values() for value, _ in points}))
     axes.set_xlabel(xlabel)
     axes.set_ylabel("test accuracy, %")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)

@@ -143,3 +143,35 @@ def test_stages_that_are_killed_go_on_and_end_with_the_same_bits(repository: Pat
     for ordeal in torture(repository, ["features", "meta1", "evaluate"], kills=7, seed=0):
         assert ordeal.same_bits, ordeal
         assert [attack for attack in ordeal.attacks if attack.damaged or "Traceback" in attack.said] == []
+
+
+OUTPUTS = ("data", "models", "metrics", "plots", "reports")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\x00\xff\xfe", "dvc.lock"),
+        (b"- 1\n", "dvc.lock' validation failed"),
+        (b"<<<<<<< HEAD\nschema: '2.0'\n", "dvc.lock' is invalid"),
+    ],
+    ids=["binary", "a list", "conflict"],
+)
+def test_a_damaged_lock_file_is_named_and_nothing_is_touched(content: bytes, expected: str, repository: Path) -> None:
+    (repository / "dvc.lock").write_bytes(content)
+    before = digests(repository, *OUTPUTS)
+    result = dvc(repository, "repro")
+    assert result.returncode != 0
+    assert expected in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert digests(repository, *OUTPUTS) == before
+
+
+def test_a_lock_file_with_another_digest_is_mended(repository: Path) -> None:
+    before = digests(repository, "dvc.lock", *OUTPUTS)
+    text = (repository / "dvc.lock").read_text(encoding="utf-8")
+    start = text.index("md5: ", text.index("\n  report:")) + len("md5: ")
+    (repository / "dvc.lock").write_text(text[:start] + "a" * 32 + text[start + 32 :], encoding="utf-8")
+    result = dvc(repository, "repro")
+    assert result.returncode == 0, result.stderr
+    assert digests(repository, "dvc.lock", *OUTPUTS) == before
