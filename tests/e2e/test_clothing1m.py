@@ -57,6 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file(timm.create_model("resnet50", pretrained=False).state_dict(), "resnet50.safetensors")
         for stage in STAGES:
             run_stage(stage, params(folder))
+    shutil.rmtree(folder / "models")  # two gigabytes, which pytest would keep
     return folder
 
 
