@@ -123,13 +123,16 @@ def _decode(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
         if opened.width * opened.height > most * 1e6:
             raise ValueError(f"{opened.width}×{opened.height} pixels, more than data.max_image_mpixels, {most:g}")
-        image: Image.Image = ImageOps.exif_transpose(opened)
+        opened.load()
+        ImageOps.exif_transpose(opened, in_place=True)  # the other form copies a photograph that stands upright too
+    image: Image.Image = opened
     if image.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns of the direct way
     grey = image.mode in ("1", "L", "LA") if options.channels == "auto" else options.channels == 1
-    image = image.convert("L" if grey else "RGB")
+    if image.mode != (mode := "L" if grey else "RGB"):
+        image = image.convert(mode)
     if options.resize is not None:
         image = image.resize((options.resize, options.resize), Image.Resampling.BILINEAR)
     if (crop := options.crop) is not None:
