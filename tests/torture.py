@@ -23,6 +23,9 @@ from pathlib import Path
 import psutil
 from projects import STAGES, TINY, copy_project, digests, dvc, environment, written_by
 
+from pipeline.errors import UserError
+from pipeline.params import read_yaml
+
 PARAMS = {**TINY, "train.epochs": 24, "train.lr_drop_epochs": [16], "train.checkpoint_every": "7 steps"}
 PATIENCE_S = 120
 
@@ -48,11 +51,18 @@ class Attack:
 
 @dataclass
 class Ordeal:
-    """What happened to a stage."""
+    """What happened to a stage.
+
+    Attributes:
+        last: the run after the last disturbance, and the `dvc repro` that follows.
+        cut_locks: how often dvc.lock, which DVC writes in place, was left cut off and unreadable.
+        same_bits: whether every output and dvc.lock are as if nothing had happened.
+    """
 
     stage: str
     attacks: list[Attack]
     last: subprocess.CompletedProcess[str]
+    cut_locks: int
     same_bits: bool
     seconds: float
 
@@ -201,10 +211,12 @@ def torture(folder: Path, stages: Sequence[str], kills: int, seed: int) -> Itera
         start = time.monotonic()
         length = duration(folder, stage)
         attacks: list[Attack] = []
+        cut_locks = 0
         for _ in range(kills // len(stages) + (number < kills % len(stages))):
             # Past its end too: DVC takes over there.
             attack = Attack(next(chosen), generator.uniform(0, 1.1 * length))
             attacks.append(attack)
+            cut_locks += removed_if_cut(folder / "dvc.lock")
             with no_process_left(folder):
                 disturbed = Run(folder, stage)
                 process = disturbed.process()
@@ -213,11 +225,27 @@ def torture(folder: Path, stages: Sequence[str], kills: int, seed: int) -> Itera
                 attack.hit = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
                 attack.said = KINDS[attack.kind](disturbed, process)
             attack.damaged = [name for name, digest in written(folder, stage).items() if expected.get(name) != digest]
+        cut_locks += removed_if_cut(folder / "dvc.lock")
         last = dvc(folder, *command(stage)[3:])
+        # dvc.lock may have lost other stages: they come back from the run cache.
+        everything = dvc(folder, "repro")
         found = digests(folder, "data", "models", "metrics", "plots", "reports", "dvc.lock")
         left = [path.as_posix() for path in folder.glob("checkpoints/*/*/*") if path.name != "lock"]
-        same = last.returncode == 0 and found == expected and not left
-        yield Ordeal(stage, attacks, last, same, time.monotonic() - start)
+        same = last.returncode == everything.returncode == 0 and found == expected and not left
+        last.stdout += everything.stdout + everything.stderr
+        yield Ordeal(stage, attacks, last, cut_locks, same, time.monotonic() - start)
+
+
+def removed_if_cut(lock: Path) -> bool:
+    """DVC cannot read a lock file that a kill has cut off in the middle of a line; without it, it makes another."""
+    try:
+        values = read_yaml(lock) if lock.exists() else {"stages": {}}
+    except UserError:
+        values = None
+    if isinstance(values, dict) and isinstance(values.get("stages"), dict) and all(values["stages"].values()):
+        return False
+    lock.unlink()
+    return True
 
 
 def written(folder: Path, stage: str) -> dict[str, str]:
@@ -271,6 +299,7 @@ def main() -> int:
             f"{'stage':9} {'disturbed':>9} {'hit':>4} {'half-written':>12} {'went on after step':28} same bits  seconds"
         )
         everything: list[Attack] = []
+        ordeals: list[Ordeal] = []
         for ordeal in torture(folder, options.stages, options.kills, options.seed):
             damaged = sum(len(attack.damaged) for attack in ordeal.attacks)
             hit = sum(attack.hit for attack in ordeal.attacks)
@@ -281,11 +310,13 @@ def main() -> int:
                 flush=True,
             )
             everything += ordeal.attacks
+            ordeals.append(ordeal)
             if damaged or not ordeal.same_bits:
                 failed += 1
                 for attack in ordeal.attacks:
                     print(f"--- {attack.kind} after {attack.seconds:.1f} s: {attack.damaged}\n{attack.said}")
                 print("--- last\n" + ordeal.last.stdout + ordeal.last.stderr)
+        print(f"dvc.lock cut off and removed: {sum(ordeal.cut_locks for ordeal in ordeals)} times")
         counted = {kind: sum(attack.kind == kind for attack in everything) for kind in KINDS}
         print(", ".join(f"{count} × {kind}" for kind, count in counted.items()))
         traces = [attack for attack in everything if "Traceback" in attack.said]
