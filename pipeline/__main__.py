@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 
 # Set before NumPy and torch are loaded: OpenMP's idle threads else spin beside DVC's next stage.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _exit_a_moment_later(unraisable: sys.UnraisableHookArgs) -> None:
+    """A signal whose SystemExit came up inside a destructor is swallowed there: raise it again, outside."""
+    ending = unraisable.exc_value
+    if not isinstance(ending, SystemExit):
+        sys.__unraisablehook__(unraisable)
+        return
+
+    def end(*_: object) -> None:
+        raise SystemExit(ending.code)
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
 
 
 def main() -> None:
     """Run a command and end with its exit status: 0, 2 for what the user can mend, 1 else, 130/143 when stopped."""
     from pipeline import cli, stopping
 
+    sys.unraisablehook = _exit_a_moment_later
     with stopping.at_once():
         cli.app(prog_name="mlnt")
 

@@ -332,3 +332,28 @@ def test_a_stopped_run_goes_on_and_gives_the_bits_of_one_that_was_not(
         name for name in digests(prepared, "checkpoints", "models") if name.endswith((".tmp", ".safetensors.tmp"))
     ]
     assert state_of(prepared) == ()
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_inside_a_destructor_ends_the_command_too(number: str, status: int, tmp_path: Path) -> None:
+    """Python swallows what is raised there."""
+    code = f"""
+import os, signal, sys, time
+from pipeline import __main__, cli
+
+class Slow:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{number})
+        for _ in range(1000):
+            time.sleep(0.001)
+
+def app(**_):
+    Slow()
+    time.sleep(30)
+    print("not ended")
+
+cli.app = app
+__main__.main()
+"""
+    result = run(tmp_path, sys.executable, "-c", code, PYTHONPATH=str(ROOT))
+    assert (result.returncode, result.stdout, result.stderr) == (status, "", "")
