@@ -24,7 +24,8 @@ from runs import checked, set_key
 
 from mlnt import training
 from mlnt.training import Training
-from pipeline import params as schema
+from pipeline import params_file
+from pipeline.params import Params
 from pipeline.stages import train
 
 PARTS = {
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--stage", default="meta1")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as `dvc exp run -S`")
     args = parser.parse_args()
-    values = schema.read_yaml(args.params)
+    values = params_file.read_yaml(args.params)
     for item in args.set:
         key, _, value = item.partition("=")
         set_key(values, key, YAML(typ="safe").load(value))
@@ -113,7 +114,7 @@ def aside(stage: str) -> Iterator[None]:
             os.chdir(workspace)
 
 
-def show(watch: Watch, params: schema.Params, stage: str) -> None:
+def show(watch: Watch, params: Params, stage: str) -> None:
     epoch = watch.seconds["epoch"]
     table = Table(title=f"{stage}, {params.data.source}, {params.model.name}, M = {params.mlnt.M}")
     for column in ("part", "s", "% of the epochs"):

@@ -9,12 +9,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from pipeline import params as schema
+from pipeline import params_file
+from pipeline.params import Params
 from pipeline.stages import download, evaluate, features, noise, train
 
 
-def checked(values: dict[str, Any], seed: int) -> schema.Params:
-    return schema.check({**values, "seed": seed}, Path("params.yaml"))
+def checked(values: dict[str, Any], seed: int) -> Params:
+    return params_file.check({**values, "seed": seed}, Path("params.yaml"))
 
 
 def set_key(values: dict[str, Any], key: str, value: Any) -> None:
@@ -24,14 +25,14 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
 
 def read_changed(path: Path, changes: list[str]) -> dict[str, Any]:
     """A parameter file with KEY=VALUE changes, the values as JSON."""
-    values: dict[str, Any] = schema.read_yaml(path)
+    values: dict[str, Any] = params_file.read_yaml(path)
     for change in changes:
         key, _, value = change.partition("=")
         set_key(values, key, json.loads(value))
     return values
 
 
-def run_pipeline(params: schema.Params, folder: Path) -> None:
+def run_pipeline(params: Params, folder: Path) -> None:
     """Every stage but the report, in this process, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)

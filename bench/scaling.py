@@ -28,7 +28,8 @@ from measure import Setting, Worker, hardware, package_step
 from mlnt.data import Augmentation, MemoryImages, input_statistics
 from mlnt.networks import create_model
 from mlnt.schedules import Schedule
-from mlnt.training import LabeledSet, Training, TrainingData
+from mlnt.training import Training
+from mlnt.training_data import LabeledSet, TrainingData
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

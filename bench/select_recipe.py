@@ -25,8 +25,7 @@ from typing import Any
 
 from runs import checked, paired, set_key, standard_error, write_table
 
-from pipeline import files
-from pipeline import params as schema
+from pipeline import files, params_file
 from pipeline.stages import baseline, download, features, noise, train
 from pipeline.systems import BASELINES
 
@@ -87,7 +86,7 @@ def main() -> None:
     parser.add_argument("--round", type=int, choices=tuple(ROUNDS), required=True)
     parser.add_argument("--out", type=Path, required=True, help="the CSV with every setting tried")
     arguments = parser.parse_args()
-    values = schema.read_yaml(arguments.params)
+    values = params_file.read_yaml(arguments.params)
     out = arguments.out.resolve()
     start, grid = ROUNDS[arguments.round]
     for key, value in {**start, "mlnt.M": SEARCH_M}.items():

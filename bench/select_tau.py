@@ -21,7 +21,7 @@ from typing import Any
 from runs import checked, set_key, write_table
 from select_recipe import run_stage, score, select
 
-from pipeline import params as schema
+from pipeline import params_file
 from pipeline.errors import UserError
 from pipeline.stages import download, noise
 from pipeline.sweeps import ASYMMETRIC_RATES, SYMMETRIC_RATES
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    values = schema.read_yaml(arguments.params)
+    values = params_file.read_yaml(arguments.params)
     out = arguments.out.resolve()
     with tempfile.TemporaryDirectory() as folder:
         runs = [(kind, rate, seed) for kind, rate in NOISES for seed in SEEDS]

@@ -26,90 +26,23 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from PIL import Image
+from photos import CLASSES, ROOT, make_params, make_photos, mlnt_step, repeated, with_labels, write_untrained
 from rich.console import Console
 from rich.table import Table
-from runs import checked, read_changed
 
 from mlnt import seeding
-from mlnt.data import index_batches
+from mlnt.data import index_batches, statistics_of
 from mlnt.evaluation import predict_logits
 from mlnt.file_images import FileImages
 from mlnt.functional import Network
 from mlnt.networks import create_model
-from mlnt.step import MLNTStep
-from pipeline import artifacts, feature_store, runtime
-from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
+from pipeline import artifacts, feature_store, files, runtime
+from pipeline.artifacts import TRAIN, Dataset, Labels
 from pipeline.fitting import Workspace
 from pipeline.image_files import ImageFiles
-from pipeline.names import Names
-from pipeline.params import Params
-from pipeline.sources import imagefolder
-from pipeline.sources.decode import ImageOptions
-from pipeline.sources.listing import FileOptions
-from pipeline.stages import download, noise
+from pipeline.stages import download, evaluate, noise, report
 
-ROOT = Path(__file__).resolve().parents[1]
-CLASSES = 14
 Row = dict[str, Any]
-
-
-def make_photos(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """JPEG files with the detail of photographs, a folder a class."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (size[1] // 16 + 1, size[0] // 16 + 1, 3)).astype(np.uint8))
-        pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
-        pixels += rng.integers(-12, 13, pixels.shape, dtype=np.int16)
-        path = folder / "train" / f"class {i % CLASSES:02}" / f"{i}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=88)
-
-
-def make_params(args: argparse.Namespace, **changes: Any) -> Params:
-    """Those of the preset for files, on what was generated."""
-    settings = {
-        "data.source": "imagefolder",
-        "data.root": str(Path("photos").absolute()),
-        "data.storage": "files",
-        "data.workers": args.workers,
-        "data.resize": args.resize,
-        "data.crop": args.crop,
-        "data.normalize": "channel",
-        "noise.kind": "none",
-        "model.name": args.network,
-        "train.batch_size": args.batch_size,
-        "train.eval_batch_size": 128,
-        "train.epochs": 1,
-        "train.lr_drop_epochs": [],
-        "train.threads": args.threads,
-        "mlnt.M": args.m,
-        **changes,
-    }
-    return checked(read_changed(ROOT / "params.yaml", [f"{k}={json.dumps(v)}" for k, v in settings.items()]), 0)
-
-
-def repeated(entries: int, args: argparse.Namespace) -> Dataset:
-    """A data set of so many entries: the generated files again and again, a hundredth each for validation and test."""
-    options = FileOptions(
-        ImageOptions("auto", args.resize, args.crop, 100), "error", 1, None, None, "files", args.workers
-    )
-    found = imagefolder.load(Path("photos"), options)
-    assert isinstance(found.images, ImageFiles)
-    rows = np.arange(entries) % len(found.labels)
-    split = np.full(entries, TRAIN, np.uint8)
-    split[1::100], split[2::100] = VALIDATION, TEST
-    names = Names.of(found.names[int(row)] for row in rows)
-    images = ImageFiles(names, found.images.sizes[rows], found.images.decode, found.images.sums)
-    return Dataset(images, found.labels[rows], split, rows, names, found.class_names, found.source, False)
-
-
-def with_labels(entries: int, args: argparse.Namespace) -> tuple[Dataset, Labels]:
-    dataset = repeated(entries, args)
-    artifacts.write_dataset(dataset)
-    noise.run(make_params(args))
-    dataset = artifacts.read_dataset()
-    return dataset, artifacts.read_labels(dataset)
 
 
 # The parts: each prints rows
@@ -148,7 +81,7 @@ def decode(_: int, args: argparse.Namespace) -> Iterator[Row]:
 
 def image_store(dataset: Dataset, workers: int) -> FileImages:
     assert isinstance(dataset.images, ImageFiles)
-    statistics_ = runtime.statistics_of(dataset.images.sums, "channel")
+    statistics_ = statistics_of(dataset.images.sums, "channel")
     return FileImages(dataset.images, statistics_, torch.device("cpu"), channels_last=True, workers=workers)
 
 
@@ -175,19 +108,7 @@ def waiting(_: int, args: argparse.Namespace) -> Iterator[Row]:
     width = 64
     train = workspace.split(TRAIN)
     features = torch.randn(len(train.indices), width, generator=seeding.generator(0, "features"))
-    step = MLNTStep(
-        num_synthetic=params.mlnt.M,
-        replace_fraction=params.mlnt.rho,
-        num_neighbors=params.mlnt.neighbors,
-        inner_lr=params.mlnt.alpha,
-        momentum=0.9,
-        weight_decay=1e-4,
-        order="first",
-        update="sequential",
-        kl_reduction="batchmean",
-        teacher_bn="own",
-    )
-    training = workspace.training(module, step, workspace.training_data(None, features), meta=True)
+    training = workspace.training(module, mlnt_step(params), workspace.training_data(None, features), meta=True)
     begun: list[tuple[float, float]] = []
 
     def on_step(_step: int) -> None:
@@ -275,10 +196,29 @@ def filtering(entries: int, args: argparse.Namespace) -> Iterator[Row]:
     store = image_store(dataset, args.workers)
     start = time.perf_counter()
     rows = torch.from_numpy(found.rows(TRAIN))
-    logits = predict_logits(Network(module), store, rows, 128)
+    (logits,) = predict_logits([Network(module)], store, rows, 128)
     seconds = time.perf_counter() - start
     store.close()
     yield {"part": "filtering", "s": seconds, "images/s": len(logits) / seconds, "note": "preact_resnet_tiny"}
+
+
+def evaluating(entries: int, args: argparse.Namespace) -> Iterator[Row]:
+    with_labels(entries, args)
+    params = make_params(args)
+    write_untrained(params)
+    start = time.perf_counter()
+    evaluate.run(params)
+    yield {"part": "evaluate", "s": time.perf_counter() - start, "note": f"{args.network}, 6 systems"}
+
+
+def reporting(entries: int, args: argparse.Namespace) -> Iterator[Row]:
+    """Of what `evaluate` has left."""
+    if not files.LABEL_ISSUES.exists():
+        sys.exit("report needs evaluate: --parts evaluate report")
+    start = time.perf_counter()
+    report.run(make_params(args))
+    size = files.REPORT.stat().st_size / 2**20
+    yield {"part": "report", "s": time.perf_counter() - start, "note": f"{entries:,} entries, {size:.1f} MiB"}
 
 
 def downloading(entries: int, args: argparse.Namespace) -> Iterator[Row]:
@@ -304,10 +244,12 @@ PARTS = {
     "batches": batches,
     "features": features,
     "filtering": filtering,
+    "evaluate": evaluating,
+    "report": reporting,
     "download": downloading,
 }
 ONCE = ("decode", "waiting")
-DECODES_ALL = ("filtering", "download")
+DECODES_ALL = ("filtering", "evaluate", "report", "download")
 
 
 def peak() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +15,26 @@ from mlnt.functional import Network
 
 
 @torch.no_grad()
-def predict_logits(network: Network, images: ImageStore, indices: Tensor, batch_size: int) -> Tensor:
-    """Logits [N, C] on the CPU: eval mode, un-augmented images. The module's mode is restored afterwards."""
-    was_training = network.module.training
-    network.module.eval()
+def predict_logits(
+    networks: Sequence[Network], images: ImageStore, indices: Tensor, batch_size: int
+) -> tuple[Tensor, ...]:
+    """Logits [N, C] of each network, on the CPU: eval mode, un-augmented images, each read once for all networks.
+
+    The modules' modes are restored afterwards.
+    """
+    was_training = [network.module.training for network in networks]
+    chunks: list[list[Tensor]] = [[] for _ in networks]
     try:
-        fetched = images.fetch(index_batches(indices, batch_size))
-        chunks = [network(images.batch(batch)).cpu() for batch in fetched]
+        for network in networks:
+            network.module.eval()
+        for fetched in images.fetch(index_batches(indices, batch_size)):
+            batch = images.batch(fetched)
+            for network, found in zip(networks, chunks, strict=True):
+                found.append(network(batch).cpu())
     finally:
-        network.module.train(was_training)
-    return torch.cat(chunks)
+        for network, mode in zip(networks, was_training, strict=True):
+            network.module.train(mode)
+    return tuple(torch.cat(found) for found in chunks)
 
 
 def accuracy(logits_NC: Tensor, labels_N: Tensor) -> float:

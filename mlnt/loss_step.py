@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +27,9 @@ class LossStep(StepFunction):
     weight_decay: float
     teacher_bn: teacher.TeacherBatchNorm
 
+    @abstractmethod
     def loss(self, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
         """L, a scalar in nats with its graph, and the student's logits [B, C]."""
-        raise NotImplementedError
 
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
         """One step; mutates `state`, draws nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -88,7 +89,7 @@ def metrics_table(metrics: Sequence[StepMetrics], device: torch.device) -> Tenso
     return table
 
 
-class StepFunction:
+class StepFunction(ABC):
     """What the training loop calls. The method and every baseline are one; the defaults here are those of a step
     that draws nothing and remembers nothing."""
 
@@ -102,17 +103,19 @@ class StepFunction:
     def begin_epoch(self, epoch: int) -> None:
         """Called before the first step of each epoch, the first being 0, and again where an epoch is gone on with:
         it may depend on `tensors`, and must not change them."""
+        del epoch
 
     def end_epoch(self, epoch: int) -> None:
         """Called after the last step of each epoch."""
+        del epoch
 
     def tensors(self) -> dict[str, Tensor]:
         """What the step itself remembers from step to step, by name: part of a checkpoint."""
         return {}
 
+    @abstractmethod
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
         """One step: mutates `state`, returns metrics."""
-        raise NotImplementedError
 
 
 @torch.no_grad()

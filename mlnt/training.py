@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mlnt import seeding
-from mlnt.data import Augmentation, AugmentationDraws, ImageStore, augment
+from mlnt.data import Augmentation, AugmentationDraws, augment
 from mlnt.evaluation import accuracy, predict_logits
 from mlnt.inputs import StepInputs, draw_inputs
 from mlnt.neighbors import Draws
 from mlnt.recorded import RecordedStep, StepOn
 from mlnt.schedules import Rates, Schedule
 from mlnt.state import Batch, StepFunction, StepMetrics, TrainState, metrics_table
+from mlnt.training_data import TrainingData
 
 ModelName = Literal["student", "teacher"]
 MODELS: tuple[ModelName, ModelName] = ("student", "teacher")
@@ -31,42 +32,6 @@ STEPS_AHEAD = 256
 
 class DivergedError(RuntimeError):
     """The loss of a step was not finite."""
-
-
-@dataclass(frozen=True)
-class LabeledSet:
-    """Samples to evaluate on: rows of the image store and the labels to compare with."""
-
-    indices: Tensor
-    labels: Tensor
-
-
-class FeatureRows(Protocol):
-    """A feature table that stays where it is."""
-
-    def rows(self, positions: Tensor) -> Tensor:
-        """Those of these samples of the training set, [B, D] on the CPU."""
-        ...
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What an iteration trains on and is judged by. Rows are rows of `images`.
-
-    Attributes:
-        images: all images.
-        train: the noisy training set D, by rows and given labels.
-        evaluation: sets evaluated after each epoch; `validation` chooses the best model, others only inform.
-        kept: boolean over D, in the order of `train`: the samples of D′ (10); None keeps all.
-        features: pre-logit features [len(D), D], in the order of `train`, moved to the device once, or read for each
-            step; None where no neighbours are needed.
-    """
-
-    images: ImageStore
-    train: LabeledSet
-    evaluation: Mapping[str, LabeledSet]
-    kept: Tensor | None = None
-    features: Tensor | FeatureRows | None = None
 
 
 @dataclass
@@ -260,15 +225,17 @@ class Training:
             "student_train_accuracy": None if student_correct is None else student_correct / self._batch_size,
             "teacher_train_accuracy": None if teacher_correct is None else teacher_correct / self._batch_size,
         }
+        networks = (self.state.student, self.state.teacher)
+        values: dict[str, float] = {}
+        for set_name, labeled in self._data.evaluation.items():
+            logits = predict_logits(networks, self._data.images, labeled.indices, self._eval_batch_size)
+            for name, of_model in zip(MODELS, logits, strict=True):
+                values[f"{name}_{set_name}_accuracy"] = accuracy(of_model, labeled.labels)
         for name in MODELS:
-            network = self.state.student if name == "student" else self.state.teacher
-            for set_name, labeled in self._data.evaluation.items():
-                logits = predict_logits(network, self._data.images, labeled.indices, self._eval_batch_size)
-                value = accuracy(logits, labeled.labels)
-                row[f"{name}_{set_name}_accuracy"] = value
-                if set_name == "validation" and value > self.best[name].accuracy:
-                    weights = {k: v.detach().clone() for k, v in network.module.state_dict().items()}
-                    self.best[name] = Best(value, epoch + 1, weights)
+            row |= {key: value for key, value in values.items() if key.startswith(name)}
+            if (value := values[f"{name}_validation_accuracy"]) > self.best[name].accuracy:
+                weights = {k: v.detach().clone() for k, v in self.module(name).state_dict().items()}
+                self.best[name] = Best(value, epoch + 1, weights)
         return row
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -21,6 +21,7 @@ from torch import Tensor
 import mlnt
 from pipeline.errors import RunError, UserError
 from pipeline.files import write_text
+from pipeline.sources import decode
 from pipeline.weights import load_with_metadata, save_tensors
 
 
@@ -56,9 +57,10 @@ class Checkpoint:
 
 
 def code_digest() -> str:
-    """Of the library's source: a step that was changed must not go on from epochs of the old one."""
+    """Of the library's source, and of what reads images: a step that was changed must not go on from epochs of the
+    old one."""
     digest = hashlib.sha256()
-    for path in sorted(Path(mlnt.__file__).parent.glob("*.py")):
+    for path in (*sorted(Path(mlnt.__file__).parent.glob("*.py")), Path(decode.__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

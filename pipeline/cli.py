@@ -39,7 +39,7 @@ HELPERS = "Around it"
 
 
 def _load(path: Path) -> Params:
-    from pipeline.params import load
+    from pipeline.params_file import load
 
     return load(path)
 

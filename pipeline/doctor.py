@@ -15,8 +15,9 @@ from typing import NamedTuple
 import psutil
 from rich.console import Console
 
-from pipeline import files, params
+from pipeline import files, params_file
 from pipeline.errors import UserError
+from pipeline.params import Data
 
 GIB = 1 << 30
 ENOUGH_DISK_GIB = 2
@@ -150,7 +151,7 @@ def _hardware(path: Path) -> Iterator[Finding]:
 
 def _params(path: Path) -> Iterator[Finding]:
     try:
-        checked = params.load(path)
+        checked = params_file.load(path)
     except UserError as error:
         for line in str(error).splitlines():
             yield Finding("fail", "params", line)
@@ -182,7 +183,7 @@ def _params(path: Path) -> Iterator[Finding]:
     yield Finding("ok", "results", f"there already: {', '.join(map(str, done))}" if done else "none yet")
 
 
-def _files(data: params.Data) -> Iterator[Finding]:
+def _files(data: Data) -> Iterator[Finding]:
     """`data.storage: files`: of what can be read singly, by processes that hand batches over in shared memory."""
     if data.source not in ("imagefolder", "clothing1m"):
         yield Finding("fail", "data", f"data.storage: files wants data.source to be imagefolder, not {data.source}")

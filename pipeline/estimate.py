@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from mlnt.networks import create_model
 from pipeline import runtime
-from pipeline.params import Params, check
+from pipeline.params import Params
+from pipeline.params_file import check
 from pipeline.sweeps import PARAMS, Values
 
 # Training samples before the validation split is taken off, channels, pixels a side, classes.

@@ -18,7 +18,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from pipeline.errors import UserError
-from pipeline.params import check
+from pipeline.params_file import check
 from pipeline.sweeps import ALL_STAGES, PARAMS, Values, leaves
 
 LOCKS = ("dvc.lock", "baselines/dvc.lock")

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import PIL
 import torch
 from torch import Tensor, nn
 
 from mlnt.data import Augmentation, ImageStore, InputStatistics
 from mlnt.schedules import Schedule
 from mlnt.state import StepFunction
-from mlnt.training import DivergedError, FeatureRows, LabeledSet, Training, TrainingData, steps_per_epoch
+from mlnt.training import DivergedError, Training, steps_per_epoch
+from mlnt.training_data import FeatureRows, LabeledSet, TrainingData
 from pipeline import artifacts, checkpoint, console, files, runtime, stopping, timing, weights
 from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
 from pipeline.errors import RunError, UserError
@@ -167,7 +169,7 @@ def fit(
         "stage": stage,
         "params": trained_with,
         "inputs": [workspace.labels.digest, *inputs, runtime.start_digest(params.model)],
-        "code": [torch.__version__, checkpoint.code_digest()],
+        "code": [torch.__version__, PIL.__version__, checkpoint.code_digest()],
     }
     kept, purity = training.kept, workspace.correct()
     if purity is not None and kept is not None:

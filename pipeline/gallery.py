@@ -35,7 +35,7 @@ def _filtered(workspace: Workspace) -> list[Filtered]:
     dataset, train = workspace.dataset, workspace.split(TRAIN)
     module, _ = load_best(params, dataset, workspace.labels, FINAL.mentor_stage or "", workspace.device)
     network = Network(module, runtime.amp_dtype(params.train))
-    logits = predict_logits(network, workspace.images, train.indices, params.train.eval_batch_size)
+    (logits,) = predict_logits([network], workspace.images, train.indices, params.train.eval_batch_size)
     probs = logits.softmax(dim=1)
     left_out = ~filter_samples(probs, train.labels, params.mentor.tau)
     scores, predicted = probs.max(dim=1)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import files, params
+from pipeline import files, params_file
 from pipeline.errors import UserError
 
 FOLDER = Path("presets")
@@ -43,7 +43,7 @@ def apply(name: str, target: Path) -> list[str]:
         raise UserError(f"preset: found {name!r}, expected one of {', '.join(presets)}")
     for path in (folder / f"{name}.yaml", target):
         # One message if it is missing, no YAML or no mapping.
-        if not isinstance(found := params.read_yaml(path), dict):
+        if not isinstance(found := params_file.read_yaml(path), dict):
             raise UserError(f"{path}: expected sections such as `train:`, found {type(found).__name__}")
     yaml = YAML()  # round-trip: comments, and the way that a value is written, are part of the document
     yaml.preserve_quotes = True
@@ -53,7 +53,7 @@ def apply(name: str, target: Path) -> list[str]:
     lines = list(_merge(document, changes, ""))
     buffer = io.StringIO()
     yaml.dump(document, buffer)
-    params.check(YAML(typ="safe", pure=True).load(buffer.getvalue()), Path(f"{target} with {name}.yaml"))
+    params_file.check(YAML(typ="safe", pure=True).load(buffer.getvalue()), Path(f"{target} with {name}.yaml"))
     if lines:
         files.write_text(target, buffer.getvalue())
     return lines or [f"{target} is {name} already"]

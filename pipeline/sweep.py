@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import checkpoint, console, estimate, experiments, params, presets, queueing
+from pipeline import checkpoint, console, estimate, experiments, params_file, presets, queueing
 from pipeline.comparison import complete, runs_of
 from pipeline.errors import RunError, UserError
 from pipeline.experiments import Finished, identity
@@ -98,7 +98,7 @@ def read_bases(preset: str) -> tuple[Values, Values]:
     known = presets.available()
     if preset not in known:
         raise UserError(f"--preset: found {preset!r}, expected one of {', '.join(known)}")
-    return params.read_yaml(PARAMS), params.read_yaml(presets.FOLDER / f"{preset}.yaml")
+    return params_file.read_yaml(PARAMS), params_file.read_yaml(presets.FOLDER / f"{preset}.yaml")
 
 
 def make_plan(

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline import checkpoint, console, experiments, files, gallery, params, sweep_figures
+from pipeline import checkpoint, console, experiments, files, gallery, params_file, sweep_figures
 from pipeline.comparison import (
     CROSS_ENTROPY,
     ROWS,
@@ -140,8 +140,8 @@ def run(preset: str, out: Path) -> None:
 
 def _figure7() -> Section | None:
     """Of the run in this folder, as far as it is one of these parameters."""
-    current = params.load(PARAMS)
-    if FINAL.mentor_stage not in experiments.fresh_here(params.read_yaml(PARAMS)):
+    current = params_file.load(PARAMS)
+    if FINAL.mentor_stage not in experiments.fresh_here(params_file.read_yaml(PARAMS)):
         console.say("figure7: left out; models/ has no finished run of params.yaml (`dvc repro` makes one)")
         return None
     try:

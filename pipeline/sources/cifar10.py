@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from mlnt.restricted_pickle import Value, load_dict
 from pipeline.artifacts import TEST, TRAIN, Dataset
 from pipeline.errors import UserError
-from pipeline.sources.containers import Container, Folder, Tar
+from pipeline.sources.archives import Tar
+from pipeline.sources.containers import Container, Folder
 from pipeline.sources.fetch import fetch
 
 LARGEST_FILE = 1 << 26

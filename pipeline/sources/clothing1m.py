@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline import console
 from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
 from pipeline.sources.containers import Folder
 from pipeline.sources.listing import FileOptions, Sample, load_listing
-from pipeline.sources.members import first_few, is_inside, printable
+from pipeline.sources.members import first_few, is_inside, printable, repeated
 
 CLASS_NAMES = (
     "T-Shirt", "Shirt", "Knitwear", "Chiffon", "Sweater", "Hoodie", "Windbreaker",
@@ -42,6 +43,11 @@ def load(root: Path, options: FileOptions) -> Dataset:
         unknown = [key for key in keys if key not in labels[label_list]]
         _refuse(root / key_list, unknown, f"have no label in {label_list}")
         samples += [Sample(key, CLASS_NAMES[labels[label_list][key]], split, i) for i, key in enumerate(keys)]
+    if twice := repeated(sample.path for sample in samples):  # not refused: what they list is the owners' to say
+        console.warn(
+            f"data.root: {root}: {len(twice)} keys are listed more than once: {first_few(map(printable, twice))}; "
+            "one that is for training and for test makes accuracies too good"
+        )
     return load_listing(samples, Folder(root), options, "clothing1m", CLASS_NAMES)
 
 

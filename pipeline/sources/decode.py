@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import UserError
 
@@ -99,6 +99,8 @@ def decode_image(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
             return _decode(content, options)
     except UserError:
         raise
+    except UnidentifiedImageError as error:
+        raise UndecodableError("of no known image format") from error
     except Exception as error:  # damaged files make Pillow's readers raise anything
         raise UndecodableError(str(error) or type(error).__name__) from error
 

@@ -21,8 +21,8 @@ from typing import IO, Any
 
 from pipeline import console, files
 from pipeline.errors import RunError, UserError
+from pipeline.sources.archives import GIB
 
-GIB = 1 << 30
 TIMEOUT_S = 60
 SCHEMES = ("http", "https", "file")
 _CHUNK = 1 << 20

@@ -1,4 +1,4 @@
-"""Which names in a container are images, and which names nobody can trust."""
+"""The names of what is in a container: which nobody can trust, and how to show them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 SHOWN = 5
 
 _DRIVE = re.compile(r"[A-Za-z]:")
+
+
+class Members(NamedTuple):
+    """What is in a container, by path inside it, with `/`.
+
+    Attributes:
+        files: in sorted order.
+        others: links in an archive, links that lead nowhere, devices, pipes: things without bytes of their own.
+    """
+
+    files: list[str]
+    others: list[str]
 
 
 def first_few(names: Iterable[str], separator: str = "; ") -> str:

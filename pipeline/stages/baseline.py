@@ -90,7 +90,7 @@ def _forward_estimated(workspace: Workspace) -> Plan:
     module, digest = load_best(workspace.params, workspace.dataset, workspace.labels, "pretrain", workspace.device)
     train = workspace.params.train
     network = Network(module, runtime.amp_dtype(train))
-    logits = predict_logits(network, workspace.images, workspace.split(TRAIN).indices, train.eval_batch_size)
+    (logits,) = predict_logits([network], workspace.images, workspace.split(TRAIN).indices, train.eval_batch_size)
     probs = logits.double().softmax(dim=1).numpy()
     matrix = estimate_transition_matrix(probs, workspace.params.forward.percentile)
     return _forward_with(workspace, torch.from_numpy(matrix), [digest])

@@ -9,8 +9,9 @@ from pipeline.artifacts import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
+from pipeline.sources.archives import GIB
 from pipeline.sources.decode import ImageOptions
-from pipeline.sources.fetch import GIB, check_sha256, fetch
+from pipeline.sources.fetch import check_sha256, fetch
 from pipeline.sources.limit import limit_dataset
 from pipeline.sources.listing import FileOptions
 

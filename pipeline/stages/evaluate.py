@@ -43,21 +43,22 @@ def run(params: Params) -> str:
 def _evaluate(evaluation: Evaluation) -> str:
     metrics: dict[str, Any] = {"samples": {name: evaluation.count(i) for i, name in enumerate(artifacts.SPLITS)}}
     confusions: list[dict[str, Any]] = []
+    issues = evaluation.label_issues()
     for system in SYSTEMS:
         values, counts = evaluation.accuracies(system)
         metrics[system.name] = values
         for (model, choice), matrix in counts.items():
             confusions += _confusion_rows(evaluation.dataset.class_names, system, model, choice, matrix)
-        metrics[system.name]["label_issues"] = evaluation.label_issues(system).metrics(evaluation.threshold)
+        metrics[system.name]["label_issues"] = issues[system].metrics(evaluation.threshold)
     files.write_json(METRICS, metrics)
     files.write_json(SUMMARY, _summary(metrics))
     files.write_csv(CONFUSIONS, confusions)
     files.write_csv(CONFUSION, evaluation.final_predictions())
-    issues = evaluation.label_issues(FINAL)
-    files.write_csv(ESTIMATED, evaluation.estimated_matrix(issues))
-    files.write_csv(files.LABEL_ISSUES, evaluation.issue_rows(issues))
-    doubted = int((issues.score <= evaluation.threshold).sum())
-    return f"evaluate: {len(SYSTEMS)} systems; {doubted} of {len(issues.score)} training labels are probably wrong"
+    final = issues[FINAL]
+    files.write_csv(ESTIMATED, evaluation.estimated_matrix(final))
+    files.write_csv(files.LABEL_ISSUES, evaluation.issue_rows(final))
+    doubted = int((final.score <= evaluation.threshold).sum())
+    return f"evaluate: {len(SYSTEMS)} systems; {doubted} of {len(final.score)} training labels are probably wrong"
 
 
 @dataclass(frozen=True)
@@ -116,26 +117,28 @@ class Evaluation:
             "kept_purity": card.kept_purity,
         }
         counts: dict[tuple[str, str], Confusion] = {}
-        for model in MODELS:
-            values[model] = {}
-            for choice in weights.CHOICES:
-                network = self._network(system, model, choice)
-                entry: dict[str, Any] = {"validation_accuracy": self._accuracy(network, VALIDATION)}
-                if self.count(TEST):
-                    logits, labels = self._logits(network, TEST)
-                    matrix = confusion(logits, labels)
-                    entry["test_accuracy"] = accuracy(logits, labels)
-                    entry["test_accuracy_by_class"] = dict(
-                        zip(self.dataset.class_names, matrix.per_class_accuracy, strict=True)
-                    )
-                    counts[model, choice] = matrix
-                values[model][choice] = entry
+        kinds = [(model, choice) for model in MODELS for choice in weights.CHOICES]
+        networks = [self._network(system, model, choice) for model, choice in kinds]
+        on_validation, labels = self._logits(networks, VALIDATION)
+        for (model, choice), logits in zip(kinds, on_validation, strict=True):
+            values.setdefault(model, {})[choice] = {"validation_accuracy": accuracy(logits, labels)}
+        if self.count(TEST):
+            on_test, labels = self._logits(networks, TEST)
+            for (model, choice), logits in zip(kinds, on_test, strict=True):
+                counts[model, choice] = matrix = confusion(logits, labels)
+                by_class = dict(zip(self.dataset.class_names, matrix.per_class_accuracy, strict=True))
+                values[model][choice] |= {
+                    "test_accuracy": accuracy(logits, labels),
+                    "test_accuracy_by_class": by_class,
+                }
         return values, counts
 
-    def label_issues(self, system: System) -> LabelIssues:
-        """What the system's best model on validation says of the training labels."""
-        module, _ = load_best(self.params, self.dataset, self.labels, system.stage, self.device)
-        logits, given = self._logits(Network(module, runtime.amp_dtype(self.params.train)), TRAIN)
+    def label_issues(self) -> dict[System, LabelIssues]:
+        """What each system's best model on validation says of the training labels, all in one reading of the images."""
+        of_all, given = self._logits([self._best(system) for system in SYSTEMS], TRAIN)
+        return {system: self._issues(logits, given) for system, logits in zip(SYSTEMS, of_all, strict=True)}
+
+    def _issues(self, logits: Tensor, given: Tensor) -> LabelIssues:
         probs = logits.softmax(dim=1)
         rows = self.labels.rows(TRAIN)
         true = self.labels.true_labels
@@ -176,9 +179,7 @@ class Evaluation:
 
     def final_predictions(self) -> list[dict[str, Any]]:
         """The final model on the test split (validation, where there is none), a row per sample."""
-        module, _ = load_best(self.params, self.dataset, self.labels, FINAL.stage, self.device)
-        network = Network(module, runtime.amp_dtype(self.params.train))
-        logits, labels = self._logits(network, TEST if self.count(TEST) else VALIDATION)
+        (logits,), labels = self._logits([self._best(FINAL)], TEST if self.count(TEST) else VALIDATION)
         classes = self.dataset.class_names
         return [
             {"actual": classes[int(actual)], "predicted": classes[int(predicted)]}
@@ -190,14 +191,16 @@ class Evaluation:
         weights.load_into(module, weights.weights_file(system.stage, model, choice))
         return Network(module, runtime.amp_dtype(self.params.train))
 
-    def _logits(self, network: Network, split: int) -> tuple[Tensor, Tensor]:
+    def _best(self, system: System) -> Network:
+        module, _ = load_best(self.params, self.dataset, self.labels, system.stage, self.device)
+        return Network(module, runtime.amp_dtype(self.params.train))
+
+    def _logits(self, networks: list[Network], split: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Of each network, and the labels."""
         rows = self.labels.rows(split)
         labels = torch.from_numpy(self.labels.labels[rows])
-        logits = predict_logits(network, self.images, torch.from_numpy(rows), self.params.train.eval_batch_size)
+        logits = predict_logits(networks, self.images, torch.from_numpy(rows), self.params.train.eval_batch_size)
         return logits, labels
-
-    def _accuracy(self, network: Network, split: int) -> float:
-        return accuracy(*self._logits(network, split))
 
 
 def _summary(metrics: dict[str, Any]) -> dict[str, Any]:

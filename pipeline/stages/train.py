@@ -74,7 +74,7 @@ def _filter(workspace: Workspace, network: Network | None) -> Tensor | None:
     if network is None:
         return None
     train = workspace.split(TRAIN)
-    logits = predict_logits(network, workspace.images, train.indices, workspace.params.train.eval_batch_size)
+    (logits,) = predict_logits([network], workspace.images, train.indices, workspace.params.train.eval_batch_size)
     tau = workspace.params.mentor.tau
     kept = mentor.filter_samples(logits.softmax(dim=1), train.labels, tau)
     share = float(kept.double().mean())

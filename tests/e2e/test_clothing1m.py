@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from pipeline import artifacts, presets
 from pipeline.image_files import ImageFiles
-from pipeline.params import Params, load
+from pipeline.params import Params
+from pipeline.params_file import load
 
 TRAIN, OTHERS = 10, 2  # a class
 

@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 from pipeline import artifacts, weights
 from pipeline.cli import app
 from pipeline.errors import UserError
-from pipeline.params import load
+from pipeline.params_file import load
 
 Spoil = Callable[[], object]
 AGAIN = "delete it and run `dvc repro` again"
@@ -612,47 +612,28 @@ OWN_IMAGES = [
     *(
         tree(
             f"{suffix}: {how}",
-            lambda suffix=suffix, change=change: archive(suffix, change),
+            lambda suffix=suffix, how=how: archive(suffix, DAMAGE[how]),
             f"images.{suffix}",
             kind="archive",
             data__root=f"images.{suffix}",
         )
-        for suffix in ("zip", "tar", "tar.gz")
-        for how, change in {
-            "empty": DAMAGE["empty"],
-            "text": DAMAGE["text"],
-            "half": DAMAGE["half"],
+        for suffix, hows in {
+            "zip": ("empty", "text", "half"),
+            "tar": ("empty", "text", "half", "other head"),
+            "tar.gz": ("empty", "text", "half", "other head"),
         }.items()
+        for how in hows
     ),
-    tree(
-        "tar.gz: another head",
-        lambda: archive("tar.gz", DAMAGE["other head"]),
-        "images.tar.gz",
-        kind="archive",
-        data__root="images.tar.gz",
-    ),
-    tree(
-        "tar: another head",
-        lambda: archive("tar", DAMAGE["other head"]),
-        "images.tar",
-        kind="archive",
-        data__root="images.tar",
-    ),
-    tree(
-        "zip: a bit",
-        lambda: archive("zip", lambda content: turned(content, len(content) // 3)),
-        "images.zip",
-        "damaged",
-        kind="archive",
-        data__root="images.zip",
-    ),
-    tree(
-        "tar.gz: a bit",
-        lambda: archive("tar.gz", lambda content: turned(content, len(content) // 3)),
-        "images.tar.gz",
-        "damaged",
-        kind="archive",
-        data__root="images.tar.gz",
+    *(
+        tree(
+            f"{suffix}: a bit",
+            lambda suffix=suffix: archive(suffix, lambda content: turned(content, len(content) // 3)),
+            f"images.{suffix}",
+            "damaged",
+            kind="archive",
+            data__root=f"images.{suffix}",
+        )
+        for suffix in ("zip", "tar.gz")
     ),
     tree(
         "zip: without images",

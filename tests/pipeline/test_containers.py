@@ -23,7 +23,8 @@ from projects import ROOT, digests, make_params, write_picture
 
 from pipeline import artifacts
 from pipeline.errors import UserError
-from pipeline.sources.containers import Tar, Zip, open_container
+from pipeline.sources.archives import Tar, Zip
+from pipeline.sources.containers import open_container
 from pipeline.stages import download
 
 MIB = 1 << 20

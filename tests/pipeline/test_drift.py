@@ -16,7 +16,8 @@ from projects import ROOT, STAGES, default_values, leaves, listed_params, run, w
 
 from pipeline import cli, presets
 from pipeline.errors import UserError
-from pipeline.params import leaf_keys, load, read_yaml
+from pipeline.params import leaf_keys
+from pipeline.params_file import load, read_yaml
 from pipeline.systems import BASELINES, BY_STAGE, FINAL, SYSTEMS
 
 DVC: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")

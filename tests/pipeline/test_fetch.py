@@ -20,7 +20,8 @@ from projects import digests
 from pipeline import files
 from pipeline.errors import RunError, UserError
 from pipeline.sources import fetch as module
-from pipeline.sources.fetch import GIB, fetch
+from pipeline.sources.archives import GIB
+from pipeline.sources.fetch import fetch
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -25,7 +25,7 @@ from pipeline import artifacts
 from pipeline.artifacts import Dataset
 from pipeline.errors import UserError
 from pipeline.sources import cifar10, clothing1m
-from pipeline.sources.containers import GIB
+from pipeline.sources.archives import GIB
 from pipeline.sources.decode import ImageOptions
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
@@ -155,7 +155,7 @@ def test_no_format_is_read_that_runs_other_programs(project: Path, monkeypatch: 
     Image.new("RGB", (6, 5)).save(content, "EPS")
     (root / "train/cat/bad.png").write_bytes(content.getvalue())
     monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("Ghostscript was started"))
-    refused(root, "bad.png (cannot identify image file")
+    refused(root, "bad.png (of no known image format)")
 
 
 DECODE = """
@@ -201,9 +201,11 @@ def test_bad_images_are_left_out_with_one_warning(project: Path, capsys: pytest.
     dataset = loaded(root, on_bad_image="skip")
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert said[0].startswith("warning: data.root: 8 of 18 images do not decode: train/cat/0.png (cannot identify")
+    assert said[0].startswith(
+        "warning: data.root: 8 of 18 images do not decode: train/cat/0.png (of no known image format)"
+    )
     assert said[0].endswith("; and 3 more; left out, as data.on_bad_image says")
-    assert said[0].count("cannot identify") == 5
+    assert said[0].count("of no known image format") == 5
     rows = [i for i, name in enumerate(whole.names) if name not in bad]
     assert dataset.names == [whole.names[i] for i in rows]
     for key in ("images", "labels", "split", "source_index"):
@@ -408,3 +410,12 @@ def test_damaged_lists_of_clothing1m(damage: Callable[[Path], object], expected:
 def test_a_label_that_is_given_twice_is_no_contradiction(clothing: Path) -> None:
     append(clothing / NOISY, "images/0.png 0")
     assert len(clothing1m.load(clothing, AS_THEY_ARE).names) == 42
+
+
+def test_keys_that_are_listed_twice_are_counted_and_named(clothing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clothing1m.load(clothing, AS_THEY_ARE)
+    assert capsys.readouterr().err == ""
+    append(clothing / TRAIN_KEYS, "images/0.png")
+    append(clothing / "clean_test_key_list.txt", "images/14.png")
+    assert len(clothing1m.load(clothing, AS_THEY_ARE).names) == 44
+    assert "2 keys are listed more than once: images/0.png; images/14.png; " in capsys.readouterr().err

@@ -9,7 +9,8 @@ import pytest
 from projects import ROOT, changed, default_values, leaves
 
 from pipeline.errors import UserError
-from pipeline.params import Length, check, leaf_keys, load
+from pipeline.params import Length, leaf_keys
+from pipeline.params_file import check, load
 
 PATH = Path("params.yaml")
 

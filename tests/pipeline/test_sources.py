@@ -20,7 +20,7 @@ from pipeline import artifacts, files
 from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
-from pipeline.sources.containers import GIB
+from pipeline.sources.archives import GIB
 from pipeline.sources.decode import ImageOptions
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download

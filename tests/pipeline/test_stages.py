@@ -36,7 +36,8 @@ from pipeline import artifacts, console, figures, files, gallery, runtime
 from pipeline.artifacts import TRAIN, VALIDATION
 from pipeline.errors import RunError, UserError
 from pipeline.feature_store import FeatureFile
-from pipeline.params import Params, check, leaf_keys, read_yaml
+from pipeline.params import Params, leaf_keys
+from pipeline.params_file import check, read_yaml
 from pipeline.show import show
 from pipeline.systems import SYSTEMS
 from pipeline.trained import load_best

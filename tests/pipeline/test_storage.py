@@ -21,8 +21,8 @@ from pipeline.artifacts import Dataset
 from pipeline.errors import RunError, UserError
 from pipeline.image_files import ImageFiles
 from pipeline.sources import imagefolder
+from pipeline.sources.archives import GIB
 from pipeline.sources.decode import ImageOptions
-from pipeline.sources.fetch import GIB
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
 

@@ -17,7 +17,8 @@ from pipeline import checkpoint, comparison, experiments, gallery, tables
 from pipeline.comparison import CROSS_ENTROPY, ROWS, Figure, Row
 from pipeline.errors import UserError
 from pipeline.experiments import Finished, fresh_stages, identity, relevant_keys
-from pipeline.params import Params, check, leaf_keys, read_yaml
+from pipeline.params import Params, leaf_keys
+from pipeline.params_file import check, read_yaml
 from pipeline.queueing import hydra, targets
 from pipeline.sweep import make_plan, only
 from pipeline.sweep_figures import Filtered

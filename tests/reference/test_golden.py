@@ -25,7 +25,8 @@ from mlnt.noise import symmetric_labels
 from mlnt.schedules import Rates, Schedule
 from mlnt.state import Batch, StepFunction, StepMetrics, TrainState
 from mlnt.step import MLNTStep
-from mlnt.training import LabeledSet, Training, TrainingData
+from mlnt.training import Training
+from mlnt.training_data import LabeledSet, TrainingData
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SIZE, BATCH_SIZE, EPOCHS = 160, 32, 4  # five steps an epoch

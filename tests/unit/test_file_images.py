@@ -19,7 +19,7 @@ from mlnt.data import InputStatistics, MemoryImages, input_statistics, statistic
 from mlnt.file_images import FileImages
 from mlnt.pixel_sums import PixelSums
 from mlnt.recorded import RecordedStep
-from mlnt.training import TrainingData
+from mlnt.training_data import TrainingData
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,8 @@ from mlnt.recorded import RecordedStep
 from mlnt.schedules import Rates
 from mlnt.state import StepMetrics
 from mlnt.step import MLNTStep
-from mlnt.training import Training, TrainingData
+from mlnt.training import Training
+from mlnt.training_data import TrainingData
 
 
 class Recorder:

@@ -19,7 +19,8 @@ from mlnt.neighbors import Draws, draw
 from mlnt.schedules import Rates, Schedule
 from mlnt.state import Batch, StepFunction, StepMetrics, TrainState
 from mlnt.step import MLNTStep
-from mlnt.training import MODELS, Best, DivergedError, LabeledSet, Training, TrainingData, steps_per_epoch
+from mlnt.training import MODELS, Best, DivergedError, Training, steps_per_epoch
+from mlnt.training_data import LabeledSet, TrainingData
 
 NUM_CLASSES = 4
 BATCH_SIZE = 8
@@ -455,7 +456,7 @@ def test_predictions_are_those_in_eval_mode_whatever_the_batch_size(batch_size: 
     module(torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     rows = data.evaluation["test"].indices
-    logits = predict_logits(Network(module), data.images, rows, batch_size)
+    (logits,) = predict_logits([Network(module)], data.images, rows, batch_size)
     assert not logits.requires_grad
     assert module.training == training
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
@@ -463,10 +464,23 @@ def test_predictions_are_those_in_eval_mode_whatever_the_batch_size(batch_size: 
         torch.testing.assert_close(logits, module.eval()(data.images.batch(rows)), rtol=1e-5, atol=1e-6)
 
 
+def test_several_networks_predict_as_each_alone_from_images_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, rows = make_data(), torch.arange(7)
+    networks = [Network(make_network(seed)) for seed in (0, 1)]
+    alone = [predict_logits([network], data.images, rows, 3)[0] for network in networks]
+    read: list[Tensor] = []
+    batch = data.images.batch
+    monkeypatch.setattr(data.images, "batch", lambda fetched: (read.append(fetched), batch(fetched))[1])
+    together = predict_logits(networks, data.images, rows, 3)
+    assert torch.equal(torch.cat(read), rows)
+    assert not torch.equal(*together)
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
 def test_mode_is_restored_after_an_error() -> None:
     module = nn.Sequential(nn.Linear(3, 2)).train()
     with pytest.raises(RuntimeError, match="shapes"):
-        predict_logits(Network(module), make_data().images, torch.arange(2), 2)
+        predict_logits([Network(module)], make_data().images, torch.arange(2), 2)
     assert module.training
 
 

@@ -1,0 +1,120 @@
+"""What `storage.py` measures on: generated photographs, long lists of them, networks that nobody has trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from runs import checked, read_changed
+
+from mlnt.step import MLNTStep
+from mlnt.training import MODELS, Best
+from pipeline import artifacts, files, runtime, weights
+from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
+from pipeline.fitting import Workspace
+from pipeline.image_files import ImageFiles
+from pipeline.names import Names
+from pipeline.params import Params
+from pipeline.sources import imagefolder
+from pipeline.sources.decode import ImageOptions
+from pipeline.sources.listing import FileOptions
+from pipeline.stages import noise
+from pipeline.systems import SYSTEMS
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = 14
+
+
+def make_photos(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """JPEG files with the detail of photographs, a folder a class."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (size[1] // 16 + 1, size[0] // 16 + 1, 3)).astype(np.uint8))
+        pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
+        pixels += rng.integers(-12, 13, pixels.shape, dtype=np.int16)
+        path = folder / "train" / f"class {i % CLASSES:02}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=88)
+
+
+def make_params(args: argparse.Namespace, **changes: Any) -> Params:
+    """Those of the preset for files, on what was generated."""
+    settings = {
+        "data.source": "imagefolder",
+        "data.root": str(Path("photos").absolute()),
+        "data.storage": "files",
+        "data.workers": args.workers,
+        "data.resize": args.resize,
+        "data.crop": args.crop,
+        "data.normalize": "channel",
+        "noise.kind": "none",
+        "model.name": args.network,
+        "train.batch_size": args.batch_size,
+        "train.eval_batch_size": 128,
+        "train.epochs": 1,
+        "train.lr_drop_epochs": [],
+        "train.threads": args.threads,
+        "mlnt.M": args.m,
+        **changes,
+    }
+    return checked(read_changed(ROOT / "params.yaml", [f"{k}={json.dumps(v)}" for k, v in settings.items()]), 0)
+
+
+def repeated(entries: int, args: argparse.Namespace) -> Dataset:
+    """A data set of so many entries: the generated files again and again, a hundredth each for validation and test."""
+    options = FileOptions(
+        ImageOptions("auto", args.resize, args.crop, 100), "error", 1, None, None, "files", args.workers
+    )
+    found = imagefolder.load(Path("photos"), options)
+    assert isinstance(found.images, ImageFiles)
+    rows = np.arange(entries) % len(found.labels)
+    split = np.full(entries, TRAIN, np.uint8)
+    split[1::100], split[2::100] = VALIDATION, TEST
+    names = Names.of(found.names[int(row)] for row in rows)
+    images = ImageFiles(names, found.images.sizes[rows], found.images.decode, found.images.sums)
+    return Dataset(images, found.labels[rows], split, rows, names, found.class_names, found.source, False)
+
+
+def with_labels(entries: int, args: argparse.Namespace) -> tuple[Dataset, Labels]:
+    dataset = repeated(entries, args)
+    artifacts.write_dataset(dataset)
+    noise.run(make_params(args))
+    dataset = artifacts.read_dataset()
+    return dataset, artifacts.read_labels(dataset)
+
+
+def mlnt_step(params: Params) -> MLNTStep:
+    return MLNTStep(
+        num_synthetic=params.mlnt.M,
+        replace_fraction=params.mlnt.rho,
+        num_neighbors=params.mlnt.neighbors,
+        inner_lr=params.mlnt.alpha,
+        momentum=params.train.momentum,
+        weight_decay=params.train.weight_decay,
+        order=params.mlnt.order,
+        update=params.mlnt.update,
+        kl_reduction=params.mlnt.kl_reduction,
+        teacher_bn=params.mlnt.teacher_bn,
+    )
+
+
+def write_untrained(params: Params) -> None:
+    """models/ and plots/ as evaluate and report want them, of networks before their first step."""
+    workspace = Workspace.open(params)
+    for system in SYSTEMS:
+        module = runtime.build_network(params, workspace.dataset, workspace.device, system.iteration)
+        training = workspace.training(module, mlnt_step(params), workspace.training_data())
+        for name in MODELS:
+            training.best[name] = Best(0.0, 1, training.module(name).state_dict())
+        each = dict.fromkeys(MODELS, 0.0)
+        card = weights.ModelCard(
+            params.model.name, workspace.labels.digest, "teacher", dict.fromkeys(MODELS, 1), each, 1.0, None
+        )
+        weights.save_models(system.stage, training, workspace.statistics, card)
+        accuracies = {f"{m}_{part}_accuracy": 0.0 for m in MODELS for part in ("train", "validation", "test")}
+        files.write_csv(files.PLOTS / f"{system.stage}.csv", [{"epoch": 1, **accuracies}])
+    workspace.close()

@@ -1,0 +1,199 @@
+"""Tar and zip archives, read in place.
+
+Nothing is ever extracted, so no member can land outside a folder, and what a link in an archive points to is never
+read. What an archive unpacks to is counted while it is read, and never held as a whole.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import UserError
+from pipeline.sources.members import Members
+
+GIB = 1 << 30
+
+_CHUNK = 1 << 20
+
+
+class Tar:
+    """A tar archive, plain or compressed by gzip, bzip2 or xz. `limit`: the bytes that it may unpack to."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._path = path
+        self._limit = limit
+
+    def members(self) -> Members:
+        found = Members([], [])
+        with _readable(self._path):
+            for _, member in self._each():
+                if not member.isdir():
+                    (found.files if member.isreg() else found.others).append(_name(member))
+        return Members(sorted(found.files), sorted(found.others))
+
+    def read(self, wanted: Collection[str], most: int) -> Iterator[tuple[str, bytes]]:
+        left = set(wanted)
+        total = 0
+        # In the order of the archive: a compressed one can only be read forwards.
+        with _readable(self._path):
+            for archive, member in self._each():
+                name = _name(member)
+                if member.isreg() and name in left:
+                    left.discard(name)
+                    total += min(member.size, most)  # a sparse member is larger than what the archive holds of it
+                    if total > self._limit:
+                        raise _too_large(self._path, self._limit)
+                    if (file := archive.extractfile(member)) is not None:
+                        yield name, _read(file, most + 1)
+                if not left:
+                    return
+
+    def _each(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+        with _unpacked(self._path) as stream:
+            counted: Any = _Counted(stream, self._path, self._limit)
+            with tarfile.open(fileobj=counted, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    # tarfile keeps all of them: an archive of empty ones would fill the memory.
+                    archive.members.clear()  # type: ignore[attr-defined]
+                    yield archive, member
+                # tarfile takes a damaged header, and the end of a file that was cut off there, for the end.
+                if counted.last != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError(f"no end mark at {archive.offset} bytes: it is cut off, or damaged there")
+            while counted.read(_CHUNK):
+                pass  # only at its very end is a compressed file's checksum looked at
+
+
+class Zip:
+    """`limit`: the bytes that the wanted files of the archive may unpack to."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._path = path
+        self._limit = limit
+
+    def members(self) -> Members:
+        found = Members([], [])
+        with _readable(self._path), zipfile.ZipFile(self._path) as archive:
+            for info in archive.infolist():
+                if not info.is_dir():
+                    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the writer knew no file types
+                    (found.files if kind in (0, stat.S_IFREG) else found.others).append(info.filename)
+        return Members(sorted(found.files), sorted(found.others))
+
+    def read(self, wanted: Collection[str], most: int) -> Iterator[tuple[str, bytes]]:
+        with _readable(self._path), zipfile.ZipFile(self._path) as archive:
+            present = set(archive.namelist())
+            infos = [archive.getinfo(name) for name in wanted if name in present]
+            # No member gives more bytes than the directory says: zipfile sees to that.
+            if sum(info.file_size for info in infos) > self._limit:
+                raise _too_large(self._path, self._limit)
+            for info in infos:
+                # Of the others zipfile unpacks 4 KiB at once, whatever comes out: of bzip2 that can be gibibytes.
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise UserError(
+                        f"data.root: {self._path}: {info.filename} is compressed by method {info.compress_type}, which "
+                        "cannot be unpacked within bounds; pack it anew with deflate, as zip does by default"
+                    )
+                with _readable(self._path, info.filename), archive.open(info) as file:
+                    content = _read(file, most + 1)
+                yield info.filename, content
+
+
+class _Counted:
+    """A stream that is read forwards, up to a limit; what `tarfile` needs of a file.
+
+    The limit is on the position: seeking past a member unpacks all of it too.
+    """
+
+    def __init__(self, stream: IO[bytes], path: Path, limit: int) -> None:
+        self._stream = stream
+        self._path = path
+        self._limit = limit
+        self.last = b""
+        """What was read last."""
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seek(self, position: int) -> int:
+        if position > self._limit:
+            raise _too_large(self._path, self._limit)
+        return self._stream.seek(position)
+
+    def read(self, size: int) -> bytes:
+        if size > _CHUNK:
+            raise tarfile.ReadError(f"a header of {size} bytes")  # tarfile would read all of it into memory
+        self.last = content = self._stream.read(size)
+        if self._stream.tell() > self._limit:
+            raise _too_large(self._path, self._limit)
+        return content
+
+
+_MAGIC: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"BZh", bz2.open),
+    (b"\xfd7zXZ\0", lzma.open),
+    (b"\x5d\0\0", lzma.open),
+)
+
+
+def _unpacked(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        start = file.read(8)
+    opener: Callable[[Path], Any] = next((o for magic, o in _MAGIC if start.startswith(magic)), lambda p: p.open("rb"))
+    stream: IO[bytes] = opener(path)
+    return stream
+
+
+def _name(member: tarfile.TarInfo) -> str:
+    return member.name.removeprefix("./")
+
+
+def _read(file: IO[bytes], most: int) -> bytes:
+    """Up to `most` bytes, unpacked a chunk at a time."""
+    content = io.BytesIO()
+    while (left := most - content.tell()) > 0 and (part := file.read(min(_CHUNK, left))):
+        content.write(part)
+    return content.getvalue()
+
+
+def _too_large(path: Path, limit: int) -> UserError:
+    return UserError(
+        f"data.max_unpacked_gib: {path} unpacks to more than {limit / GIB:g} GiB; raise it if you trust the archive"
+    )
+
+
+@contextmanager
+def _readable(path: Path, name: str = "") -> Iterator[None]:
+    """
+    Raises:
+        UserError: in place of what a damaged archive makes its reader raise.
+    """
+    damaged = (
+        EOFError, OSError, RuntimeError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    )  # fmt: skip
+    try:
+        yield
+    except damaged as error:
+        raise UserError(f"data.root: {path}{', ' if name else ''}{name}: damaged ({error})") from error
+
+
+def is_tar(path: Path, limit: int) -> bool:
+    """By its first header."""
+    try:
+        with _unpacked(path) as stream:
+            counted: Any = _Counted(stream, path, limit)
+            tarfile.open(fileobj=counted, mode="r:").close()
+        return True
+    except (tarfile.TarError, ValueError, OSError, EOFError, zlib.error, lzma.LZMAError):
+        return False
