@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
 """In the order of a run."""
 
+OUTPUTS = ("data", "models", "metrics", "plots", "reports")
+
 TINY: dict[str, Any] = {
     "seed": 0,
     "data.source": "digits",
@@ -122,7 +124,7 @@ def digests(folder: Path, *below: str) -> dict[str, str]:
 
 def copy_outputs(source: Path, target: Path) -> None:
     """What stages have written, without their timings and checkpoints."""
-    for name in ("data", "models", "metrics", "plots", "reports"):
+    for name in OUTPUTS:
         if (source / name).exists():
             shutil.copytree(source / name, target / name)
 

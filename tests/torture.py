@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from projects import STAGES, TINY, copy_project, digests, dvc, environment, written_by
+from projects import OUTPUTS, STAGES, TINY, copy_project, digests, dvc, environment, written_by
 
 from pipeline.errors import UserError
 from pipeline.params_file import read_yaml
 
 PARAMS = {**TINY, "train.epochs": 24, "train.lr_drop_epochs": [16], "train.checkpoint_every": "7 steps"}
 PATIENCE_S = 120
-OUTPUTS = ("data", "models", "metrics", "plots", "reports")
 
 
 @dataclass
