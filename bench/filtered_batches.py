@@ -34,10 +34,10 @@ from mlnt.step import MLNTStep
 from mlnt.training import MODELS
 from pipeline import files, runtime
 from pipeline.artifacts import TRAIN
-from pipeline.fitting import Workspace
 from pipeline.params import Params
 from pipeline.stages import download, features, noise, train
 from pipeline.systems import BY_STAGE
+from pipeline.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 NOISES = (("symmetric", 0.5, 0.2), ("asymmetric", 0.4, 0.1))
@@ -93,7 +93,7 @@ def from_kept(params: Params, stage: str) -> dict[str, float]:
         assert (params.mlnt.update, params.mlnt.teacher_bn) == ("sequential", "own")
         assert (params.train.crop_padding, params.train.horizontal_flip) == (0, False)
         system = BY_STAGE[stage]
-        network, _ = train._mentor(workspace, system)
+        network, _ = workspace.best_network(system.mentor_stage or "")
         kept = train._filter(workspace, network)
         table, _ = train._features(workspace, system)
         train_set = workspace.split(TRAIN)

@@ -15,7 +15,6 @@ from mlnt.step import MLNTStep
 from mlnt.training import MODELS, Best
 from pipeline import artifacts, files, runtime, weights
 from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
-from pipeline.fitting import Workspace
 from pipeline.image_files import ImageFiles
 from pipeline.names import Names
 from pipeline.params import Params
@@ -24,6 +23,7 @@ from pipeline.sources.decode import ImageOptions
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import noise
 from pipeline.systems import SYSTEMS
+from pipeline.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 14

@@ -38,9 +38,9 @@ from mlnt.functional import Network
 from mlnt.networks import create_model
 from pipeline import artifacts, feature_store, files, runtime
 from pipeline.artifacts import TRAIN, Dataset, Labels
-from pipeline.fitting import Workspace
 from pipeline.image_files import ImageFiles
 from pipeline.stages import download, evaluate, noise, report
+from pipeline.workspace import Workspace
 
 Row = dict[str, Any]
 

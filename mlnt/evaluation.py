@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,19 @@ from mlnt.functional import Network
 
 @torch.no_grad()
 def predict_logits(
-    networks: Sequence[Network], images: ImageStore, indices: Tensor, batch_size: int
+    networks: Sequence[Network],
+    images: ImageStore,
+    indices: Tensor,
+    batch_size: int,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> tuple[Tensor, ...]:
     """Logits [N, C] of each network, on the CPU: eval mode, un-augmented images, each read once for all networks.
 
-    The modules' modes are restored afterwards.
+    `on_batch` hears after each batch how many samples are done. The modules' modes are restored afterwards.
     """
     was_training = [network.module.training for network in networks]
     chunks: list[list[Tensor]] = [[] for _ in networks]
+    done = 0
     try:
         for network in networks:
             network.module.eval()
@@ -31,6 +36,8 @@ def predict_logits(
             batch = images.batch(fetched)
             for network, found in zip(networks, chunks, strict=True):
                 found.append(network(batch).cpu())
+            done += len(batch)
+            on_batch(done)
     finally:
         for network, mode in zip(networks, was_training, strict=True):
             network.module.train(mode)

@@ -6,16 +6,12 @@ from contextlib import closing
 
 import torch
 
-from mlnt.evaluation import predict_logits
-from mlnt.functional import Network
 from mlnt.mentor import filter_samples
-from pipeline import runtime
 from pipeline.artifacts import TRAIN
-from pipeline.fitting import Workspace
 from pipeline.params import Params
 from pipeline.sweep_figures import Filtered
 from pipeline.systems import FINAL
-from pipeline.trained import load_best
+from pipeline.workspace import Workspace
 
 COUNT = 32
 
@@ -33,9 +29,8 @@ def filtered(params: Params) -> list[Filtered]:
 def _filtered(workspace: Workspace) -> list[Filtered]:
     params = workspace.params
     dataset, train = workspace.dataset, workspace.split(TRAIN)
-    module, _ = load_best(params, dataset, workspace.labels, FINAL.mentor_stage or "", workspace.device)
-    network = Network(module, runtime.amp_dtype(params.train))
-    (logits,) = predict_logits([network], workspace.images, train.indices, params.train.eval_batch_size)
+    network, _ = workspace.best_network(FINAL.mentor_stage or "")
+    (logits,) = workspace.logits([network], TRAIN, "gallery")
     probs = logits.softmax(dim=1)
     left_out = ~filter_samples(probs, train.labels, params.mentor.tau)
     scores, predicted = probs.max(dim=1)

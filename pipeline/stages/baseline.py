@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from mlnt import seeding
 from mlnt.cnn_crf import CRFNetwork, CRFStep, auxiliary_from_clean_set, auxiliary_from_transition
-from mlnt.evaluation import predict_logits
 from mlnt.forward_correction import ForwardStep, estimate_transition_matrix
-from mlnt.functional import Network
 from mlnt.joint_optimization import LabelCorrectionStep, SoftLabelStep
 from mlnt.noise import realised_matrix, stratified_split
 from mlnt.state import StepFunction
@@ -21,10 +19,10 @@ from mlnt.teacher import TeacherBatchNorm
 from pipeline import artifacts, console, files, runtime
 from pipeline.artifacts import TRAIN
 from pipeline.errors import UserError
-from pipeline.fitting import Recipe, Workspace, fit
+from pipeline.fitting import fit
 from pipeline.params import Params
 from pipeline.systems import BASELINES
-from pipeline.trained import load_best
+from pipeline.workspace import Recipe, Workspace
 
 SOFT_LABELS = files.MODELS / "joint_optimization_1" / "soft_labels.h5"
 
@@ -87,10 +85,8 @@ def _forward(workspace: Workspace) -> Plan:
 
 def _forward_estimated(workspace: Workspace) -> Plan:
     """T from the cross-entropy network: its best model on validation."""
-    module, digest = load_best(workspace.params, workspace.dataset, workspace.labels, "pretrain", workspace.device)
-    train = workspace.params.train
-    network = Network(module, runtime.amp_dtype(train))
-    (logits,) = predict_logits([network], workspace.images, workspace.split(TRAIN).indices, train.eval_batch_size)
+    network, digest = workspace.best_network("pretrain")
+    (logits,) = workspace.logits([network], TRAIN, "estimated T")
     probs = logits.double().softmax(dim=1).numpy()
     matrix = estimate_transition_matrix(probs, workspace.params.forward.percentile)
     return _forward_with(workspace, torch.from_numpy(matrix), [digest])

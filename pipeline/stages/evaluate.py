@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mlnt import mentor
-from mlnt.evaluation import Confusion, accuracy, confusion, predict_logits
+from mlnt.evaluation import Confusion, accuracy, confusion
 from mlnt.functional import Network
 from mlnt.noise import realised_matrix
 from mlnt.training import MODELS
 from pipeline import artifacts, files, runtime, weights
-from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
+from pipeline.artifacts import TEST, TRAIN, VALIDATION
 from pipeline.params import Params
 from pipeline.systems import FINAL, SYSTEMS, System
-from pipeline.trained import load_best
+from pipeline.workspace import Workspace
 
 METRICS = files.METRICS / "evaluate.json"
 SUMMARY = files.METRICS / "summary.json"
@@ -36,8 +35,8 @@ def run(params: Params) -> str:
     Raises:
         UserError: inputs that are missing, damaged or of another run.
     """
-    with closing(Evaluation(params)) as evaluation:
-        return _evaluate(evaluation)
+    with closing(Workspace.open(params)) as workspace:
+        return _evaluate(Evaluation(workspace))
 
 
 def _evaluate(evaluation: Evaluation) -> str:
@@ -89,20 +88,15 @@ class LabelIssues:
 
 
 class Evaluation:
-    """The data set on the device, and the models as they are asked for."""
+    """What is known of each model, as it is asked for."""
 
-    def __init__(self, params: Params) -> None:
-        self.device = runtime.prepare(params.train)
-        self.params = params
-        self.dataset: Dataset = artifacts.read_dataset()
-        self.labels: Labels = artifacts.read_labels(self.dataset)
-        self.images, _ = runtime.image_store(params, self.dataset, self.labels, self.device)
-        chosen = params.evaluate.label_issue_threshold
-        self.threshold = params.mentor.tau if chosen is None else chosen
-
-    def close(self) -> None:
-        """End the processes that read images."""
-        self.images.close()
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.params = workspace.params
+        self.dataset = workspace.dataset
+        self.labels = workspace.labels
+        chosen = self.params.evaluate.label_issue_threshold
+        self.threshold = self.params.mentor.tau if chosen is None else chosen
 
     def count(self, split: int) -> int:
         return len(self.labels.rows(split))
@@ -135,7 +129,7 @@ class Evaluation:
 
     def label_issues(self) -> dict[System, LabelIssues]:
         """What each system's best model on validation says of the training labels, all in one reading of the images."""
-        of_all, given = self._logits([self._best(system) for system in SYSTEMS], TRAIN)
+        of_all, given = self._logits([self.workspace.best_network(system.stage)[0] for system in SYSTEMS], TRAIN)
         return {system: self._issues(logits, given) for system, logits in zip(SYSTEMS, of_all, strict=True)}
 
     def _issues(self, logits: Tensor, given: Tensor) -> LabelIssues:
@@ -179,7 +173,8 @@ class Evaluation:
 
     def final_predictions(self) -> list[dict[str, Any]]:
         """The final model on the test split (validation, where there is none), a row per sample."""
-        (logits,), labels = self._logits([self._best(FINAL)], TEST if self.count(TEST) else VALIDATION)
+        network, _ = self.workspace.best_network(FINAL.stage)
+        (logits,), labels = self._logits([network], TEST if self.count(TEST) else VALIDATION)
         classes = self.dataset.class_names
         return [
             {"actual": classes[int(actual)], "predicted": classes[int(predicted)]}
@@ -187,20 +182,14 @@ class Evaluation:
         ]
 
     def _network(self, system: System, model: str, choice: str) -> Network:
-        module = runtime.empty_network(self.params, self.dataset, self.device)
+        module = runtime.empty_network(self.params, self.dataset, self.workspace.device)
         weights.load_into(module, weights.weights_file(system.stage, model, choice))
-        return Network(module, runtime.amp_dtype(self.params.train))
-
-    def _best(self, system: System) -> Network:
-        module, _ = load_best(self.params, self.dataset, self.labels, system.stage, self.device)
         return Network(module, runtime.amp_dtype(self.params.train))
 
     def _logits(self, networks: list[Network], split: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """Of each network, and the labels."""
-        rows = self.labels.rows(split)
-        labels = torch.from_numpy(self.labels.labels[rows])
-        logits = predict_logits(networks, self.images, torch.from_numpy(rows), self.params.train.eval_batch_size)
-        return logits, labels
+        found = self.workspace.logits(networks, split, f"evaluate, {artifacts.SPLITS[split]}")
+        return found, self.workspace.split(split).labels
 
 
 def _summary(metrics: dict[str, Any]) -> dict[str, Any]:

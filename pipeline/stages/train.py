@@ -7,17 +7,17 @@ from contextlib import closing
 from torch import Tensor
 
 from mlnt import mentor
-from mlnt.evaluation import predict_logits
 from mlnt.functional import Network
 from mlnt.step import MLNTStep
 from pipeline import console, files, runtime
 from pipeline.artifacts import TRAIN
 from pipeline.errors import UserError
 from pipeline.feature_store import FeatureFile
-from pipeline.fitting import Workspace, fit
+from pipeline.fitting import fit
 from pipeline.params import Params
 from pipeline.systems import BY_STAGE, System
-from pipeline.trained import best_weights, load_best
+from pipeline.trained import best_weights
+from pipeline.workspace import Workspace
 
 FEW_KEPT = 0.3
 
@@ -35,7 +35,8 @@ def run(params: Params, stage: str) -> str:
 
 def _train(workspace: Workspace, stage: str) -> str:
     params, system = workspace.params, BY_STAGE[stage]
-    network, mentor_digest = _mentor(workspace, system)
+    # θ*: the best model of the iteration before, in eval mode.
+    network, mentor_digest = workspace.best_network(system.mentor_stage) if system.mentor_stage else (None, "")
     kept = _filter(workspace, network)
     features, features_digest = _features(workspace, system)
     student = runtime.build_network(params, workspace.dataset, workspace.device, system.iteration)
@@ -59,22 +60,12 @@ def _train(workspace: Workspace, stage: str) -> str:
     return fit(workspace, stage, system.title, training, [features_digest, mentor_digest], rates)
 
 
-def _mentor(workspace: Workspace, system: System) -> tuple[Network | None, str]:
-    """θ*: the best model of the iteration before, in eval mode, and the digest of its weights."""
-    if system.mentor_stage is None:
-        return None, ""
-    module, digest = load_best(
-        workspace.params, workspace.dataset, workspace.labels, system.mentor_stage, workspace.device
-    )
-    return Network(module, runtime.amp_dtype(workspace.params.train)), digest
-
-
 def _filter(workspace: Workspace, network: Network | None) -> Tensor | None:
     """D′ over the training set; None keeps all."""
     if network is None:
         return None
     train = workspace.split(TRAIN)
-    (logits,) = predict_logits([network], workspace.images, train.indices, workspace.params.train.eval_batch_size)
+    (logits,) = workspace.logits([network], TRAIN, "filter")
     tau = workspace.params.mentor.tau
     kept = mentor.filter_samples(logits.softmax(dim=1), train.labels, tau)
     share = float(kept.double().mean())

@@ -19,11 +19,11 @@ from mlnt.joint_optimization import LabelCorrectionStep
 from pipeline import artifacts
 from pipeline.artifacts import TRAIN
 from pipeline.errors import RunError, UserError
-from pipeline.fitting import Workspace
 from pipeline.params import Params
 from pipeline.show import show
 from pipeline.stages import baseline
 from pipeline.systems import BASELINES
+from pipeline.workspace import Workspace
 
 SMALL: dict[str, Any] = {
     "joint_optimization__epochs": 4,
