@@ -231,7 +231,8 @@ def _notes(sweep: Sweep, cells: Mapping[str, Runs]) -> list[str]:
     taus = {label: {run.params["mentor"]["tau"] for run in runs.by_seed.values()} for label, runs in cells.items()}
     if "meta2" in sweep.stages and sweep.axis != "mentor.tau" and len(set().union(*taus.values())) > 1:
         each = ", ".join(f"{label} {min(found):g}" for label, found in taus.items() if found)
-        notes.append(f"The mentor's threshold τ was chosen for each noise on validation data: {each}.")
+        chosen = "For the noises of Tables 1 and 2 it was chosen on validation data, for others it is the preset's."
+        notes.append(f"The mentor's threshold τ: {each}. {chosen}")
     all_runs = [run for runs in cells.values() for run in runs.by_seed.values()]
     if any(len({run.code[stage] for run in all_runs if stage in run.code}) > 1 for stage in sweep.stages):
         notes.append("The experiments ran different versions of the code.")
