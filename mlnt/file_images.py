@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,6 +122,7 @@ class FileImages:
         # threads, and is forked from in 0.05 s. (It has another sys.path: our own modules it might find elsewhere.)
         context = torch.multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch.utils.data"])
+        _start_server()
         return DataLoader(
             self._decode,
             batch_sampler=self._asked,
@@ -131,6 +134,17 @@ class FileImages:
             worker_init_fn=worker.begin,
             generator=torch.Generator(),  # else it would draw from the global one
         )
+
+
+def _start_server() -> None:
+    """The server that forks is in our group: without this a SIGTERM to the group would end it, and with it the fetch
+    that this process may want to finish before its checkpoint. A worker takes the signal again (`worker.begin`)."""
+    resource_tracker.ensure_running()  # which would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _NoSharedMemoryError(Exception):

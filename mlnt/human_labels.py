@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mlnt.noise import Labels
-from mlnt.restricted_pickle import load_dict
+from mlnt.restricted_pickle import Value, load_dict
 
 LABEL_SETS = ("aggre_label", "random_label1", "random_label2", "random_label3", "worse_label")
 
@@ -20,7 +20,7 @@ MOST_BYTES = 1 << 28
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a pickled dict, plain or inside a zip as `torch.save` writes it.
+    """The arrays and lists of a pickled dict, plain or inside a zip as `torch.save` writes it.
 
     Raises:
         ValueError: no such pickle, or one that holds more than arrays, lists, text and numbers.
@@ -32,16 +32,25 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
                 inner = [name for name in archive.namelist() if name.endswith("/data.pkl")]
                 if len(inner) != 1:
                     raise ValueError("expected one data.pkl in the archive")
-                if (size := archive.getinfo(inner[0]).file_size) > MOST_BYTES:
-                    raise ValueError(f"its data.pkl has {size} bytes, expected at most {MOST_BYTES}")
+                info = archive.getinfo(inner[0])
+                if info.file_size > MOST_BYTES:
+                    raise ValueError(f"its data.pkl has {info.file_size} bytes, expected at most {MOST_BYTES}")
+                # Of the others zipfile unpacks a block at once, whatever comes out.
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError(f"its data.pkl is compressed by method {info.compress_type}, expected deflate")
                 data = archive.read(inner[0])
         else:
             data = path.read_bytes()
-        return {key: np.asarray(value) for key, value in load_dict(data).items()}
+        # Text as objects: an array of it is as wide as the longest for each.
+        return {key: np.asarray(value, object if _has_text(value) else None) for key, value in load_dict(data).items()}
     except OSError:
         raise
     except Exception as error:  # a damaged archive can raise anything
         raise ValueError(f"not a readable label file: {error}") from error
+
+
+def _has_text(value: Value) -> bool:
+    return any(isinstance(item, str | bytes) for item in (value if isinstance(value, list) else [value]))
 
 
 def load_human_labels(path: Path, label_set: str) -> tuple[Labels, Labels]:

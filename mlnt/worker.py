@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 
 
@@ -11,6 +12,7 @@ def begin(*_: object) -> None:
     """Leave the group, and end when the parent ends."""
     # Ctrl-C, and whatever else is sent to the whole group, is for the main process, which may want to checkpoint.
     os.setpgrp()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which the server of forkserver blocks
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import mlnt
 from pipeline.errors import RunError, UserError
-from pipeline.files import write_text
+from pipeline.files import is_at, write_text
 from pipeline.sources import decode
 from pipeline.weights import load_with_metadata, save_tensors
 
@@ -77,17 +77,22 @@ def opened(stage: str, identity: Mapping[str, Any]) -> Iterator[Checkpoint]:
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("MLNT_CHECKPOINT_DIR", "checkpoints")) / stage / digest
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise RunError(f"{folder}: could not be written: {error}") from error
-    with lock:
+    while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another process is training {stage} with the same parameters; "
-                "wait for it, or end it (`pgrep -fa pipeline` shows it)"
-            ) from None
-        yield Checkpoint(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / "lock").open("w")
+        except FileNotFoundError:
+            continue  # another process has just removed the folder
+        except OSError as error:
+            raise RunError(f"{folder}: could not be written: {error}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{folder}: another process is training {stage} with the same parameters; "
+                    "wait for it, or end it (`pgrep -fa pipeline` shows it)"
+                ) from None
+            if is_at(lock, folder / "lock"):  # else another process has just finished, and removed the folder
+                yield Checkpoint(folder)
+                return

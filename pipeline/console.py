@@ -12,15 +12,21 @@ _stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    _stderr.print(text, markup=False)
+    _print(text)
 
 
 def warn(text: str) -> None:
-    _stderr.print(f"warning: {text}", markup=False, style="yellow")
+    _print(f"warning: {text}", style="yellow")
 
 
 def fail(text: str) -> None:
-    _stderr.print(f"error: {text}", markup=False, style="red")
+    _print(f"error: {text}", style="red")
+
+
+def _print(text: str, style: str | None = None) -> None:
+    """File and class names come from strangers: control characters would reach the terminal."""
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    _stderr.print(shown, markup=False, style=style)
 
 
 class Bar:

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         RunError: the folder cannot be written or the disk is full; `path` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -49,12 +50,13 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             os.fsync(file.fileno())
             temporary.replace(path)
-        _sync_folder(path.parent)
     except OSError as error:
         raise RunError(f"{path}: could not be written: {error}; it is as it was before") from error
     finally:
         with suppress(OSError):  # as where its folder is none
             temporary.unlink()
+    with suppress(OSError):  # the file is there; some file systems cannot do more
+        _sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -74,9 +76,17 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
     while True:
         with path.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists() and path.samefile(f"/dev/fd/{file.fileno()}"):  # else it was taken for abandoned
+            if is_at(file, path):  # else it was taken for abandoned
                 yield file
                 return
+
+
+def is_at(file: IO[Any], path: Path) -> bool:
+    """Whether the open file is the one at `path`; after a rename or removal it is not."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -88,11 +88,14 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoint.Che
     clock.steps = training.num_steps - started
     every = max(1, params.train.checkpoint_every.in_steps(training.steps_per_epoch))
 
+    def save() -> None:
+        with clock.saving():
+            saved.save(*training.state_dict())
+
     def before(step: int) -> None:
         bar.at(step)
         if step > started and (stop.requested or step % every == 0):
-            with clock.saving():
-                saved.save(*training.state_dict())
+            save()
         if stop.requested:
             console.say(f"{stage}: stopped before step {step} of {training.num_steps}; the same command goes on there")
             stop.now()
@@ -103,3 +106,7 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoint.Che
                 f"epoch {len(training.history)}/{training.num_epochs}  loss {row['class_loss']:.3f}  validation "
                 f"{row['student_validation_accuracy']:.1%} / {row['teacher_validation_accuracy']:.1%}"
             )
+        if stop.requested:  # in the last evaluation
+            save()
+            console.say(f"{stage}: stopped after its last step; the same command goes on there")
+            stop.now()

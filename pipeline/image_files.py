@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -42,9 +44,14 @@ class FileDecoder:
         """
         path = Path(self.root, file.name)
         try:
-            content = path.read_bytes()
-            if len(content) != file.size:
-                raise UserError(self._changed(path, f"has {len(content)} bytes, had {file.size}"))
+            # A pipe, which would never end, is opened without waiting for its other end.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:  # noqa: PTH123 (of a handle)
+                about = os.fstat(opened.fileno())
+                if not stat.S_ISREG(about.st_mode):
+                    raise OSError("it is no file")
+                if about.st_size != file.size:
+                    raise UserError(self._changed(path, f"has {about.st_size} bytes, had {file.size}"))
+                content = opened.read()
             image = decode_image(content, self.options)
         except (OSError, UndecodableError) as error:
             raise UserError(self._changed(path, f"cannot be read any more ({error})")) from error

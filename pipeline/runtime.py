@@ -13,7 +13,8 @@ from torch import nn
 
 from mlnt import networks, seeding
 from mlnt.allocator import keep_freed_memory
-from mlnt.data import ImageStore, InputStatistics, MemoryImages, input_statistics, statistics_of
+from mlnt.data import ImageStore, InputStatistics, MemoryImages, statistics_of
+from mlnt.pixel_sums import PixelSums
 from pipeline import files
 from pipeline.artifacts import TRAIN, Dataset, Labels
 from pipeline.errors import RunError, UserError
@@ -141,7 +142,8 @@ def image_store(
             lost=RunError,
         )
         return store, statistics
-    images = torch.from_numpy(dataset.images)
-    train = torch.from_numpy(labels.rows(TRAIN))
-    statistics = input_statistics(images[train], params.data.normalize)
-    return MemoryImages(images, statistics, device, params.train.channels_last), statistics
+    images, train = dataset.images, labels.rows(TRAIN)
+    # In pieces: those of all training images would be a second copy of them.
+    pieces = (images[train[at : at + 4096]] for at in range(0, len(train), 4096))
+    statistics = statistics_of(PixelSums.of(pieces, images.shape[1:]), params.data.normalize)
+    return MemoryImages(torch.from_numpy(images), statistics, device, params.train.channels_last), statistics

@@ -11,6 +11,7 @@ import gzip
 import io
 import lzma
 import stat
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -25,6 +26,10 @@ from pipeline.sources.members import Members
 GIB = 1 << 30
 
 _CHUNK = 1 << 20
+_LONGEST_NAME = 4096
+"""No system has longer paths."""
+_MOST_NAMES_BYTES = 1 << 30
+"""More than ten million names; compressed ones may need a hundredth of a byte each."""
 
 
 class Tar:
@@ -35,11 +40,13 @@ class Tar:
         self._limit = limit
 
     def members(self) -> Members:
-        found = Members([], [])
+        found, memory = Members([], []), 0
         with _readable(self._path):
             for _, member in self._each():
                 if not member.isdir():
                     (found.files if member.isreg() else found.others).append(_name(member))
+                    if (memory := memory + sys.getsizeof(member.name)) > _MOST_NAMES_BYTES:
+                        raise tarfile.ReadError(f"names of more than {_MOST_NAMES_BYTES >> 30} GiB")
         return Members(sorted(found.files), sorted(found.others))
 
     def read(self, wanted: Collection[str], most: int) -> Iterator[tuple[str, bytes]]:
@@ -66,6 +73,11 @@ class Tar:
                 while (member := archive.next()) is not None:
                     # tarfile keeps all of them: an archive of empty ones would fill the memory.
                     archive.members.clear()  # type: ignore[attr-defined]
+                    if len(member.name) > _LONGEST_NAME:
+                        raise tarfile.ReadError(f"a name of {len(member.name)} characters")
+                    # Global headers, too, which are those of every member after them.
+                    if sum(len(key) + len(value) for key, value in archive.pax_headers.items()) > _CHUNK:
+                        raise tarfile.ReadError(f"headers of more than {_CHUNK} bytes")
                     yield archive, member
                 # tarfile takes a damaged header, and the end of a file that was cut off there, for the end.
                 if counted.last != bytes(tarfile.BLOCKSIZE):
@@ -126,6 +138,8 @@ class _Counted:
         return self._stream.tell()
 
     def seek(self, position: int) -> int:
+        if position < self.tell():
+            raise tarfile.ReadError("a member of negative size")  # tarfile would read its header for ever
         if position > self._limit:
             raise _too_large(self._path, self._limit)
         return self._stream.seek(position)

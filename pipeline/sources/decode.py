@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from pipeline.errors import UserError
 
@@ -93,11 +93,12 @@ def decode_image(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
     Raises:
         UndecodableError: it is no image, half of one, or too large.
         UserError: an image that is smaller than the crop.
+        MemoryError: too little memory.
     """
     try:
         with _our_limit_alone():
             return _decode(content, options)
-    except UserError:
+    except (UserError, MemoryError):  # a lack of memory says nothing about the image
         raise
     except UnidentifiedImageError as error:
         raise UndecodableError("of no known image format") from error
@@ -125,6 +126,9 @@ def _decode(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
         if opened.width * opened.height > most * 1e6:
             raise ValueError(f"{opened.width}×{opened.height} pixels, more than data.max_image_mpixels, {most:g}")
+        tile = getattr(opened, "tag_v2", {})  # a TIFF's: one tile is unpacked whole, however small the image
+        if tile.get(TiffImagePlugin.TILEWIDTH, 0) * tile.get(TiffImagePlugin.TILELENGTH, 0) > most * 1e6:
+            raise ValueError(f"tiles of more pixels than data.max_image_mpixels, {most:g}")
         opened.load()
         ImageOps.exif_transpose(opened, in_place=True)  # the other form copies a photograph that stands upright too
     image: Image.Image = opened

@@ -98,24 +98,16 @@ def _locked(path: Path, target: Path) -> Iterator[IO[bytes] | None]:
             except BlockingIOError:
                 console.say(f"{target}: another process is fetching it; waiting")
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if _is(file, path):
+            if files.is_at(file, path):
                 try:
                     yield file
                 finally:
-                    if _is(file, path) and os.fstat(file.fileno()).st_size == 0:
+                    if files.is_at(file, path) and os.fstat(file.fileno()).st_size == 0:
                         path.unlink()
                 return
-            if _is(file, target):
+            if files.is_at(file, target):
                 yield None
                 return
-
-
-def _is(file: IO[bytes], path: Path) -> bool:
-    """Whether the open file is the one at `path`; after a rename it is not."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _download(url: str, part: IO[bytes], note: Path, limit: int) -> None:
@@ -199,7 +191,7 @@ def _connected() -> Iterator[None]:
         yield
     except urllib.error.HTTPError:
         raise
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a URL that cannot be sent
         raise _BrokenError(f"{error or type(error).__name__}") from error
 
 

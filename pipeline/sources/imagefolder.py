@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path, PurePosixPath
 
 from pipeline.artifacts import SPLITS, TRAIN, Dataset
@@ -92,7 +93,7 @@ def _read_csv(path: Path) -> list[Sample]:
                         f"data.root: {path}, line {line}: found {dict(row)}, expected a path, a label and, in a column "
                         f"split, one of {', '.join(SPLIT_NAMES)}"
                     )
-                if not (path.parent / row["path"]).is_file():
+                if not os.path.isfile(path.parent / row["path"]):  # noqa: PTH113 (pathlib raises for a long path)
                     raise UserError(f"data.root: {path}, line {line}: no such file: {row['path']}")
                 samples.append(Sample(row["path"], row["label"], SPLIT_NAMES[split], -1))
     except FileNotFoundError:
@@ -108,7 +109,8 @@ def _numbered(samples: list[Sample]) -> list[Sample]:
     for split in range(len(SPLITS)):
         members = [sample for sample in samples if sample.split == split]
         stems = [PurePosixPath(sample.path).stem for sample in members]
-        by_name = all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems)
+        short = all(stem.isdecimal() and len(stem) <= 18 for stem in stems)  # fits 64 bits
+        by_name = short and len({int(stem) for stem in stems}) == len(stems)
         numbers = [int(stem) for stem in stems] if by_name else range(len(members))
         numbered += [sample._replace(number=i) for sample, i in zip(members, numbers, strict=True)]
     return numbered

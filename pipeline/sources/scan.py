@@ -97,8 +97,11 @@ def _each(tasks: Iterator[Task], workers: int) -> Iterator[Scanned]:
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=worker.begin)
     try:
         yield from _ahead(lambda task: pool.submit(_scan_task, task), tasks, 3 * workers)
-    except BrokenProcessPool as error:
-        raise RunError(f"download: a process that decodes images ended by itself ({error}); out of memory?") from error
+    except (BrokenProcessPool, MemoryError) as error:
+        raise RunError(
+            f"download: a process that decodes images failed ({str(error) or 'out of memory'}); is memory too small "
+            f"for {workers} of them? Fewer (data.workers) need less"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

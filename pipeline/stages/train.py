@@ -84,4 +84,5 @@ def _features(workspace: Workspace, system: System) -> tuple[Tensor | FeatureFil
         return None, ""
     digest = files.file_digest(best_weights(workspace.params, workspace.labels, "pretrain"))
     table = FeatureFile(workspace.labels, digest, workspace.labels.rows(TRAIN))
-    return table.read() if table.gib <= workspace.params.features.max_memory_gib else table, digest
+    in_memory = table.gib <= workspace.params.features.max_memory_gib
+    return table.read() if in_memory else table, f"{digest} {workspace.params.features.dtype}"

@@ -23,6 +23,7 @@ from projects import ROOT, digests, make_params, write_picture
 
 from pipeline import artifacts
 from pipeline.errors import UserError
+from pipeline.sources import archives
 from pipeline.sources.archives import Tar, Zip
 from pipeline.sources.containers import open_container
 from pipeline.stages import download
@@ -411,3 +412,50 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
     cut, large = str(16 * MIB + 1), "data.max_unpacked_gib"
     expected = [large if path.name.startswith("1024") else cut for path in paths]
     assert done.stdout.splitlines() == [f"{path.name} {end}" for path, end in zip(paths, expected, strict=True)]
+
+
+# What makes reading last for ever, or take all memory
+
+
+def tar_gz(path: Path, *members: tarfile.TarInfo, pax: dict[str, str] | None = None) -> Path:
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT, pax_headers=pax or {}) as tar:
+        for member in members:
+            tar.addfile(member)
+    return path
+
+
+def test_a_member_of_negative_size_does_not_come_again_for_ever(project: Path) -> None:
+    """Python's tarfile goes back to the header that it has just read."""
+    header = bytearray(tarfile.TarInfo("train/cat/1.png").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 10 + b"\xfe\x00"  # -512, as GNU writes it
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (project / "own.tar").write_bytes(bytes(header) + bytes(1024))
+    with pytest.raises(UserError, match=r"own\.tar"):
+        Tar(project / "own.tar", MIB).members()
+
+
+def test_names_longer_than_any_path_are_refused(project: Path) -> None:
+    path = tar_gz(project / "own.tar.gz", tarfile.TarInfo("train/cat/" + "a" * 5000 + ".png"))
+    with pytest.raises(UserError, match=r"own\.tar\.gz: damaged \(a name of 5014 characters\)"):
+        Tar(path, 100 * MIB).members()
+
+
+def test_headers_for_all_members_do_not_add_up(project: Path) -> None:
+    """Each below the limit of one header, together above it."""
+    path = project / "own.tar"
+    path.write_bytes(
+        b"".join(tarfile.TarInfo.create_pax_global_header({f"comment{i}": "a" * 700_000}) for i in range(2))
+        + tarfile.TarInfo("a.png").tobuf()
+        + bytes(1024)
+    )
+    with pytest.raises(UserError, match="headers of more than 1048576 bytes"):
+        Tar(path, 100 * MIB).members()
+
+
+def test_names_are_counted_in_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tar_gz(project / "own.tar.gz", *(tarfile.TarInfo(f"train/cat/{i}.png") for i in range(100)))
+    assert len(Tar(path, 100 * MIB).members().files) == 100
+    monkeypatch.setattr(archives, "_MOST_NAMES_BYTES", 5000)
+    with pytest.raises(UserError, match="names of more than"):
+        Tar(path, 100 * MIB).members()

@@ -299,3 +299,9 @@ def test_the_note_says_where_a_part_is_from(server: Server, tmp_path: Path) -> N
 def test_urls_of_what_is_no_file(url: str, tmp_path: Path) -> None:
     fails(url, tmp_path, "data.url", url)
     assert names(tmp_path) == []
+
+
+def test_an_address_that_cannot_be_sent_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^data\.url: http://127\.0\.0\.1:9/ü\.zip could not be fetched"):
+        fetch("http://127.0.0.1:9/ü.zip", None, tmp_path, GIB)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 import textwrap
@@ -164,3 +166,27 @@ def test_every_damage_of_an_hdf5_file_is_found(tmp_path: Path) -> None:
         assert about == {"class_names": [f"class {i}" for i in range(10)], "digest": "0" * 64}
         assert all(np.array_equal(found[name], array) for name, array in arrays.items())
     assert len(unnoticed) < len(intact) / 7 / 5  # unused bytes
+
+
+def test_processes_of_the_same_number_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in two containers that share a folder."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    path = tmp_path / "a.txt"
+    with files.replacing(path) as first:
+        first.write_text("first")
+        files.write_text(path, "second")
+        assert path.read_text() == "second"
+    assert {found.name: found.read_text() for found in tmp_path.iterdir()} == {"a.txt": "first"}
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def only_files(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(22, "Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    files.write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"

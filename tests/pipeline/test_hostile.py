@@ -192,6 +192,67 @@ def spoil(root: Path, *names: str) -> None:
         (root / name).write_bytes(b"no image")
 
 
+def tiled_tiff(side: int, tile: int) -> bytes:
+    """A grey image of one tile."""
+    data = zlib.compress(bytes(tile * tile))
+    tags = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 325: len(data)}
+    tags[324] = 8 + 2 + 12 * (len(tags) + 1) + 4  # after header and directory
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize(("most", "good"), [(0.0125, False), (0.0126, True)])
+def test_a_tile_larger_than_the_image_counts(most: float, good: bool, project: Path) -> None:
+    """It is unpacked whole, however small the image."""
+    root = project / "own"
+    for label in ("cat", "dog"):
+        write_picture(root / "train" / label / "1.png", 0, size=(16, 16))
+    (root / "train/cat/tiles.tiff").write_bytes(tiled_tiff(16, 112))
+    if good:
+        assert len(loaded(root, max_image_mpixels=most).names) == 3
+    else:
+        refused(root, "tiles.tiff (tiles of more pixels than data.max_image_mpixels, 0.0125)", max_image_mpixels=most)
+
+
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_too_little_memory_says_nothing_about_an_image(
+    on_bad_image: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    root = tree(project / "own")
+    monkeypatch.setattr(Image.Image, "convert", no_memory)
+    with pytest.raises(MemoryError):
+        loaded(root, on_bad_image=on_bad_image, channels=1)
+
+
+def test_numbers_that_no_table_holds_are_names(project: Path) -> None:
+    root = project / "own"
+    for i, stem in enumerate(["7", "10000000000000000007", "1" * 200]):
+        for label in ("cat", "dog"):
+            write_picture(root / "train" / label / f"{stem[:-1]}{i + (label == 'dog') * 3}.png", i)
+    assert loaded(root).source_index.tolist() == list(range(6))
+
+
+def test_names_send_no_commands_to_the_terminal(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tree(project / "own")
+    (root / "train/cat/\x1b]0;owned\x07\x1b[2Jz.png").write_bytes(b"no image")
+    capsys.readouterr()
+    loaded(root, on_bad_image="skip")
+    said = capsys.readouterr().err
+    assert "\\x1b]0;owned\\x07\\x1b[2Jz.png (of no known image format)" in said
+    assert "\x1b" not in said
+
+
+def test_a_path_longer_than_any_file_has(project: Path) -> None:
+    tree(project / "own")
+    path = project / "own/labels.csv"
+    path.write_text("path,label\n" + "a" * 300 + ".png,cat\n", encoding="utf-8")
+    with pytest.raises(UserError, match="line 2: no such file: aaaa"):
+        loaded(path)
+
+
 def test_bad_images_are_left_out_with_one_warning(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tree(project / "own", count=9)
     whole = loaded(root)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -32,6 +34,7 @@ from runs import Run, run_all
 from safetensors.torch import load_file
 
 from mlnt.networks import pre_logit_features
+from mlnt.training import Training
 from pipeline import artifacts, console, figures, files, gallery, runtime
 from pipeline.artifacts import TRAIN, VALIDATION
 from pipeline.errors import RunError, UserError
@@ -625,6 +628,42 @@ def test_a_stopped_stage_goes_on_and_gives_the_same_bits(
     assert said[1:] == [f"{stage}: going on after step 4 of 8"]
     assert digests(copied.folder, *written_by(stage)) == digests(finished.folder, *written_by(stage))
     assert not list(copied.folder.rglob("state.safetensors"))
+
+
+def test_a_stop_while_the_last_epoch_is_judged_counts_too(
+    finished: Run, copied: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = Training._evaluate
+
+    def stopped(training: Training, epoch: int, metrics: torch.Tensor) -> Any:
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(training, epoch, metrics)
+
+    said: list[str] = []
+    monkeypatch.setattr(console, "say", said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_evaluate", stopped)
+        with pytest.raises(SystemExit) as caught:
+            run_stage("pretrain", copied.params)
+    assert caught.value.code == 130
+    run_stage("pretrain", copied.params)
+    assert said[1:2] == ["pretrain: stopped after its last step; the same command goes on there"]
+    assert said[3:] == ["pretrain: going on after step 8 of 8"]
+    assert digests(copied.folder, *written_by("pretrain")) == digests(finished.folder, *written_by("pretrain"))
+
+
+def test_a_table_of_other_precision_is_another_input(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(5, patch)
+        with pytest.raises(SystemExit):
+            run_stage("meta1", copied.params)
+    said: list[str] = []
+    monkeypatch.setattr(console, "say", said.append)
+    for stage in ("features", "meta1"):
+        run_stage(stage, make_params(features__dtype="float16"))
+    assert copied.params.features.dtype == "float32"
+    assert not any("going on" in line for line in said)
 
 
 def test_the_checkpoint_of_other_parameters_or_inputs_is_left_alone(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from projects import STAGES, copy_outputs, digests, make_params, run_stage, write_picture
 
+from mlnt.data import input_statistics
 from mlnt.file_images import FileImages
 from pipeline import artifacts, console, gallery, runtime
 from pipeline.artifacts import Dataset
@@ -89,7 +90,7 @@ def test_files_give_the_pixels_labels_and_statistics_of_memory(channels: Any, wo
     assert list(files.names) == list(memory.names)
     for normalize in ("mean_image", "channel"):
         training = torch.from_numpy(memory.images[memory.split == artifacts.TRAIN])
-        expected = runtime.input_statistics(training, normalize)
+        expected = input_statistics(training, normalize)
         found = runtime.statistics_of(files.images.sums, normalize)
         assert torch.equal(found.mean, expected.mean)
         assert torch.equal(found.std, expected.std)
@@ -225,7 +226,7 @@ def test_without_a_validation_part_the_statistics_are_those_of_all_training_imag
     labels = artifacts.read_labels(dataset)
     assert len(labels.rows(artifacts.VALIDATION)) == 8
     _, found = runtime.image_store(params, dataset, labels, torch.device("cpu"))
-    expected = runtime.input_statistics(torch.from_numpy(dataset.images[np.arange(40)]), params.data.normalize)
+    expected = input_statistics(torch.from_numpy(dataset.images[np.arange(40)]), params.data.normalize)
     assert torch.equal(found.mean, expected.mean)
 
 
@@ -347,7 +348,11 @@ def prepared(photos: Path, project: Path) -> Iterator[Path]:
 DAMAGES = {
     "vanished": (lambda path: path.unlink(), "cannot be read any more .*No such file"),
     "changed": (lambda path: path.write_bytes(b"other"), "has 5 bytes, had [0-9]+ when"),
-    "damaged": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "cannot be read any more .*identify"),
+    "damaged": (
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        "cannot be read any more .*of no known image",
+    ),
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "cannot be read any more .*it is no file"),
     "resized": (
         lambda path: path.write_bytes(smaller(path.stat().st_size)),
         r"gives an image of \(3, 4, 4\), gave \(3, 8, 8\)",

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -178,3 +182,19 @@ def test_sums_of_grey_images_join_those_of_coloured_ones() -> None:
     sums = PixelSums.of([colour], (3, 4, 4))
     sums.merge_(PixelSums.of([grey], (1, 4, 4)))
     np.testing.assert_allclose(sums.channel_mean() * 255, [20, 20, 20])
+
+
+def test_a_signal_to_the_whole_group_leaves_the_server_alone() -> None:
+    """This process may want to finish its evaluation, and then to write a checkpoint."""
+    store = FileImages(Numbered(), STATISTICS, CPU, channels_last=False, workers=1)
+    try:
+        fetched = store.fetch(torch.arange(9).split(1))
+        next(fetched)
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGTERM)
+        assert len(list(fetched)) == 8
+        assert len(list(store.fetch([torch.arange(3)]))) == 1
+        (reader,) = [p for p in psutil.Process().children(recursive=True) if p.ppid() != os.getpid()]
+        reader.terminate()
+        assert reader.wait(10) is None or not reader.is_running()
+    finally:
+        store.close()

@@ -220,3 +220,17 @@ def test_damaged_archives_are_value_errors(tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(ValueError, match="not a readable label file"):
         load_arrays(path)
+
+
+def test_an_archive_that_cannot_be_unpacked_within_bounds_is_refused(tmp_path: Path) -> None:
+    """Of bzip2 a kilobyte can be a gibibyte, whatever the archive says."""
+    path = tmp_path / "labels.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("labels/data.pkl", WHOLE)
+    with pytest.raises(ValueError, match=r"data\.pkl is compressed by method 12, expected deflate"):
+        load_arrays(path)
+
+
+def test_lists_of_text_become_no_wider_than_they_are(tmp_path: Path) -> None:
+    path = as_plain(tmp_path / "labels.pkl", {"a": ["x" * 20_000, *["y"] * 20_000]})  # type: ignore[dict-item]
+    assert load_arrays(path)["a"].nbytes < 1_000_000

@@ -95,3 +95,35 @@ def test_a_memo_index_takes_no_memory() -> None:
     content, kibibytes = done.stdout.splitlines()
     assert content == "{'x': 1}"
     assert int(kibibytes) < 50_000
+
+
+def bomb(data: bytes) -> bytes:
+    """Where `data` says TUPLE, a tuple of the same tuple twice, and so on: four bytes a level, and twice the parts."""
+    levels = b"".join(b"h%bh%b\x86q%b" % (bytes([i]), bytes([i]), bytes([i + 1])) for i in range(60))
+    return b"\x80\x02(K\x01q\x00" + levels + b"l" + data.replace(b"TUPLE", b"h\x3c") + b"."
+
+
+@pytest.mark.parametrize(
+    ("data", "refused"),
+    [
+        (b"\x80\x05}(\x96\x00\x00\x00\xc0\x00\x00\x00\x00", "150"),  # BYTEARRAY8 of 3 GiB
+        (bomb(b"}(TUPLEK\x01u"), "a key that is a tuple"),
+        (bomb(b"(TUPLEI1\nd"), "a key that is a tuple"),
+        (bomb(b"}(K\x01cnumpy\ndtype\nTUPLE\x85Ru"), "values of type a tuple"),
+        (bomb(b"}(K\x01c_codecs\nencode\nX\x01\x00\x00\x00aTUPLE\x86Ru"), "text in a tuple"),
+        (bomb(b"}(K\x01cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85RK\x03TUPLE\x86bu"), "byte order a tuple"),
+        (b"\x80\x02}(K\x012u.", "50"),  # DUP, which doubles in one byte
+        (b"\x80\x04\x8f.", "143"),  # a set
+        (b"\x80\x02}q\x00(X\x01\x00\x00\x00ah\x00u.", "it holds a dict in 'a'"),  # itself
+    ],
+)
+def test_bombs_are_refused_at_once(data: bytes, refused: str) -> None:
+    with pytest.raises(ValueError, match=refused) as caught:
+        load_dict(data)
+    assert len(str(caught.value)) < 200
+
+
+def test_long_names_are_cut_in_messages() -> None:
+    with pytest.raises(ValueError, match=r"it holds a NoneType in .a{40}., expected") as caught:
+        load_dict(pickle.dumps({"a" * 10_000: None}, 2))
+    assert len(str(caught.value)) < 200
