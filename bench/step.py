@@ -30,11 +30,13 @@ from rich.table import Table
 BASELINE = "joint"
 SETTINGS = {
     "cpu": {
+        "digits": Setting("preact_resnet_tiny", 8, 64, 5),
         "wide": Setting("preact_resnet32", 32, 128, 10),
         "narrow": Setting("preact_resnet32_narrow", 32, 128, 10),
         "resnet50": Setting("resnet50", 224, 12, 2),
     },
     "cuda": {
+        "digits": Setting("preact_resnet_tiny", 8, 64, 5),
         "wide": Setting("preact_resnet32", 32, 128, 10),
         "narrow": Setting("preact_resnet32_narrow", 32, 128, 10),
         "resnet50": Setting("resnet50", 224, 32, 10),

@@ -41,6 +41,8 @@ class MLNTStep(StepFunction):
         teacher_bn: `own`: the teacher's BatchNorm statistics come from its own forward passes;
             `ema`: they follow the student's by (3).
         mentor: θ* in eval mode, for the target (12); None in iteration 1.
+        batched: the passes of all m as one, M times the memory; `first` alone. Faster where the network is so small
+            that starting operations takes longer than they do. The same but for the order of sums.
     """
 
     num_synthetic: int
@@ -54,9 +56,12 @@ class MLNTStep(StepFunction):
     kl_reduction: losses.KLReduction = "batchmean"
     teacher_bn: teacher.TeacherBatchNorm = "own"
     mentor: Network | None = None
+    batched: bool = False
     needs_features: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.batched and self.order == "second":
+            raise ValueError("batched passes are of first order; found order second")
         self.needs_features = self.num_synthetic > 0
 
     def draw(self, batch_size: int, generator: torch.Generator) -> neighbors.Draws | None:
@@ -141,6 +146,8 @@ class MLNTStep(StepFunction):
             raise ValueError("synthetic labels need the batch's features and draws, got none")
         neighbors_BK = neighbors.nearest_neighbors(batch.features, self.num_neighbors)
         labels_MB = neighbors.synthetic_labels(batch.labels, neighbors_BK, batch.draws)  # line 6, for all m at once
+        if self.batched:
+            return self._all_at_once(student, logits, labels_MB, batch.images, target)
         gradient_at = self._second_order if self.order == "second" else self._first_order
         total = [torch.zeros_like(parameter) for parameter in student.parameters]
         loss = torch.zeros((), device=logits.device, dtype=logits.dtype)
@@ -167,6 +174,28 @@ class MLNTStep(StepFunction):
         loss = losses.consistency_loss(target, detached, self.kl_reduction)  # line 8            (4, 5)
         gradient = losses.consistency_gradient(target, detached, self.kl_reduction)
         return loss, list(torch.autograd.grad(fast_logits, fast, gradient))
+
+    def _all_at_once(
+        self, student: Network, logits: Tensor, labels_MB: Tensor, images: Tensor, target: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """L_meta and its gradient as the mean of `_first_order` over m, with a dimension for m before all others."""
+        probs = logits.detach().softmax(dim=1)
+        inner_gradient = torch.stack([losses.classification_gradient(probs, labels) for labels in labels_MB])
+        inner = torch.autograd.grad(
+            logits, student.parameters, inner_gradient, retain_graph=True, is_grads_batched=True
+        )
+        with torch.no_grad():  # line 7
+            pairs = zip(student.parameters, inner, strict=True)
+            fast = [torch.add(parameter, gradient, alpha=-self.inner_lr) for parameter, gradient in pairs]
+        for parameter in fast:
+            parameter.requires_grad_()
+        with student.frozen_statistics():
+            fast_logits = torch.vmap(lambda *own: student.at(own, images), randomness="different")(*fast)
+        detached = list(fast_logits.detach())
+        loss = torch.stack([losses.consistency_loss(target, of_m, self.kl_reduction) for of_m in detached])
+        gradient = torch.stack([losses.consistency_gradient(target, of_m, self.kl_reduction) for of_m in detached])
+        total = torch.autograd.grad(fast_logits, fast, gradient)
+        return loss.mean(), [of_parameter.mean(dim=0) for of_parameter in total]
 
     def _second_order(
         self, student: Network, logits: Tensor, labels: Tensor, images: Tensor, target: Tensor

@@ -1,6 +1,6 @@
 """Kill every stage at random moments, let it go on, compare with a run that nobody disturbed.
 
-`make torture` runs it over all stages and prints a table; tests/e2e/test_torture.py runs a short one.
+`make torture` runs it over all stages and prints a table; tests/e2e/test_dvc.py runs a short one.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ def _train(workspace: Workspace, stage: str) -> str:
         kl_reduction=mlnt.kl_reduction,
         teacher_bn=mlnt.teacher_bn,
         mentor=network,
+        batched=mlnt.batched,
     )
     data = workspace.training_data(kept, features)
     training = workspace.training(student, step, data, iteration=system.iteration, meta=system.meta)

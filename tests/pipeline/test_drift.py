@@ -43,6 +43,7 @@ META_ONLY = {
     "mlnt.eta_ramp_iterations",
     "mlnt.eta_decays",
     "mlnt.order",
+    "mlnt.batched",
     "mlnt.update",
     "mlnt.kl_reduction",
     "mentor.lambda",

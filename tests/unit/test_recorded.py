@@ -50,6 +50,13 @@ class Recorder:
         return replay, metrics
 
 
+PASSES: dict[str, dict[str, Any]] = {
+    "first": {"order": "first"},
+    "batched": {"order": "first", "batched": True},
+    "second": {"order": "second"},
+}
+
+
 def training_in_float64(step: MLNTStep, kept: Tensor | None) -> Training:
     data = replace(make_data(), kept=kept)
     network = make_network().double()
@@ -62,14 +69,14 @@ def training_in_float64(step: MLNTStep, kept: Tensor | None) -> Training:
 
 @pytest.mark.parametrize("some_kept", [False, True], ids=["all kept", "some kept"])
 @pytest.mark.parametrize("update", ["sequential", "joint"])
-@pytest.mark.parametrize("order", ["first", "second"])
-def test_replayed_training_equals_training_step_by_step(order: str, update: str, some_kept: bool) -> None:
+@pytest.mark.parametrize("passes", PASSES)
+def test_replayed_training_equals_training_step_by_step(passes: str, update: str, some_kept: bool) -> None:
     kept = torch.arange(27) % 9 == 0 if some_kept else None  # few: some batches have none
     runs = []
     recorder = Recorder()
     seen: list[tuple[bool, bool]] = []
     for recorded in (False, True):
-        training = training_in_float64(make_step(order=order, update=update), kept)
+        training = training_in_float64(make_step(**PASSES[passes], update=update), kept)
         if recorded:
             step = RecordedStep(training._step_on, training.state.tensors(), recorder)
             training._run_step = lambda i, r, k, step=step: seen.append((r.meta, k)) or step(i, r, k)
@@ -102,14 +109,14 @@ class NothingIsRead(TorchDispatchMode):
 @pytest.mark.parametrize("with_mentor", [False, True], ids=["alone", "mentor"])
 @pytest.mark.parametrize("teacher_bn", ["own", "ema"])
 @pytest.mark.parametrize("update", ["sequential", "joint"])
-@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("passes", PASSES)
 def test_nothing_in_a_step_looks_at_a_value(
-    order: str, update: str, teacher_bn: str, with_mentor: bool, some_kept: bool
+    passes: str, update: str, teacher_bn: str, with_mentor: bool, some_kept: bool
 ) -> None:
     kept = torch.arange(27) % 2 == 0 if some_kept else None
     network, other = (create_model("preact_resnet_tiny", num_classes=4, in_chans=1, seed=seed) for seed in (0, 1))
     mentor = Network(other.eval()) if with_mentor else None
-    step = make_step(order=order, update=update, teacher_bn=teacher_bn, mentor=mentor)
+    step = make_step(**PASSES[passes], update=update, teacher_bn=teacher_bn, mentor=mentor)
     training = make_training(step, replace(make_data(), kept=kept), network)
     inputs, any_kept = training._inputs(torch.arange(24).view(3, 8), first=4)
     inputs = inputs._replace(fetched=training._data.train.indices[inputs.positions])
