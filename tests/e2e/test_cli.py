@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -356,4 +357,14 @@ cli.app = app
 __main__.main()
 """
     result = run(tmp_path, sys.executable, "-c", code, PYTHONPATH=str(ROOT))
+    assert (result.returncode, result.stdout, result.stderr) == (status, "", "")
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_while_the_command_is_still_importing_ends_it_without_a_traceback(
+    number: str, status: int, tmp_path: Path
+) -> None:
+    (tmp_path / "typer.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.{number})\n", encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    result = run(tmp_path, sys.executable, "-m", "pipeline", "--help", PYTHONPATH=path)
     assert (result.returncode, result.stdout, result.stderr) == (status, "", "")
