@@ -27,21 +27,23 @@ def predict_logits(
     `on_batch` hears after each batch how many samples are done. The modules' modes are restored afterwards.
     """
     was_training = [network.module.training for network in networks]
-    chunks: list[list[Tensor]] = [[] for _ in networks]
+    results: list[Tensor] = []
     done = 0
     try:
         for network in networks:
             network.module.eval()
         for fetched in images.fetch(index_batches(indices, batch_size)):
             batch = images.batch(fetched)
-            for network, found in zip(networks, chunks, strict=True):
-                found.append(network(batch).cpu())
+            logits = [network(batch).cpu() for network in networks]
+            results = results or [part.new_empty(len(indices), part.shape[1]) for part in logits]
+            for result, part in zip(results, logits, strict=True):
+                result[done : done + len(part)] = part
             done += len(batch)
             on_batch(done)
     finally:
         for network, mode in zip(networks, was_training, strict=True):
             network.module.train(mode)
-    return tuple(torch.cat(found) for found in chunks)
+    return tuple(results)
 
 
 def accuracy(logits_NC: Tensor, labels_N: Tensor) -> float:

@@ -24,6 +24,9 @@ from pipeline.files import is_at, write_text
 from pipeline.sources import decode
 from pipeline.weights import load_with_metadata, save_tensors
 
+ATTEMPTS = 100
+"""To find the folder there, where other processes remove it."""
+
 
 class Checkpoint:
     """The checkpoint of one run of one stage; obtained from `opened`, which holds its lock."""
@@ -77,7 +80,7 @@ def opened(stage: str, identity: Mapping[str, Any]) -> Iterator[Checkpoint]:
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("MLNT_CHECKPOINT_DIR", "checkpoints")) / stage / digest
-    while True:
+    for _ in range(ATTEMPTS):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / "lock").open("w")
@@ -96,3 +99,4 @@ def opened(stage: str, identity: Mapping[str, Any]) -> Iterator[Checkpoint]:
             if is_at(lock, folder / "lock"):  # else another process has just finished, and removed the folder
                 yield Checkpoint(folder)
                 return
+    raise RunError(f"{folder}: could not be made: it vanishes again and again")

@@ -35,7 +35,7 @@ from safetensors.torch import load_file
 
 from mlnt.networks import pre_logit_features
 from mlnt.training import Training
-from pipeline import artifacts, console, figures, files, gallery, runtime
+from pipeline import artifacts, checkpoint, console, figures, files, gallery, runtime
 from pipeline.artifacts import TRAIN, VALIDATION
 from pipeline.errors import RunError, UserError
 from pipeline.feature_store import FeatureFile
@@ -652,6 +652,15 @@ def test_a_stop_while_the_last_epoch_is_judged_counts_too(
     assert said[1:2] == ["pretrain: stopped after its last step; the same command goes on there"]
     assert said[3:] == ["pretrain: going on after step 8 of 8"]
     assert digests(copied.folder, *written_by("pretrain")) == digests(finished.folder, *written_by("pretrain"))
+
+
+def test_a_folder_that_vanishes_is_not_made_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(RunError, match="could not be made"), checkpoint.opened("pretrain", {}):
+        pass
 
 
 def test_a_table_of_other_precision_is_another_input(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
