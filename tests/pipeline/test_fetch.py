@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from projects import digests
 
-from pipeline import files
+from pipeline import console, files
 from pipeline.errors import RunError, UserError
 from pipeline.sources import fetch as module
 from pipeline.sources.archives import GIB
@@ -259,14 +260,18 @@ def test_a_silent_server_is_given_up(server: Server, tmp_path: Path, monkeypatch
     assert 0 < (tmp_path / PART).stat().st_size <= 100_000
 
 
-def test_two_at_once_fetch_one_file(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_at_once_fetch_one_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second waits for the first and takes its file."""
     behaviour, url = server
+    said: list[str] = []
+    monkeypatch.setattr(console, "say", said.append)
     behaviour.pause = threading.Event()
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(fetch, url, SHA256, tmp_path, GIB) for _ in range(2)]
-        while "another process is fetching it" not in capsys.readouterr().err:
+        while not said:
             assert not any(future.done() for future in running)
+            time.sleep(0.01)
+        assert "another process is fetching it" in said[0]
         behaviour.pause.set()
         assert [future.result(timeout=20).read_bytes() for future in running] == [CONTENT] * 2
     assert len(behaviour.asked) == 1
