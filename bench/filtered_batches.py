@@ -21,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from runs import checked, paired, read_changed, standard_error, write_table
+from runs import checked, paired, read_changed, standard_error, step_options, write_table
 from torch import Tensor
 
 from mlnt import seeding, teacher
@@ -98,13 +98,7 @@ def from_kept(params: Params, stage: str) -> dict[str, float]:
         table, _ = train._features(workspace, system)
         train_set = workspace.split(TRAIN)
         step = FromKept(
-            num_synthetic=params.mlnt.M if system.meta else 0,
-            replace_fraction=params.mlnt.rho,
-            num_neighbors=params.mlnt.neighbors,
-            inner_lr=params.mlnt.alpha,
-            momentum=params.train.momentum,
-            weight_decay=params.train.weight_decay,
-            order=params.mlnt.order,
+            **step_options(params) | {"num_synthetic": params.mlnt.M if system.meta else 0},
             mentor=network,
             images=workspace.images,
             rows=train_set.indices[kept],

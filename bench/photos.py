@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from runs import checked, read_changed
+from runs import checked, read_changed, step_options
 
 from mlnt.step import MLNTStep
 from mlnt.training import MODELS, Best
@@ -87,27 +87,12 @@ def with_labels(entries: int, args: argparse.Namespace) -> tuple[Dataset, Labels
     return dataset, artifacts.read_labels(dataset)
 
 
-def mlnt_step(params: Params) -> MLNTStep:
-    return MLNTStep(
-        num_synthetic=params.mlnt.M,
-        replace_fraction=params.mlnt.rho,
-        num_neighbors=params.mlnt.neighbors,
-        inner_lr=params.mlnt.alpha,
-        momentum=params.train.momentum,
-        weight_decay=params.train.weight_decay,
-        order=params.mlnt.order,
-        update=params.mlnt.update,
-        kl_reduction=params.mlnt.kl_reduction,
-        teacher_bn=params.mlnt.teacher_bn,
-    )
-
-
 def write_untrained(params: Params) -> None:
     """models/ and plots/ as evaluate and report want them, of networks before their first step."""
     workspace = Workspace.open(params)
     for system in SYSTEMS:
         module = runtime.build_network(params, workspace.dataset, workspace.device, system.iteration)
-        training = workspace.training(module, mlnt_step(params), workspace.training_data())
+        training = workspace.training(module, MLNTStep(**step_options(params)), workspace.training_data())
         for name in MODELS:
             training.best[name] = Best(0.0, 1, training.module(name).state_dict())
         each = dict.fromkeys(MODELS, 0.0)

@@ -32,6 +32,24 @@ def read_changed(path: Path, changes: list[str]) -> dict[str, Any]:
     return values
 
 
+def step_options(params: Params) -> dict[str, Any]:
+    """What `MLNTStep` is made with, without a mentor."""
+    mlnt = params.mlnt
+    return {
+        "num_synthetic": mlnt.M,
+        "replace_fraction": mlnt.rho,
+        "num_neighbors": mlnt.neighbors,
+        "inner_lr": mlnt.alpha,
+        "momentum": params.train.momentum,
+        "weight_decay": params.train.weight_decay,
+        "order": mlnt.order,
+        "update": mlnt.update,
+        "kl_reduction": mlnt.kl_reduction,
+        "teacher_bn": mlnt.teacher_bn,
+        "batched": mlnt.batched,
+    }
+
+
 def run_pipeline(params: Params, folder: Path) -> None:
     """Every stage but the report, in this process, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from photos import CLASSES, ROOT, make_params, make_photos, mlnt_step, repeated, with_labels, write_untrained
+from photos import CLASSES, ROOT, make_params, make_photos, repeated, with_labels, write_untrained
 from rich.console import Console
 from rich.table import Table
+from runs import step_options
 
 from mlnt import seeding
 from mlnt.data import index_batches, statistics_of
@@ -36,6 +37,7 @@ from mlnt.evaluation import predict_logits
 from mlnt.file_images import FileImages
 from mlnt.functional import Network
 from mlnt.networks import create_model
+from mlnt.step import MLNTStep
 from pipeline import artifacts, feature_store, files, runtime
 from pipeline.artifacts import TRAIN, Dataset, Labels
 from pipeline.image_files import ImageFiles
@@ -108,7 +110,9 @@ def waiting(_: int, args: argparse.Namespace) -> Iterator[Row]:
     width = 64
     train = workspace.split(TRAIN)
     features = torch.randn(len(train.indices), width, generator=seeding.generator(0, "features"))
-    training = workspace.training(module, mlnt_step(params), workspace.training_data(None, features), meta=True)
+    training = workspace.training(
+        module, MLNTStep(**step_options(params)), workspace.training_data(None, features), meta=True
+    )
     begun: list[tuple[float, float]] = []
 
     def on_step(_step: int) -> None:
