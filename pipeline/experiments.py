@@ -168,10 +168,10 @@ def fresh_here(params: Values) -> set[str]:
     return set(fresh_stages(_stages_of(texts), params, {}))
 
 
-def params_at(revisions: Sequence[str]) -> list[Values]:
-    """params.yaml in these commits; one that has none is left out."""
+def params_at(revisions: Sequence[str]) -> dict[str, Values]:
+    """Revision → its params.yaml; one that has none is left out."""
     contents = _contents((revision, "params.yaml") for revision in revisions)
-    return [_yaml(contents[revision]["params.yaml"]) for revision in revisions if contents[revision]]
+    return {revision: _yaml(found["params.yaml"]) for revision, found in contents.items() if found}
 
 
 def require_clean() -> None:

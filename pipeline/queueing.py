@@ -23,10 +23,10 @@ from pipeline.systems import BASELINES
 
 DVC = [sys.executable, "-m", "dvc"]
 RUNS = Path(".dvc/tmp/exps/run")
-POLL_SECONDS = 45  # asking DVC costs some seconds of a core
+POLL_SECONDS = (5, 45)  # at least, at most: asking DVC costs some seconds of a core
 STOP_SECONDS = 60
 ROW = re.compile(r"^([0-9a-f]{7,40})\s+(\S*)\s+.*?(Queued|Running|Success|Failed)\s*$")
-WORKERS = re.compile(r"^Worker status: (\d+) active, (\d+) idle")
+OPEN = ("Queued", "Running")
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Queue:
-    """What `dvc queue status` says."""
+    """What `dvc queue status` says; `workers`: one answers DVC, or runs here.
+
+    DVC waits a second for answers. A worker that is told to end gives none, and still finishes its experiment; on a
+    busy machine others are late.
+    """
 
     tasks: tuple[Task, ...]
-    workers: int
+    workers: bool
 
     def having(self, *states: str) -> list[Task]:
         return [task for task in self.tasks if task.state in states]
@@ -53,16 +57,28 @@ def status() -> Queue:
     Raises:
         RunError: DVC cannot read its queue.
     """
-    lines = _dvc("queue", "status").splitlines()
-    rows = [match for line in lines if (match := ROW.match(line))]
-    workers = [match for line in lines if (match := WORKERS.match(line))]
-    return Queue(tuple(Task(row[1], row[3]) for row in rows), sum(int(match[1]) + int(match[2]) for match in workers))
+    text = _dvc("queue", "status")
+    rows = [match for line in text.splitlines() if (match := ROW.match(line))]
+    here = _processes("queue-worker", lambda folder: folder.is_relative_to(Path.cwd()))
+    workers = "Worker status: 0 active, 0 idle" not in text or next(here, None) is not None
+    return Queue(tuple(Task(row[1], row[3]) for row in rows), workers)
 
 
 def waiting(queue: Queue) -> list[Values]:
     """The parameters of what is queued or running; without workers, what DVC calls running was killed."""
-    open_states = ("Queued", "Running") if queue.workers else ("Queued",)
-    return params_at([task.revision for task in queue.having(*open_states)])
+    open_states = OPEN if queue.workers else ("Queued",)
+    return list(params_at([task.revision for task in queue.having(*open_states)]).values())
+
+
+def reason(task: Task) -> str:
+    """The last error in the log of a task that failed."""
+    try:
+        lines = _dvc("queue", "logs", task.revision).splitlines()
+    except RunError as error:
+        return str(error)
+    errors = [line for line in lines if line.lower().startswith("error")]
+    own = [line for line in errors if line.startswith("error: ")]  # DVC's own only name the command
+    return (own or errors or [line for line in lines if line.strip()] or ["its log is empty"])[-1]
 
 
 def add(base: Values, values: Sequence[Values], stages: Sequence[str]) -> None:
@@ -107,24 +123,27 @@ def work_off(jobs: int, on_change: Callable[[str], None]) -> None:
     Raises:
         RunError: the workers died twice.
     """
-    deaths, said = 0, ""
+    lonely, restarted, said = 0, False, ""
+    begun = time.monotonic()
     try:
         recover()
         _start(jobs)
-        while (queue := status()).having("Queued", "Running"):
-            if not queue.workers:
-                deaths += 1
-                if deaths == 4:  # two looks at the first workers, two at those started anew
+        # Looked at twice: DVC reads its lists one by one, and a task that a worker takes meanwhile is in none of them.
+        while (queue := status()).having(*OPEN) or (queue := status()).having(*OPEN):
+            lonely = 0 if queue.workers else lonely + 1
+            if lonely == 2:
+                if restarted:
                     raise RunError("DVC's workers end without working the queue off; `dvc queue status` shows it")
-                if deaths == 2:
-                    recover()
-                    _start(jobs)
+                recover()
+                _start(jobs)
+                lonely, restarted = 0, True
             counts = {state: len(queue.having(state)) for state in ("Queued", "Running", "Success", "Failed")}
             now = ", ".join(f"{count} {state.lower()}" for state, count in counts.items() if count)
             if now != said:
                 on_change(now)
                 said = now
-            time.sleep(POLL_SECONDS)
+            least, most = POLL_SECONDS
+            time.sleep(min(max((time.monotonic() - begun) / 3, least), most))
     except (KeyboardInterrupt, SystemExit):
         with _undisturbed():
             stop()
@@ -156,9 +175,14 @@ def recover() -> None:
 def _training_processes() -> Iterator[psutil.Process]:
     """Stages that run in the folders of this repository's experiments."""
     here = Path(".dvc/tmp/exps").resolve()
+    return _processes("pipeline", lambda folder: folder.is_relative_to(here))
+
+
+def _processes(word: str, runs_in: Callable[[Path], bool]) -> Iterator[psutil.Process]:
+    """With this word on their command line, in such a folder."""
     for process in psutil.process_iter():
         try:
-            if "pipeline" in process.cmdline() and Path(process.cwd()).is_relative_to(here):
+            if word in process.cmdline() and runs_in(Path(process.cwd())):
                 yield process
         except psutil.Error:
             continue

@@ -11,7 +11,7 @@ from rich.table import Table
 from pipeline import checkpoint, console, estimate, experiments, params_file, presets, queueing
 from pipeline.comparison import complete, runs_of
 from pipeline.errors import RunError, UserError
-from pipeline.experiments import Finished, identity
+from pipeline.experiments import Finished, identity, params_at
 from pipeline.sweeps import PARAMS, SWEEPS, Cell, Sweep, Values, source_of, values_of
 
 
@@ -65,20 +65,43 @@ def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool, cells: Seq
     show(first, preset, estimate.seconds(first.open, sweep.stages), jobs)
     if dry_run or not first.open:
         return
-    for number, (cell, values) in enumerate(first.missing, 1):
-        queueing.add(base, values, sweep.stages)
-        console.say(f"queued {number} of {len(first.missing)}: {cell.label}, {len(values)} seeds")
-    if others := len(queueing.status().having("Queued", "Running")) - len(first.open):
+    queue_missing(first, base)
+    before = queueing.status()
+    if others := len(before.having(*queueing.OPEN)) - len(first.open):
         console.say(f"{others} other experiments are in the queue and will run too")
     console.say("the queue is DVC's: `dvc queue status` shows it; Ctrl-C stops it, the same command goes on")
     queueing.work_off(jobs, console.say)
     last = plan()
+    if last.open:
+        # Two of DVC's workers can get into each other's way. What an experiment finished is in the run cache.
+        say_why(last, before)
+        console.say(f"{len(last.open)} of {last.total} experiments ended without a result; once more")
+        queue_missing(last, base)
+        queueing.work_off(jobs, console.say)
+        last = plan()
     console.say(f"sweep {name}: {last.done} of {last.total} finished, {last.diverged} diverged; see `mlnt tables`")
     if last.open:
+        say_why(last, before)
         raise RunError(
-            f"{len(last.open)} experiments are missing; `dvc queue status` names those that failed, `dvc queue logs "
-            "NAME` says why; the same command queues them again"
+            f"{len(last.open)} experiments are missing, after a second try; `dvc queue status` names those that "
+            "failed, `dvc queue logs NAME` shows all that they printed; the same command queues them again"
         )
+
+
+def queue_missing(plan: Plan, base: Values) -> None:
+    for number, (cell, values) in enumerate(plan.missing, 1):
+        queueing.add(base, values, plan.sweep.stages)
+        console.say(f"queued {number} of {len(plan.missing)}: {cell.label}, {len(values)} seeds")
+
+
+def say_why(plan: Plan, before: queueing.Queue) -> None:
+    """What those said that failed since `before`, each message once."""
+    wanted = {identity(values, plan.sweep.stages) for values in plan.open}
+    failed = set(queueing.status().having("Failed")) - set(before.tasks)
+    params = params_at([task.revision for task in failed])
+    own = [task for task in failed if _identity(params.get(task.revision, {}), plan.sweep.stages) in wanted]
+    for message in sorted({queueing.reason(task) for task in own}):
+        console.say(f"failed: {message}")
 
 
 def only(sweep: Sweep, name: str, cells: Sequence[str]) -> Sweep:
@@ -112,7 +135,7 @@ def make_plan(
     code: str,
 ) -> Plan:
     """Compare what the sweep wants with what is finished, queued, or known to diverge with this code."""
-    waiting_for = {identity(values, sweep.stages) for values in queued}
+    waiting_for = {_identity(values, sweep.stages) for values in queued}
     missing: list[tuple[Cell, list[Values]]] = []
     waiting: list[Values] = []
     done = diverged = 0
@@ -132,6 +155,14 @@ def make_plan(
         if left:
             missing.append((cell, left))
     return Plan(sweep, len(sweep.cells) * seeds, done, waiting, diverged, missing)
+
+
+def _identity(params: Values, stages: Sequence[str]) -> str | None:
+    """None for parameters of another version of this package."""
+    try:
+        return identity(params, stages)
+    except UserError:
+        return None
 
 
 def show(plan: Plan, preset: str, seconds: float | None, jobs: int) -> None:
