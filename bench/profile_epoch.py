@@ -22,7 +22,7 @@ from rich.table import Table
 from ruamel.yaml import YAML
 from runs import checked, set_key
 
-from mlnt import training
+from mlnt.step import MLNTStep
 from mlnt.training import Training
 from pipeline import params_file
 from pipeline.params import Params
@@ -78,17 +78,8 @@ def main() -> None:
     watch = Watch()
     for name, title in PARTS.items():
         setattr(Training, name, watch.around(title, getattr(Training, name)))
-    original = Training.__init__
-
-    def init(self: Training, student: Any, step: Any, *rest: Any, **more: Any) -> None:
-        original(self, student, step, *rest, **more)
-        timed = watch.around("step", step)
-        timed.needs_features, timed.draw = step.needs_features, step.draw  # type: ignore[attr-defined]
-        self._step = timed  # type: ignore[assignment]
-
-    training.Training.__init__ = init  # type: ignore[method-assign]
-    epochs = Training._run_epoch
-    setattr(Training, "_run_epoch", watch.around("epoch", epochs))  # noqa: B010
+    setattr(Training, "_run_epoch", watch.around("epoch", Training._run_epoch))  # noqa: B010
+    setattr(MLNTStep, "__call__", watch.around("step", MLNTStep.__call__))  # noqa: B010
     if params.train.cuda_graphs:
         raise SystemExit("error: train.cuda_graphs: inside a recorded step no part can be timed; --set it to false")
     with aside(args.stage), watch.part("stage"):

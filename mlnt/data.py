@@ -100,7 +100,7 @@ class MemoryImages:
         return len(self._images)
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        return (indices.to(self.device) for indices in batches)
+        return (indices.to(self.device, non_blocking=True) for indices in batches)
 
     def batch(self, fetched: Tensor) -> Tensor:
         return self._normalize(self._images[fetched.to(self.device)])

@@ -97,6 +97,7 @@ class CUDAGraphs:
                     tensor.copy_(value)
             torch.cuda.set_rng_state(random_state)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # Other threads may go on: one moves images to pinned memory ahead of the steps (`mlnt.file_images`).
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 metrics = step()
         return graph.replay, metrics

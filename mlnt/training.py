@@ -49,9 +49,9 @@ class Training:
     Randomness: `order`, `augmentation`, `synthetic labels` and `layers` (dropout) draw from streams named by
     seed, iteration and epoch or step, so a run resumed from `state_dict()` repeats the uninterrupted one.
 
-    Raises (from `epochs` and `state_dict`):
-        DivergedError: a loss that is not finite; names the step.
+    Raises:
         ValueError: fewer training samples than one batch.
+        DivergedError: from `epochs` and `state_dict`: a loss that is not finite; names the step.
     """
 
     def __init__(
@@ -169,7 +169,9 @@ class Training:
         return inputs.each(lambda values: values.to(device)), any_kept
 
     def _read_features(self, positions: Tensor) -> Tensor | None:
-        return None if self._feature_rows is None else self._feature_rows.rows(positions).to(self._data.images.device)
+        if self._feature_rows is None:
+            return None
+        return self._feature_rows.rows(positions).to(self._data.images.device, non_blocking=True)
 
     def _step_on(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> StepMetrics:
         """One step from its inputs on the device."""

@@ -90,7 +90,7 @@ class Data(Section):
 
 
 class Noise(Section):
-    kind: Literal["none", "symmetric", "asymmetric", "pairflip", "matrix", "human"]
+    kind: Literal["none", "symmetric", "asymmetric", "pairflip", "instance", "matrix", "human"]
     rate: Fraction
     symmetric_excludes_true: bool
     sampling: Literal["exact", "bernoulli"]
@@ -102,7 +102,9 @@ class Noise(Section):
     validation_fraction: Annotated[float, Field(gt=0, lt=1)]
 
     @model_validator(mode="after")
-    def _files(self) -> Noise:
+    def _fits_kind(self) -> Noise:
+        if self.kind == "instance" and self.sampling == "exact":
+            raise ValueError("sampling is exact, expected bernoulli: kind instance draws each label on its own")
         for kind, key in (("matrix", "matrix_file"), ("human", "human_file")):
             if self.kind == kind and getattr(self, key) is None:
                 raise ValueError(f"kind {kind} needs {key}: the path of a file")

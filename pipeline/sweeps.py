@@ -125,6 +125,7 @@ SWEEPS = {
             Cell("symmetric, Bernoulli", {**noise("symmetric", 0.4), "noise.sampling": "bernoulli"}),
             Cell("asymmetric", noise("asymmetric", 0.4)),
             Cell("pairflip", noise("pairflip", 0.4)),
+            Cell("instance", {**noise("instance", 0.4), "noise.sampling": "bernoulli"}),
         ),
         ALL_STAGES,
     ),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlnt import human_labels, noise, seeding
+from mlnt import human_labels, instance_noise, noise, seeding
 from pipeline import artifacts, files
 from pipeline.artifacts import TRAIN, VALIDATION, Dataset, Labels
 from pipeline.errors import UserError
@@ -73,6 +73,8 @@ def _noisy_labels(
         return dataset.labels, None
     if kind == "human":
         return _human(dataset, params), None
+    if kind == "instance":
+        return _instance(dataset, split, params)
     matrix = _matrix(dataset.class_names, params)
     labels = dataset.labels.copy()
     for part in (TRAIN, VALIDATION):
@@ -123,6 +125,31 @@ def _read_matrix(path: Path, num_classes: int) -> noise.Matrix:
     except (OSError, ValueError) as error:
         raise UserError(f"noise.matrix_file: {path}: {error}; row i holds P(label = j | true label = i)") from error
     return matrix
+
+
+def _instance(dataset: Dataset, split: NDArray[np.uint8], params: Params) -> tuple[noise.Labels, noise.Matrix | None]:
+    """The matrix is that of the training part. Images of a validation part that stays clean are not looked at."""
+    count, size = len(dataset.class_names), int(np.prod(dataset.images.shape[1:]))
+
+    def projection(true: int) -> instance_noise.Projection:
+        return instance_noise.draw_projection(size, count, seeding.numpy_generator(params.seed, "projection", true))
+
+    def noisy(part: int) -> noise.Matrix:
+        rows = np.flatnonzero(split == part)
+        labels[rows], matrix = instance_noise.instance_labels(
+            lambda chosen: dataset.images[rows[chosen]],
+            dataset.labels[rows],
+            params.noise.rate,
+            count,
+            projection,
+            seeding.numpy_generator(params.seed, "noise", part),
+        )
+        return matrix
+
+    labels = dataset.labels.copy()
+    if params.noise.validation == "noisy":
+        noisy(VALIDATION)
+    return labels, noisy(TRAIN)
 
 
 def _human(dataset: Dataset, params: Params) -> noise.Labels:

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from projects import make_params, write_picture
 
+from mlnt import instance_noise, seeding
 from mlnt.noise import CIFAR10_ASYMMETRIC
 from pipeline import artifacts, files
 from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
@@ -107,6 +108,30 @@ def test_asymmetric_noise_follows_its_mapping(digits: Dataset) -> None:
     assert metrics["realised_rate"] == pytest.approx(1 - table.trace() / table.sum(), abs=1e-6)
 
 
+def test_instance_noise_is_that_of_each_sample_s_own_image(digits: Dataset) -> None:
+    labels, metrics = inject(digits, kind="instance", rate=0.4, sampling="bernoulli", validation="noisy")
+    size = len(labels.rows(TRAIN))
+    assert metrics["realised_rate"] == pytest.approx(0.4, abs=5 * (0.24 / size) ** 0.5)
+    assert isinstance(digits.images, np.ndarray)
+    for part in (TRAIN, VALIDATION):
+        rows = labels.rows(part)
+        images = digits.images[rows]
+        expected, matrix = instance_noise.instance_labels(
+            images.__getitem__,
+            digits.labels[rows],
+            0.4,
+            10,
+            lambda true: instance_noise.draw_projection(64, 10, seeding.numpy_generator(0, "projection", true)),
+            seeding.numpy_generator(0, "noise", part),
+        )
+        assert labels.labels[rows].tolist() == expected.tolist()
+        if part == TRAIN:
+            assert labels.intended_matrix == pytest.approx(matrix)
+    clean, _ = inject(digits, kind="instance", rate=0.4, sampling="bernoulli")
+    assert np.array_equal(clean.labels[labels.rows(TRAIN)], labels.labels[labels.rows(TRAIN)])
+    assert wrong(digits, clean, VALIDATION) == 0
+
+
 def test_a_matrix_from_a_file(digits: Dataset, project: Path) -> None:
     matrix = 0.75 * np.eye(10) + 0.25 * np.roll(np.eye(10), 3, axis=1)
     np.savetxt(project / "matrix.csv", matrix, delimiter=",")
@@ -132,6 +157,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "symmetric", "rate": 0.5, "sampling": "bernoulli"},
     {"kind": "pairflip", "rate": 0.4},
     {"kind": "asymmetric", "rate": 0.4, "mapping": {"3": "5"}},
+    {"kind": "instance", "rate": 0.4, "sampling": "bernoulli"},
     {"kind": "none"},
 ]
 
@@ -150,7 +176,7 @@ def test_the_split_does_not_depend_on_the_noise(changes: dict[str, Any], digits:
     assert np.array_equal(labels.labels[labels.rows(TEST)], digits.labels[labels.rows(TEST)])
 
 
-@pytest.mark.parametrize("changes", KINDS[:2], ids=["exact", "bernoulli"])
+@pytest.mark.parametrize("changes", [*KINDS[:2], KINDS[4]], ids=["exact", "bernoulli", "instance"])
 def test_noise_and_split_follow_from_the_seed(changes: dict[str, Any], digits: Dataset) -> None:
     first, _ = inject(digits, **changes)
     again, _ = inject(digits, **changes)

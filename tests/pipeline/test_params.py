@@ -128,6 +128,7 @@ def test_a_wrong_value_is_named_with_its_key(key: str, value: object) -> None:
         ({"mlnt.batched": True, "train.compile": True}, ["mlnt.batched is true", "train.compile false"]),
         ({"noise.kind": "matrix", "noise.matrix_file": None}, ["noise", "matrix needs matrix_file"]),
         ({"noise.kind": "human", "noise.human_file": None}, ["noise", "human needs human_file"]),
+        ({"noise.kind": "instance", "noise.sampling": "exact"}, ["noise", "sampling is exact, expected bernoulli"]),
         ({"train": None}, ["train: found None"]),
         ({"mlnt": [1]}, ["mlnt: found [1]"]),
     ],

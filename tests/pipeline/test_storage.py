@@ -230,6 +230,17 @@ def test_without_a_validation_part_the_statistics_are_those_of_all_training_imag
     assert torch.equal(found.mean, expected.mean)
 
 
+def test_noise_that_depends_on_the_images_reads_files(photos: Path, project: Path) -> None:
+    found = []
+    for storage in ("memory", "files"):
+        params = own(photos, data__storage=storage, noise__kind="instance", noise__sampling="bernoulli")
+        for stage in ("download", "noise"):
+            run_stage(stage, params)
+        found.append(artifacts.read_labels(artifacts.read_dataset()))
+    assert found[0].labels.tolist() == found[1].labels.tolist()
+    assert found[0].labels.tolist() != artifacts.read_dataset().labels.tolist()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_features_on_the_disk_train_as_those_in_memory(
     dtype: str, in_memory: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
