@@ -21,7 +21,8 @@ from statistics import mean
 from typing import Any
 
 import torch
-from runs import checked, paired, read_changed, standard_error, step_options, write_table
+from outcomes import paired, standard_error, write_table
+from runs import checked, read_changed, test_accuracies
 from torch import Tensor
 
 from mlnt import seeding, teacher
@@ -31,7 +32,6 @@ from mlnt.losses import classification_loss
 from mlnt.schedules import Rates
 from mlnt.state import Batch, StepMetrics, TrainState, correct, sgd_
 from mlnt.step import MLNTStep
-from mlnt.training import MODELS
 from pipeline import files, runtime
 from pipeline.artifacts import TRAIN
 from pipeline.params import Params
@@ -87,7 +87,11 @@ class FromKept(MLNTStep):
         return StepMetrics(loss.detach(), None, correct(logits, labels), None)
 
 
-def from_kept(params: Params, stage: str) -> dict[str, float]:
+Found = dict[tuple[str, str], dict[tuple[str, str], float]]
+"""(stage, kind of batches) → (model, choice) → accuracy."""
+
+
+def from_kept(params: Params, stage: str) -> dict[tuple[str, str], float]:
     """The stage with class batches from D′: accuracies by model and epoch."""
     with closing(Workspace.open(params)) as workspace:
         assert (params.mlnt.update, params.mlnt.teacher_bn) == ("sequential", "own")
@@ -98,7 +102,7 @@ def from_kept(params: Params, stage: str) -> dict[str, float]:
         table, _ = train._features(workspace, system)
         train_set = workspace.split(TRAIN)
         step = FromKept(
-            **step_options(params) | {"num_synthetic": params.mlnt.M if system.meta else 0},
+            **train.step_options(params, system.meta),
             mentor=network,
             images=workspace.images,
             rows=train_set.indices[kept],
@@ -108,20 +112,10 @@ def from_kept(params: Params, stage: str) -> dict[str, float]:
         student = runtime.build_network(params, workspace.dataset, workspace.device, system.iteration)
         data = workspace.training_data(None, table)
         training = workspace.training(student, step, data, iteration=system.iteration, meta=system.meta)
-        return accuracies(list(training.epochs()))
+        return test_accuracies(list(training.epochs()))
 
 
-def accuracies(history: list[Any]) -> dict[str, float]:
-    """Of test, in percent: each model at its best epoch on validation, and at the last."""
-    found: dict[str, float] = {}
-    for model in MODELS:
-        best = max(history, key=lambda row: float(row[f"{model}_validation_accuracy"]))  # the earliest of equals
-        for choice, row in (("best", best), ("last", history[-1])):
-            found[f"{model}, {choice}"] = 100 * float(row[f"{model}_test_accuracy"])
-    return found
-
-
-def run_seed(task: tuple[str, float, float, int, Path]) -> dict[tuple[str, str], dict[str, float]]:
+def run_seed(task: tuple[str, float, float, int, Path]) -> Found:
     kind, rate, tau, seed, folder = task
     torch.set_num_threads(1)
     changes = [f'noise.kind="{kind}"', f"noise.rate={rate}", f"mentor.tau={tau}", "train.threads=1"]
@@ -132,10 +126,10 @@ def run_seed(task: tuple[str, float, float, int, Path]) -> dict[tuple[str, str],
     noise.run(params)
     for stage in ("pretrain", "features", "meta1"):
         features.run(params) if stage == "features" else train.run(params, stage)
-    found: dict[tuple[str, str], dict[str, float]] = {}
+    found: Found = {}
     for stage in ("meta2", "control2"):
         train.run(params, stage)
-        found[stage, "masked"] = accuracies(files.read_csv(files.PLOTS / f"{stage}.csv"))
+        found[stage, "masked"] = test_accuracies(files.read_csv(files.PLOTS / f"{stage}.csv"))
         found[stage, "from D′"] = from_kept(params, stage)
     return found
 
@@ -158,7 +152,8 @@ def main() -> None:
             for key in runs[0][stage, "masked"]:
                 values = {how: [run[stage, how][key] for run in runs] for how in ("masked", "from D′")}
                 difference = paired(values["from D′"], values["masked"])
-                row: dict[str, Any] = {"noise": noise_kind[0], "rate": noise_kind[1], "stage": stage, "model": key}
+                row: dict[str, Any] = {"noise": noise_kind[0], "rate": noise_kind[1]}
+                row |= {"stage": stage, "model": ", ".join(key)}
                 for how, of_seeds in values.items():
                     row |= {how: round(mean(of_seeds), 2), f"{how} se": round(standard_error(of_seeds), 2)}
                 row |= {"difference": round(mean(difference), 2), "se": round(standard_error(difference), 2)}

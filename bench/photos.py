@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from runs import checked, read_changed, step_options
+from runs import checked, read_changed
 
 from mlnt.step import MLNTStep
 from mlnt.training import MODELS, Best
@@ -22,6 +22,7 @@ from pipeline.sources import imagefolder
 from pipeline.sources.decode import ImageOptions
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import noise
+from pipeline.stages.train import step_options
 from pipeline.systems import SYSTEMS
 from pipeline.workspace import Workspace
 

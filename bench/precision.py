@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import json
 import multiprocessing
 import os
@@ -20,8 +19,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runs import checked, paired, read_changed, set_key, standard_error, write_table
+from outcomes import paired, standard_error, write_table
+from runs import checked, read_changed, set_key, test_accuracies
 
+from pipeline import files
 from pipeline.stages import download, features, noise, train
 
 STAGES = {"first": ("pretrain", "meta1"), "all": ("pretrain", "meta1", "meta2", "meta3", "control2", "control3")}
@@ -67,18 +68,8 @@ def one_run(task: tuple[dict[str, Any], int, str, tuple[str, ...], Path]) -> dic
         train.run(params, stage)
         if stage == "pretrain":
             features.run(params)
-        found |= test_accuracies(stage, Path(f"plots/{stage}.csv"))
-    return found
-
-
-def test_accuracies(stage: str, history: Path) -> dict[Cell, float]:
-    with history.open() as file:
-        rows = list(csv.DictReader(file))
-    found = {}
-    for model in ("student", "teacher"):
-        best = max(rows, key=lambda row: float(row[f"{model}_validation_accuracy"]))  # the earliest of equals
-        for choice, row in (("best", best), ("last", rows[-1])):
-            found[stage, model, choice] = 100 * float(row[f"{model}_test_accuracy"])
+        of_stage = test_accuracies(files.read_csv(files.PLOTS / f"{stage}.csv"))
+        found |= {(stage, *cell): value for cell, value in of_stage.items()}
     return found
 
 

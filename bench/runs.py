@@ -1,15 +1,14 @@
-"""What the scripts of this folder share: changed parameters, runs outside of DVC, means with standard errors."""
+"""What the scripts of this folder share: changed parameters, runs outside of DVC, what came out of them."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-import statistics
 from pathlib import Path
 from typing import Any
 
 from pipeline import params_file
+from pipeline.comparison import accuracy
 from pipeline.params import Params
 from pipeline.stages import download, evaluate, features, noise, train
 
@@ -32,22 +31,10 @@ def read_changed(path: Path, changes: list[str]) -> dict[str, Any]:
     return values
 
 
-def step_options(params: Params) -> dict[str, Any]:
-    """What `MLNTStep` is made with, without a mentor."""
-    mlnt = params.mlnt
-    return {
-        "num_synthetic": mlnt.M,
-        "replace_fraction": mlnt.rho,
-        "num_neighbors": mlnt.neighbors,
-        "inner_lr": mlnt.alpha,
-        "momentum": params.train.momentum,
-        "weight_decay": params.train.weight_decay,
-        "order": mlnt.order,
-        "update": mlnt.update,
-        "kl_reduction": mlnt.kl_reduction,
-        "teacher_bn": mlnt.teacher_bn,
-        "batched": mlnt.batched,
-    }
+def test_accuracies(history: list[Any]) -> dict[tuple[str, str], float]:
+    """(model, choice) → of test, in percent: at its best epoch on validation, and at the last."""
+    cells = [(model, choice) for model in ("student", "teacher") for choice in ("best", "last")]
+    return {cell: 100 * (accuracy(history, *cell, "test") or 0.0) for cell in cells}
 
 
 def run_pipeline(params: Params, folder: Path) -> None:
@@ -61,19 +48,3 @@ def run_pipeline(params: Params, folder: Path) -> None:
     for stage in ("meta1", "meta2", "meta3", "control2", "control3"):
         train.run(params, stage)
     evaluate.run(params)
-
-
-def standard_error(values: list[float]) -> float:
-    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-
-
-def paired(left: list[float], right: list[float]) -> list[float]:
-    return [a - b for a, b in zip(left, right, strict=True)]
-
-
-def write_table(out: Path, table: list[dict[str, Any]]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)

@@ -10,7 +10,6 @@ first point. Theory counts passes, a backward pass as two forward ones: 4 + 5M f
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import statistics
@@ -24,6 +23,7 @@ from typing import Any
 import matplotlib as mpl
 import torch
 from measure import Setting, Worker, hardware, package_step
+from outcomes import write_table
 
 from mlnt.data import Augmentation, MemoryImages, input_statistics
 from mlnt.networks import create_model
@@ -180,10 +180,7 @@ def main() -> None:
     rows = [row for sweep in SWEEPS for row in step_rows(sweep, device, args.repeats)] + epoch_rows(
         device, args.repeats
     )
-    with args.out.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(args.out.with_suffix(".csv"), rows)
     where = hardware(device)
     plot(rows, args.out.with_suffix(".png"), f"{BASE.network}, {where['device']}, torch {where['torch']}")
     print(json.dumps(where))

@@ -18,7 +18,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runs import checked, paired, read_changed, run_pipeline, standard_error, write_table
+from outcomes import paired, standard_error, write_table
+from runs import checked, read_changed, run_pipeline
 
 from pipeline.systems import FINAL, SYSTEMS, model_title
 

@@ -23,7 +23,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from runs import checked, paired, set_key, standard_error, write_table
+from outcomes import paired, standard_error, write_table
+from runs import checked, set_key
 
 from pipeline import files, params_file
 from pipeline.stages import baseline, download, features, noise, train

@@ -18,7 +18,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runs import checked, set_key, write_table
+from outcomes import write_table
+from runs import checked, set_key
 from select_recipe import run_stage, score, select
 
 from pipeline import params_file

@@ -1,7 +1,8 @@
 """Time and memory of one training step, beside rivals and beside the bound that its passes set.
 
-    python bench/step.py                       # all settings that fit this machine; a table for each, and a CSV
-    python bench/step.py --setting narrow --rounds 5
+    python bench/step.py                       # all settings; a table for each
+    python bench/step.py --setting narrow --rounds 5 --out step.csv
+    python bench/step.py --steps sequential "joint, batched"
 
 Each step has a process of its own; they take turns, after a warm-up each. "ratio to joint" is the median over rounds of
 this step's time divided by that of the package's `joint` step in the same round. Peak memory is what a step takes
@@ -15,7 +16,6 @@ machine does most images a second. `joint` needs 2 + M forward passes (teacher, 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import sys
@@ -24,10 +24,13 @@ from typing import Any
 
 import torch
 from measure import STEPS, Setting, Worker, hardware
+from outcomes import write_table
 from rich.console import Console
 from rich.table import Table
 
 BASELINE = "joint"
+OPTIONAL = ("joint, batched", "joint, bfloat16")
+"""Only when asked for: M times the memory, and not exact."""
 SETTINGS = {
     "cpu": {
         "digits": Setting("preact_resnet_tiny", 8, 64, 5),
@@ -102,7 +105,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--setting", choices=list(SETTINGS["cpu"]), help="one alone; all otherwise")
-    parser.add_argument("--steps", nargs="*", choices=list(STEPS), default=list(STEPS), help="joint is always timed")
+    default = [name for name in STEPS if name not in OPTIONAL]
+    parser.add_argument("--steps", nargs="*", choices=list(STEPS), default=default, help="joint is always timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="a CSV for the tables")
     args = parser.parse_args()
@@ -115,10 +119,7 @@ def main() -> None:
         show(rows)
         table += rows
         if args.out:
-            with args.out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(table)
+            write_table(args.out, table)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ the disk. Every row is a process of its own, so that its peak memory is its own.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -29,7 +30,6 @@ import torch
 from photos import CLASSES, ROOT, make_params, make_photos, repeated, with_labels, write_untrained
 from rich.console import Console
 from rich.table import Table
-from runs import step_options
 
 from mlnt import seeding
 from mlnt.data import index_batches, statistics_of
@@ -42,6 +42,7 @@ from pipeline import artifacts, feature_store, files, runtime
 from pipeline.artifacts import TRAIN, Dataset, Labels
 from pipeline.image_files import ImageFiles
 from pipeline.stages import download, evaluate, noise, report
+from pipeline.stages.train import step_options
 from pipeline.workspace import Workspace
 
 Row = dict[str, Any]
@@ -156,17 +157,13 @@ def batches(entries: int, args: argparse.Namespace) -> Iterator[Row]:
     dataset, _ = with_labels(entries, args)
     store = image_store(dataset, args.workers)
     order = torch.randperm(entries, generator=seeding.generator(0, "order"))
-    start, most = time.perf_counter(), 0
-    for i, _batch in enumerate(store.fetch(index_batches(order, args.batch_size))):
-        if i == 50:
-            break
-        most = max(most, *(p.memory_full_info().uss for p in psutil.Process().children(recursive=True)), 0)
-    yield {
-        "part": "batches",
-        "s": time.perf_counter() - start,
-        "images/s": 50 * args.batch_size / (time.perf_counter() - start),
-        "note": f"a worker {most / 2**20:.0f} MiB of its own",
-    }
+    start, count = time.perf_counter(), 0
+    for batch in itertools.islice(store.fetch(index_batches(order, args.batch_size)), 50):
+        count += len(batch)
+    seconds = time.perf_counter() - start
+    own = max((p.memory_full_info().uss for p in psutil.Process().children(recursive=True)), default=0)
+    note = f"a worker {own / 2**20:.0f} MiB of its own"
+    yield {"part": "batches", "s": seconds, "images/s": count / seconds, "note": note}
     store.close()
 
 

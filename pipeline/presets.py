@@ -39,12 +39,8 @@ def apply(name: str, target: Path) -> list[str]:
         UserError: unknown preset, or one that does not fit the schema.
     """
     folder = target.parent / FOLDER
-    if name not in (presets := available(folder)):
-        raise UserError(f"preset: found {name!r}, expected one of {', '.join(presets)}")
-    for path in (folder / f"{name}.yaml", target):
-        # One message if it is missing, no YAML or no mapping.
-        if not isinstance(found := params_file.read_yaml(path), dict):
-            raise UserError(f"{path}: expected sections such as `train:`, found {type(found).__name__}")
+    read(name, folder)
+    _read_sections(target)
     yaml = YAML()  # round-trip: comments, and the way that a value is written, are part of the document
     yaml.preserve_quotes = True
     yaml.width = 200
@@ -57,6 +53,24 @@ def apply(name: str, target: Path) -> list[str]:
     if lines:
         files.write_text(target, buffer.getvalue())
     return lines or [f"{target} is {name} already"]
+
+
+def read(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """A preset's values as plain Python.
+
+    Raises:
+        UserError: unknown preset, no YAML, or no mapping of sections.
+    """
+    if name not in (presets := available(folder)):
+        raise UserError(f"preset: found {name!r}, expected one of {', '.join(presets)}")
+    return _read_sections(folder / f"{name}.yaml")
+
+
+def _read_sections(path: Path) -> dict[str, Any]:
+    found = params_file.read_yaml(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected sections such as `train:`, found {type(found).__name__}")
+    return found
 
 
 def _merge(document: Any, changes: Mapping[str, Any], prefix: str) -> Iterator[str]:

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from pipeline.sweeps import Values, leaves
 from pipeline.systems import BASELINES
 
 DVC = [sys.executable, "-m", "dvc"]
-RUNS = Path(".dvc/tmp/exps/run")
+EXPERIMENTS = Path(".dvc/tmp/exps")
+CELERY = EXPERIMENTS / "celery"
 POLL_SECONDS = (5, 45)  # at least, at most: asking DVC costs some seconds of a core
 STOP_SECONDS = 60
 ROW = re.compile(r"^([0-9a-f]{7,40})\s+(\S*)\s+.*?(Queued|Running|Success|Failed)\s*$")
@@ -55,9 +56,12 @@ class Queue:
 def status() -> Queue:
     """
     Raises:
-        RunError: DVC cannot read its queue.
+        RunError: DVC cannot read its queue, as when git has cleared away the commits of old tasks.
     """
-    text = _dvc("queue", "status")
+    try:
+        text = _dvc("queue", "status")
+    except RunError as error:
+        raise RunError(f"{error}; `dvc queue remove --success --failed` takes ended tasks off the list") from error
     rows = [match for line in text.splitlines() if (match := ROW.match(line))]
     here = _processes("queue-worker", lambda folder: folder.is_relative_to(Path.cwd()))
     workers = "Worker status: 0 active, 0 idle" not in text or next(here, None) is not None
@@ -71,14 +75,17 @@ def waiting(queue: Queue) -> list[Values]:
 
 
 def reason(task: Task) -> str:
-    """The last error in the log of a task that failed."""
-    try:
-        lines = _dvc("queue", "logs", task.revision).splitlines()
-    except RunError as error:
-        return str(error)
+    """Why a task ended without a result: the last error in its log, or, where DVC failed, in those of its workers."""
+    lines: list[str] = []
+    if task.state == "Failed":
+        with suppress(RunError):  # it has no log if nothing of it ran
+            lines = _dvc("queue", "logs", task.revision).splitlines()
     errors = [line for line in lines if line.lower().startswith("error")]
     own = [line for line in errors if line.startswith("error: ")]  # DVC's own only name the command
-    return (own or errors or [line for line in lines if line.strip()] or ["its log is empty"])[-1]
+    logs = sorted(CELERY.glob("*.out"), key=lambda path: path.stat().st_mtime)
+    of_workers = [line for path in logs for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    failed = [line for line in of_workers if "raised unexpected" in line or "Failed to collect" in line]
+    return (own or errors or failed or [f"nothing says why; {CELERY} has the logs of DVC's workers"])[-1]
 
 
 def add(base: Values, values: Sequence[Values], stages: Sequence[str]) -> None:
@@ -103,15 +110,16 @@ def add(base: Values, values: Sequence[Values], stages: Sequence[str]) -> None:
 
 
 def targets(stages: Iterable[str]) -> list[str]:
-    """What to ask DVC for: the last stage of each chain, and the second dvc.yaml where a baseline is wanted."""
+    """What to ask DVC for: the last stage of each chain, and of the second dvc.yaml what is wanted."""
     chosen = set(stages)
     found: list[str] = []
     for chain in (("pretrain", "meta1", "meta2", "meta3"), ("control2", "control3")):
         if wanted := [stage for stage in chain if stage in chosen]:
             found.append(wanted[-1])
-    if chosen & set(BASELINES):
-        found.append("baselines/dvc.yaml")
-    return found
+    baselines = [stage for stage in BASELINES if stage in chosen]
+    if len(baselines) == len(BASELINES):
+        return [*found, "baselines/dvc.yaml"]
+    return found + [f"baselines/dvc.yaml:baseline@{stage}" for stage in baselines]
 
 
 def work_off(jobs: int, on_change: Callable[[str], None]) -> None:
@@ -124,10 +132,10 @@ def work_off(jobs: int, on_change: Callable[[str], None]) -> None:
         RunError: the workers died twice.
     """
     lonely, restarted, said = 0, False, ""
-    begun = time.monotonic()
+    begun, started = time.monotonic(), 1
     try:
         recover()
-        _start(jobs)
+        _start(started)
         # Looked at twice: DVC reads its lists one by one, and a task that a worker takes meanwhile is in none of them.
         while (queue := status()).having(*OPEN) or (queue := status()).having(*OPEN):
             lonely = 0 if queue.workers else lonely + 1
@@ -135,8 +143,10 @@ def work_off(jobs: int, on_change: Callable[[str], None]) -> None:
                 if restarted:
                     raise RunError("DVC's workers end without working the queue off; `dvc queue status` shows it")
                 recover()
-                _start(jobs)
+                _start(started)
                 lonely, restarted = 0, True
+            if started < jobs and _first_stages_are_cached(queue):
+                _start(started := jobs)
             counts = {state: len(queue.having(state)) for state in ("Queued", "Running", "Success", "Failed")}
             now = ", ".join(f"{count} {state.lower()}" for state, count in counts.items() if count)
             if now != said:
@@ -150,14 +160,25 @@ def work_off(jobs: int, on_change: Callable[[str], None]) -> None:
         raise
 
 
+def _first_stages_are_cached(queue: Queue) -> bool:
+    """Whether an experiment has come past its noise, or has ended.
+
+    All of them begin with the same `download`. DVC reads and writes the run cache of a stage without a lock: two
+    experiments that come to it within the same moment can make each other fail.
+    """
+    labels = (file for folder in EXPERIMENTS.glob("tmp*") for file in folder.glob("data/labels.h5"))
+    return next(labels, None) is not None or bool(queue.having("Success", "Failed"))
+
+
 def stop() -> None:
     """End the workers: no new experiment, and the training processes of the running ones stop at a checkpoint."""
     _dvc("queue", "stop")
-    for process in _training_processes():
-        process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + STOP_SECONDS
-    while status().workers and time.monotonic() < deadline:
-        time.sleep(2)
+    deadline, told = time.monotonic() + STOP_SECONDS, set[int]()
+    while True:
+        # Again and again: DVC may be between two stages. Each process once: it takes a second signal for impatience.
+        told |= _interrupt(told)
+        if not status().workers or time.monotonic() > deadline:
+            break
     recover()
 
 
@@ -166,16 +187,21 @@ def recover() -> None:
     queue = status()
     if queue.workers:
         return
-    for process in _training_processes():  # of workers that were killed: nobody collects what they write
-        process.send_signal(signal.SIGINT)
+    _interrupt(set())  # stages of workers that were killed: nobody collects what they write
     if lost := queue.having("Running"):
         _dvc("queue", "kill", *(task.revision for task in lost))
 
 
-def _training_processes() -> Iterator[psutil.Process]:
-    """Stages that run in the folders of this repository's experiments."""
-    here = Path(".dvc/tmp/exps").resolve()
-    return _processes("pipeline", lambda folder: folder.is_relative_to(here))
+def _interrupt(told: Collection[int]) -> set[int]:
+    """Send SIGINT to the stages that run in the folders of this repository's experiments; the numbers of those told."""
+    here = EXPERIMENTS.resolve()
+    found = set()
+    for process in _processes("pipeline", lambda folder: folder.is_relative_to(here)):
+        if process.pid not in told:
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGINT)
+            found.add(process.pid)
+    return found
 
 
 def _processes(word: str, runs_in: Callable[[Path], bool]) -> Iterator[psutil.Process]:

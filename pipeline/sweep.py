@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Console
@@ -62,29 +62,30 @@ def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool, cells: Seq
         return make_plan(sweep, seeds, base, chosen, preset, finished, queued, code)
 
     first = plan()
-    show(first, preset, estimate.seconds(first.open, sweep.stages), jobs)
+    show(first, preset, estimate.seconds(first.open, sweep.stages), max(1, min(jobs, len(first.open))))
     if dry_run or not first.open:
         return
     queue_missing(first, base)
     before = queueing.status()
-    if others := len(before.having(*queueing.OPEN)) - len(first.open):
+    if (others := len(before.having(*queueing.OPEN)) - len(first.open)) > 0:
         console.say(f"{others} other experiments are in the queue and will run too")
     console.say("the queue is DVC's: `dvc queue status` shows it; Ctrl-C stops it, the same command goes on")
     queueing.work_off(jobs, console.say)
     last = plan()
-    if last.open:
-        # Two of DVC's workers can get into each other's way. What an experiment finished is in the run cache.
-        say_why(last, before)
-        console.say(f"{len(last.open)} of {last.total} experiments ended without a result; once more")
-        queue_missing(last, base)
+    lost = without_result(last, before)
+    if again := cut(last, lost):
+        say_why(lost)
+        # What was finished is in the run cache. What somebody took out of the queue is not put back.
+        console.say(f"{again.to_queue} of {last.total} experiments ended without a result; once more")
+        queue_missing(again, base)
         queueing.work_off(jobs, console.say)
         last = plan()
     console.say(f"sweep {name}: {last.done} of {last.total} finished, {last.diverged} diverged; see `mlnt tables`")
     if last.open:
-        say_why(last, before)
+        say_why(without_result(last, before))
         raise RunError(
-            f"{len(last.open)} experiments are missing, after a second try; `dvc queue status` names those that "
-            "failed, `dvc queue logs NAME` shows all that they printed; the same command queues them again"
+            f"{len(last.open)} experiments are missing; `dvc queue status` names those that failed, `dvc queue logs "
+            "NAME` shows all that they printed; the same command queues them again"
         )
 
 
@@ -94,13 +95,24 @@ def queue_missing(plan: Plan, base: Values) -> None:
         console.say(f"queued {number} of {len(plan.missing)}: {cell.label}, {len(values)} seeds")
 
 
-def say_why(plan: Plan, before: queueing.Queue) -> None:
-    """What those said that failed since `before`, each message once."""
-    wanted = {identity(values, plan.sweep.stages) for values in plan.open}
-    failed = set(queueing.status().having("Failed")) - set(before.tasks)
-    params = params_at([task.revision for task in failed])
-    own = [task for task in failed if _identity(params.get(task.revision, {}), plan.sweep.stages) in wanted]
-    for message in sorted({queueing.reason(task) for task in own}):
+def without_result(plan: Plan, before: queueing.Queue) -> dict[str, queueing.Task]:
+    """Identity → task of the plan's experiments that ended since `before`, and are still open."""
+    ended = set(queueing.status().having("Success", "Failed")) - set(before.tasks)
+    params = params_at([task.revision for task in ended])
+    tasks = {_identity(params.get(task.revision, {}), plan.sweep.stages): task for task in ended}
+    wanted = [identity(values, plan.sweep.stages) for values in plan.open]
+    return {each: tasks[each] for each in wanted if each in tasks}
+
+
+def cut(plan: Plan, wanted: Container[str]) -> Plan | None:
+    """The plan with these of its missing experiments alone; None without any."""
+    chosen = [(cell, [v for v in each if identity(v, plan.sweep.stages) in wanted]) for cell, each in plan.missing]
+    left = [(cell, values) for cell, values in chosen if values]
+    return replace(plan, missing=left) if left else None
+
+
+def say_why(lost: Mapping[str, queueing.Task]) -> None:
+    for message in sorted({queueing.reason(task) for task in lost.values()}):
         console.say(f"failed: {message}")
 
 
@@ -117,11 +129,12 @@ def only(sweep: Sweep, name: str, cells: Sequence[str]) -> Sweep:
 
 
 def read_bases(preset: str) -> tuple[Values, Values]:
-    """params.yaml, and the preset's values, as plain Python."""
-    known = presets.available()
-    if preset not in known:
-        raise UserError(f"--preset: found {preset!r}, expected one of {', '.join(known)}")
-    return params_file.read_yaml(PARAMS), params_file.read_yaml(presets.FOLDER / f"{preset}.yaml")
+    """params.yaml, and the preset's values, as plain Python.
+
+    Raises:
+        UserError: no such preset, or one that is no mapping of sections.
+    """
+    return params_file.read_yaml(PARAMS), presets.read(preset)
 
 
 def make_plan(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from pipeline import checkpoint, console, experiments, files, gallery, params_file, sweep_figures
+from pipeline import checkpoint, console, experiments, files, gallery, params_file, sweep_figures, table_pages
 from pipeline.comparison import (
     CROSS_ENTROPY,
     ROWS,
@@ -30,68 +26,22 @@ from pipeline.errors import UserError
 from pipeline.sweep import read_bases
 from pipeline.sweeps import PARAMS, SWEEPS, Sweep, source_of
 from pipeline.systems import FINAL
+from pipeline.table_pages import CHOICES, Cell, Section, SystemTable
 
-CHOICES = {"best": "the epoch of the highest validation accuracy", "last": "the last epoch"}
 STUDENT_OF = {"figure6": "meta2"}
-LEGEND = (
-    "Test accuracy in percent: mean ± standard error (n seeds). ↑ better, ↓ worse than Cross Entropy by a paired "
-    "t-test over the seeds, Holm's correction within the column, p < 0.05. Bold: the highest, where it is better than "
-    "the runner-up of another system (p < 0.05, uncorrected). The paper's numbers are those on its own data; in "
-    "brackets ours minus the paper's, in points and, where both are known, in standard errors."
+NUMBERS = "Test accuracy in percent: mean ± standard error (n seeds)."
+OF_SYSTEMS = (
+    "↑ better, ↓ worse than Cross Entropy by a paired t-test over the seeds, Holm's correction within the column, "
+    "p < 0.05. Bold: the highest, where it is better than the runner-up of another system (p < 0.05, uncorrected)."
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a table, with all that is known about it. `number` is None where no experiment has finished."""
-
-    number: Figure | None
-    significance: str
-    bold: bool
-    paper: tuple[float, float | None] | None
-
-    @property
-    def text(self) -> str:
-        if self.number is None:
-            return ""
-        error = "" if self.number.error is None else f" ± {self.number.error:.1f}"
-        mark = {"better": " ↑", "worse": " ↓"}.get(self.significance, "")
-        return f"{self.number.mean:.1f}{error} ({self.number.n}){mark}"
-
-    @property
-    def beside(self) -> str:
-        """Ours minus the paper's, in points and in standard errors of the difference."""
-        if self.number is None or self.paper is None:
-            return ""
-        ours, (theirs, their_error) = self.number, self.paper
-        points = f"{ours.mean - theirs:+.1f}"
-        if ours.error is None or their_error is None or (error := math.hypot(ours.error, their_error)) == 0:
-            return f"{theirs:g} ({points})"
-        return f"{theirs:g} ({points}; {(ours.mean - theirs) / error:+.0f} se)"
-
-
-@dataclass(frozen=True)
-class SystemTable:
-    """Systems by cells, for one choice of the epoch."""
-
-    choice: str
-    columns: list[str]
-    rows: list[tuple[Row, list[Cell]]]
-
-    @property
-    def has_paper(self) -> bool:
-        return any(cell.paper for _, cells in self.rows for cell in cells)
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the page shows of one sweep."""
-
-    name: str
-    title: str
-    tables: list[SystemTable]
-    drawing: str | None
-    notes: list[str]
+ALONG_AN_AXIS = (
+    "↑ better, ↓ worse than the first column of the same noise by a paired t-test over the seeds, Holm's correction "
+    "within the row and the noise, p < 0.05."
+)
+PAPER = (
+    "The paper's numbers are those on its own data; in brackets ours minus the paper's, in points and, where both are "
+    "known, in standard errors."
+)
 
 
 def run(preset: str, out: Path) -> None:
@@ -117,7 +67,7 @@ def run(preset: str, out: Path) -> None:
         if not any(runs.by_seed for runs in cells.values()):
             console.say(f"{name}: not run; `mlnt sweep {name} --preset {preset}` runs it")
             continue
-        section = _section(name, sweep, cells)
+        section = _section(name, sweep, cells, preset)
         sections.append(section)
         files.write_csv(out / f"{name}.csv", _records(sweep, cells))
         count = sum(len(runs.by_seed) for runs in cells.values())
@@ -127,14 +77,10 @@ def run(preset: str, out: Path) -> None:
     if (filtered := _figure7()) is not None:
         sections.append(filtered)
     for section in sections:
-        files.write_text(out / f"{section.name}.md", _markdown(section, preset))
+        files.write_text(out / f"{section.name}.md", table_pages.markdown(section))
         if section.drawing:
             files.write_text(out / f"{section.name}.svg", section.drawing + "\n")
-    environment = Environment(loader=PackageLoader("pipeline", "."), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("comparison.html.jinja").render(
-        sections=sections, preset=preset, choices=CHOICES, legend=LEGEND
-    )
-    files.write_text(out / "index.html", page)
+    files.write_text(out / "index.html", table_pages.page(sections, preset))
     console.say(f"all of them in one page: {out / 'index.html'}")
 
 
@@ -155,21 +101,23 @@ def _figure7() -> Section | None:
         "the true one, otherwise the true one stands in brackets."
     )
     title = f"Figure 7: images that the mentor of iteration 3 filters out ({what})"
-    return Section("figure7", title, [], sweep_figures.gallery(images), [note])
+    about = "The run of params.yaml in this folder."
+    return Section("figure7", title, about, [], sweep_figures.gallery(images), [note])
 
 
-def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs]) -> Section:
+def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs], preset: str) -> Section:
     notes = _notes(sweep, cells)
-    if sweep.axis is not None:
-        notes.insert(0, "Here ↑ and ↓ compare with the first column of the same noise.")
     if name == "figure3":
-        return Section(name, sweep.title, [], sweep_figures.progress(next(iter(cells.values()))), notes)
+        progress = sweep_figures.progress(next(iter(cells.values())))
+        return Section(name, sweep.title, f"Preset {preset}.", [], progress, notes)
     rows = ROWS if sweep.axis is None else [row for row in ROWS if row.stage == STUDENT_OF.get(name, "meta1")]
     tables = [_table(sweep, cells, [row for row in rows if row.stage in sweep.stages], choice) for choice in CHOICES]
     drawing = None
     if sweep.axis is not None and name != "table3":
         drawing = sweep_figures.by_value(_lines(sweep, cells, rows[0]), sweep.axis)
-    return Section(name, sweep.title, tables, drawing, notes)
+    about = [f"Preset {preset}.", NUMBERS, OF_SYSTEMS if sweep.axis is None else ALONG_AN_AXIS]
+    about += [PAPER] if any(table.has_paper for table in tables) else []
+    return Section(name, sweep.title, " ".join(about), tables, drawing, notes)
 
 
 def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice: str) -> SystemTable:
@@ -270,30 +218,3 @@ def _records(sweep: Sweep, cells: Mapping[str, Runs]) -> list[dict[str, Any]]:
                     }
                 )
     return records
-
-
-def _markdown(section: Section, preset: str) -> str:
-    lines = [f"# {section.title}", "", f"Preset {preset}."]
-    if section.tables:
-        lines[-1] += f" {LEGEND}"
-    for table in section.tables:
-        lines += ["", f"Test accuracy at {CHOICES[table.choice]}:", "", _line(["", *table.columns]), _rule(table)]
-        for row, cells in table.rows:
-            lines.append(_line([row.title, *(f"**{cell.text}**" if cell.bold else cell.text for cell in cells)]))
-        if table.has_paper:
-            lines += ["", "The paper's numbers, on its own data:", "", _line(["", *table.columns]), _rule(table)]
-            for row, cells in table.rows:
-                if any(cell.paper for cell in cells):
-                    lines.append(_line([row.title, *(cell.beside for cell in cells)]))
-    if section.drawing:
-        lines += ["", f"![{section.title}]({section.name}.svg)"]
-    lines += ["", *(f"- {note}" for note in section.notes)] if section.notes else []
-    return "\n".join(lines) + "\n"
-
-
-def _rule(table: SystemTable) -> str:
-    return "|---" * (len(table.columns) + 1) + "|"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

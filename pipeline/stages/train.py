@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
 from torch import Tensor
 
@@ -40,25 +41,31 @@ def _train(workspace: Workspace, stage: str) -> str:
     kept = _filter(workspace, network)
     features, features_digest = _features(workspace, system)
     student = runtime.build_network(params, workspace.dataset, workspace.device, system.iteration)
-    mlnt, train = params.mlnt, params.train
-    step = MLNTStep(
-        num_synthetic=mlnt.M if system.meta else 0,
-        replace_fraction=mlnt.rho,
-        num_neighbors=mlnt.neighbors,
-        inner_lr=mlnt.alpha,
-        momentum=train.momentum,
-        weight_decay=train.weight_decay,
-        order=mlnt.order,
-        update=mlnt.update,
-        kl_reduction=mlnt.kl_reduction,
-        teacher_bn=mlnt.teacher_bn,
-        mentor=network,
-        batched=mlnt.batched,
-    )
+    step = MLNTStep(**step_options(params, system.meta), mentor=network)
     data = workspace.training_data(kept, features)
     training = workspace.training(student, step, data, iteration=system.iteration, meta=system.meta)
-    rates = {"train.lr": train.lr} | ({"mlnt.eta": mlnt.eta, "mlnt.alpha": mlnt.alpha} if system.meta else {})
+    rates = {"train.lr": params.train.lr}
+    if system.meta:
+        rates |= {"mlnt.eta": params.mlnt.eta, "mlnt.alpha": params.mlnt.alpha}
     return fit(workspace, stage, system.title, training, [features_digest, mentor_digest], rates)
+
+
+def step_options(params: Params, meta: bool = True) -> dict[str, Any]:
+    """What `MLNTStep` is made with, but for a mentor; without `meta`, as cross entropy."""
+    mlnt = params.mlnt
+    return {
+        "num_synthetic": mlnt.M if meta else 0,
+        "replace_fraction": mlnt.rho,
+        "num_neighbors": mlnt.neighbors,
+        "inner_lr": mlnt.alpha,
+        "momentum": params.train.momentum,
+        "weight_decay": params.train.weight_decay,
+        "order": mlnt.order,
+        "update": mlnt.update,
+        "kl_reduction": mlnt.kl_reduction,
+        "teacher_bn": mlnt.teacher_bn,
+        "batched": mlnt.batched,
+    }
 
 
 def _filter(workspace: Workspace, network: Network | None) -> Tensor | None:

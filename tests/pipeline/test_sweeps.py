@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from projects import ROOT, changed, default_values, edit_params
 
-from pipeline import checkpoint, comparison, experiments, gallery, tables
+from pipeline import checkpoint, comparison, experiments, gallery, queueing, sweep, table_pages, tables
 from pipeline.comparison import CROSS_ENTROPY, ROWS, Figure, Row
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.experiments import Finished, fresh_stages, identity, relevant_keys
 from pipeline.params import Params, leaf_keys
 from pipeline.params_file import check, read_yaml
@@ -232,13 +232,13 @@ def test_the_highest_is_not_bold_beside_an_equal() -> None:
 
 
 def test_a_cell_says_its_n_its_error_and_the_papers_number() -> None:
-    full = tables.Cell(Figure(90.0, 0.4, 5), "better", True, (87.0, 0.3))
+    full = table_pages.Cell(Figure(90.0, 0.4, 5), "better", True, (87.0, 0.3))
     assert full.text == "90.0 ± 0.4 (5) ↑"
     assert full.beside == "87 (+3.0; +6 se)"
-    assert tables.Cell(Figure(90.0, 0.0, 2), "", False, (87.0, 0.0)).beside == "87 (+3.0)"
-    assert tables.Cell(Figure(90.0, 0.4, 5), "", False, (87.0, None)).beside == "87 (+3.0)"
-    assert tables.Cell(Figure(90.0, None, 1), "", False, (87.0, None)).beside == "87 (+3.0)"
-    assert tables.Cell(None, "", False, (87.0, None)).text == ""
+    assert table_pages.Cell(Figure(90.0, 0.0, 2), "", False, (87.0, 0.0)).beside == "87 (+3.0)"
+    assert table_pages.Cell(Figure(90.0, 0.4, 5), "", False, (87.0, None)).beside == "87 (+3.0)"
+    assert table_pages.Cell(Figure(90.0, None, 1), "", False, (87.0, None)).beside == "87 (+3.0)"
+    assert table_pages.Cell(None, "", False, (87.0, None)).text == ""
 
 
 def test_bold_is_never_worse_on_the_seeds_that_both_have() -> None:
@@ -352,6 +352,11 @@ def test_tables_are_written_for_what_was_run_alone(written: Path, capsys: pytest
     first = next(rows)
     assert (first["system"], first["n"], first["test_accuracy"]) == ("Cross Entropy", "3", "52.0")
     assert first["seeds"] == "0:50.00 1:52.00 2:54.00"
+    assert "than Cross Entropy by a paired t-test" in text
+    along = (written / "out/figure4.md").read_text(encoding="utf-8")
+    assert "than the first column of the same noise by a paired t-test" in along
+    assert "Cross Entropy" not in along
+    assert "The run of params.yaml" in (written / "out/figure7.md").read_text(encoding="utf-8")
 
 
 def test_the_page_is_one_file_and_escapes_what_it_shows(written: Path) -> None:
@@ -369,6 +374,57 @@ def test_targets_are_the_ends_of_the_chains() -> None:
     assert targets(ALL_STAGES) == ["meta3", "control3", "baselines/dvc.yaml"]
     assert targets(FIRST_ITERATION) == ["meta1"]
     assert targets((*FIRST_ITERATION, "meta2")) == ["meta2"]
+    assert targets(("meta1", "joint_optimization")) == ["meta1", "baselines/dvc.yaml:baseline@joint_optimization"]
+
+
+def test_table_4_wants_nothing_that_needs_true_labels() -> None:
+    """On Clothing1M the stages `forward` and `cnn_crf` stop: they need the noise matrix, or some true labels."""
+    assert set(ALL_STAGES) - set(SWEEPS["table4"].stages) == {"forward", "cnn_crf"}
+    assert len(targets(SWEEPS["table4"].stages)) == 5
+
+
+def test_what_was_taken_out_of_the_queue_is_not_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three open experiments one failed and one left no result; the third has no task any more."""
+    left = plan("figure3", [])
+    values = left.open
+    failed, vanished, old = (queueing.Task(name, "Failed") for name in ("1111111", "2222222", "3333333"))
+    vanished = queueing.Task(vanished.revision, "Success")
+    params = {failed.revision: values[0], vanished.revision: values[2], old.revision: values[1]}
+    now = queueing.Queue((failed, vanished, old), workers=False)
+    monkeypatch.setattr(queueing, "status", lambda: now)
+    monkeypatch.setattr(sweep, "params_at", lambda revisions: {each: params[each] for each in revisions})
+    lost = sweep.without_result(left, queueing.Queue((old, queueing.Task("1111111", "Queued")), workers=True))
+    assert set(lost.values()) == {failed, vanished}
+    again = sweep.cut(left, lost)
+    assert again is not None
+    assert [v["seed"] for _, each in again.missing for v in each] == [0, 2]
+    assert sweep.cut(left, {}) is None
+
+
+def test_the_reason_of_a_failure_is_the_last_error_of_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = "error: a warning of old\nerror: no such luck\nERROR: failed to reproduce 'pretrain': exited with 2\n"
+    monkeypatch.setattr(queueing, "_dvc", lambda *arguments: log)
+    assert queueing.reason(queueing.Task("1111111", "Failed")) == "error: no such luck"
+
+    def no_log(*arguments: str) -> str:
+        raise RunError("dvc queue logs: ERROR: No output logs found")
+
+    monkeypatch.setattr(queueing, "_dvc", no_log)
+    monkeypatch.setattr(queueing, "CELERY", tmp_path)
+    assert "nothing says why" in queueing.reason(queueing.Task("1111111", "Failed"))
+    (tmp_path / "dvc-exp-worker-1.out").write_text("[INFO] ready\nTask setup raised unexpected: LockError()\n[INFO] done\n")
+    assert queueing.reason(queueing.Task("1111111", "Failed")) == "Task setup raised unexpected: LockError()"
+    assert queueing.reason(queueing.Task("1111111", "Success")) == "Task setup raised unexpected: LockError()"
+
+
+@pytest.mark.parametrize("text", ["# only a comment\n", "- a list\n", "text\n"])
+def test_a_preset_that_has_no_sections_is_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets/mine.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"presets/mine.yaml: expected sections such as `train:`, found"):
+        sweep.read_bases("mine")
 
 
 @pytest.mark.parametrize(
