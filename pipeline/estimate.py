@@ -39,6 +39,8 @@ def seconds(runs: Iterable[Values], stages: Sequence[str]) -> float | None:
             per_pass[key] = _pass_seconds(params)
         total += START_UP_SECONDS * (STAGES_BEFORE + len(stages))
         total += per_pass[key] * sum(_passes(params, stage) for stage in stages)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the experiments want the memory that this process would keep
     return total
 
 

@@ -412,7 +412,9 @@ def test_the_reason_of_a_failure_is_the_last_error_of_its_log(monkeypatch: pytes
     monkeypatch.setattr(queueing, "_dvc", no_log)
     monkeypatch.setattr(queueing, "CELERY", tmp_path)
     assert "nothing says why" in queueing.reason(queueing.Task("1111111", "Failed"))
-    (tmp_path / "dvc-exp-worker-1.out").write_text("[INFO] ready\nTask setup raised unexpected: LockError()\n[INFO] done\n")
+    (tmp_path / "dvc-exp-worker-1.out").write_text(
+        "[INFO] ready\nTask setup raised unexpected: LockError()\n[INFO] done\n"
+    )
     assert queueing.reason(queueing.Task("1111111", "Failed")) == "Task setup raised unexpected: LockError()"
     assert queueing.reason(queueing.Task("1111111", "Success")) == "Task setup raised unexpected: LockError()"
 

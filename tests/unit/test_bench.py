@@ -1,4 +1,4 @@
-"""The scripts of bench/ run for minutes; that they start is tested here."""
+"""The scripts of bench/ run for minutes; that they start is tested here, and that the one that changes classes runs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,41 @@ import sys
 from pathlib import Path
 
 import pytest
+from projects import run_stage, write_params
+
+from pipeline import params_file
 
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-@pytest.mark.parametrize(
-    "script", ["measure", "precision", "profile_epoch", "scaling", "seeds", "select_recipe", "step", "storage"]
-)
+SCRIPTS = sorted(path.stem for path in BENCH.glob("*.py") if "ArgumentParser(" in path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_script_starts(script: str) -> None:
     command = [sys.executable, BENCH / f"{script}.py", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "usage:" in done.stdout
+
+
+def test_an_epoch_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path)
+    for stage in ("download", "noise", "pretrain", "features"):
+        run_stage(stage, params_file.load(Path("params.yaml")))
+    command = [
+        sys.executable,
+        BENCH / "profile_epoch.py",
+        "--set",
+        "train.epochs=1",
+        "--set",
+        "train.lr_drop_epochs=[]",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    seconds = {
+        row.split("│")[1].strip(): float(row.split("│")[2])
+        for row in done.stdout.splitlines()
+        if "%" in row and "│" in row
+    }
+    assert 0 < seconds["step"] < seconds["all epochs"] < seconds["stage without start-up"]
