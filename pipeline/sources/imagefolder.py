@@ -6,12 +6,15 @@ import csv
 import os
 from pathlib import Path, PurePosixPath
 
-from pipeline.artifacts import SPLITS, TRAIN, Dataset
+from pipeline.artifacts import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
 from pipeline.sources.containers import Container, Folder, open_container
 from pipeline.sources.decode import EXTENSIONS
 from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing
 from pipeline.sources.members import first_few, is_hidden, is_inside, is_text, printable, repeated
+
+_SPLIT_FOLDERS = {**SPLIT_NAMES, "training": TRAIN, "dev": VALIDATION, "testing": TEST}
+"""By name, in any case."""
 
 
 def load(root: Path, options: FileOptions) -> Dataset:
@@ -27,7 +30,7 @@ def load(root: Path, options: FileOptions) -> Dataset:
             f"data.root: {root}: no images in it; expected train/CLASS/FILE, or a .csv file with the columns "
             f"path,label; images end in {' '.join(EXTENSIONS)}"
         )
-    return load_listing(_numbered([_place(name, root) for name in names]), container, options, "imagefolder")
+    return load_listing(_numbered(_place(names, root)), container, options, "imagefolder")
 
 
 def _images(container: Container, root: Path) -> list[str]:
@@ -58,22 +61,61 @@ def _images(container: Container, root: Path) -> list[str]:
         (repeated(names), "occur more than once", "pack it anew, each of them once"),
     )
     for found, what, remedy in doubtful:
-        if found:
-            raise UserError(
-                f"data.root: {root}: {len(found)} images in it {what}: {first_few(map(printable, found))}; {remedy}"
-            )
+        _refuse(root, found, what, remedy)
     return names
 
 
-def _place(name: str, root: Path) -> Sample:
-    """The split and the class that a path says: …/train/CLASS/…, or CLASS/… for a folder without splits."""
-    parts = PurePosixPath(name).parts
-    for i, part in enumerate(parts[:-2]):
-        if part in SPLIT_NAMES:
-            return Sample(name, parts[i + 1], SPLIT_NAMES[part], -1)
-    if len(parts) >= 2 and parts[-2] not in SPLIT_NAMES:
-        return Sample(name, parts[-2], TRAIN, -1)
-    raise UserError(f"data.root: {root}: {name} lies in no class folder; expected train/CLASS/FILE or CLASS/FILE")
+def _refuse(root: Path, found: list[str], what: str, remedy: str) -> None:
+    if found:
+        raise UserError(
+            f"data.root: {root}: {len(found)} images in it {what}: {first_few(map(printable, found))}; {remedy}"
+        )
+
+
+def _place(names: list[str], root: Path) -> list[Sample]:
+    """The split and the class that each path says: …/train/CLASS/…, or CLASS/FILE where no path says a split.
+
+    Raises:
+        UserError: a path that says no class or two splits, or none beside others that do; without splits, class folders
+            in different folders.
+    """
+    placed: list[Sample] = []
+    without: list[Sample] = []
+    twice: list[str] = []
+    first: dict[tuple[str, ...], str] = {}
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if at := _split_folders(parts):
+            placed.append(Sample(name, parts[at[0] + 1], _SPLIT_FOLDERS[parts[at[0]].casefold()], -1))
+            if len(at) > 1:
+                twice.append(name)
+        elif len(parts) >= 2 and parts[-2].casefold() not in _SPLIT_FOLDERS:
+            without.append(Sample(name, parts[-2], TRAIN, -1))
+            first.setdefault(parts[:-2], name)
+        else:
+            raise UserError(
+                f"data.root: {root}: {name} lies in no class folder; expected train/CLASS/FILE or CLASS/FILE"
+            )
+    _refuse(root, twice, "lie below two folders that name a split", "rename or remove one of the folders")
+    if placed:
+        _refuse(
+            root,
+            [sample.path for sample in without],
+            "lie in no split, and others do",
+            "move them to train/CLASS/, val/CLASS/ or test/CLASS/, or remove them",
+        )
+    elif len(first) > 1:
+        raise UserError(
+            f"data.root: {root}: its class folders lie in {len(first)} different folders: "
+            f"{first_few(map(printable, first.values()))}; expected CLASS/FILE for all images, or train/CLASS/FILE, "
+            "where folders inside of CLASS belong to it"
+        )
+    return placed or without
+
+
+def _split_folders(parts: tuple[str, ...]) -> list[int]:
+    """Where in a path folders are named like a split, and a class folder comes after them."""
+    return [i for i, part in enumerate(parts[:-2]) if part.casefold() in _SPLIT_FOLDERS]
 
 
 def _read_csv(path: Path) -> list[Sample]:

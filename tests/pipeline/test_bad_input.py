@@ -582,6 +582,12 @@ OWN_IMAGES = [
         "lies in no class folder",
     ),
     tree(
+        "beside the splits",
+        lambda: write_picture(Path("images/unlabeled/1.png"), 1, size=(8, 8)),
+        "1 images in it lie in no split",
+        "unlabeled/1.png",
+    ),
+    tree(
         "other sizes",
         lambda: write_picture(Path("images/train/cat/1.png"), 1, size=(9, 8)),
         "the images differ in size",

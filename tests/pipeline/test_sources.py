@@ -136,6 +136,24 @@ def test_validation_and_test_may_be_missing(splits: dict[str, int], counts: list
     assert [dataset.class_names[label] for label in dataset.labels] == [Path(name).parts[-2] for name in dataset.names]
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("Train", "Val", "Test"), ("training", "dev", "testing"), ("TRAINING", "Validation", "Testing")],
+)
+def test_splits_go_by_other_names_too(train: str, val: str, test: str, tmp_path: Path) -> None:
+    write_tree(tmp_path, {train: 3, val: 1, test: 2})
+    dataset = load(tmp_path)
+    assert np.bincount(dataset.split).tolist() == [9, 3, 6]
+    assert dataset.class_names == list(CLASSES)
+
+
+def test_folders_inside_of_a_class_folder_belong_to_it(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 1})
+    write_picture(tmp_path / "train" / "dog" / "puppies" / "1.png", 0)
+    dataset = load(tmp_path)
+    assert [dataset.class_names[label] for label in dataset.labels] == ["cat", "dog", "dog", "emu"]
+
+
 def test_a_csv_without_splits_is_all_for_training(tmp_path: Path) -> None:
     write_tree(tmp_path / "images", {"": 2})
     dataset = load(pack_csv(tmp_path / "images", tmp_path / "labels.csv", with_split=False))
@@ -228,6 +246,25 @@ def test_images_outside_of_class_folders_are_refused(tmp_path: Path) -> None:
     write_tree(tmp_path, {"train": 2})
     write_picture(tmp_path / "train" / "loose.png", 0)
     refused(tmp_path, "data.root", "train/loose.png lies in no class folder", "train/CLASS/FILE")
+
+
+def test_images_in_no_split_are_refused_where_others_are_in_one(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 2, "test": 1})
+    for i in range(7):
+        write_picture(tmp_path / "unlabeled" / f"{i}.png", i)
+    refused(tmp_path, "data.root", "7 images in it lie in no split", "unlabeled/0.png; ", "; and 2 more", "train/CLASS/")
+
+
+def test_images_in_two_splits_are_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 1, "test": 1}, prefix="Training")
+    refused(tmp_path, "data.root", "6 images in it lie below two folders that name a split: Training/test/cat/cat-0.png")
+
+
+@pytest.mark.parametrize("other", ["dog/puppies/1.png", "more/images/fox/1.png"])
+def test_class_folders_without_splits_lie_in_one_folder(other: str, tmp_path: Path) -> None:
+    write_tree(tmp_path, {"": 2})
+    write_picture(tmp_path / other, 0)
+    refused(tmp_path, "data.root", "class folders lie in 2 different folders", "cat/cat-0.png", other, "CLASS/FILE")
 
 
 def test_one_class_is_not_enough(tmp_path: Path) -> None:
