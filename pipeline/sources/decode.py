@@ -14,7 +14,9 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from pipeline.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+)  # fmt: skip
 
 # What a file holds counts, not its name. Without this list Pillow tries all formats that it knows, and for one of them,
 # EPS, starts Ghostscript.

@@ -6,15 +6,21 @@ import csv
 import os
 from pathlib import Path, PurePosixPath
 
+from pipeline import console
 from pipeline.artifacts import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
-from pipeline.sources.containers import Container, Folder, open_container
+from pipeline.sources.containers import Folder, open_container
 from pipeline.sources.decode import EXTENSIONS
 from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing
-from pipeline.sources.members import first_few, is_hidden, is_inside, is_text, printable, repeated
+from pipeline.sources.members import Members, first_few, is_hidden, is_inside, is_text, printable, repeated
 
 _SPLIT_FOLDERS = {**SPLIT_NAMES, "training": TRAIN, "dev": VALIDATION, "testing": TEST}
 """By name, in any case."""
+
+_BESIDE_IMAGES = (
+    ".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".log", ".ini", ".db",
+)  # fmt: skip
+"""Ends of files that people and programs put beside images: nobody takes them for images."""
 
 
 def load(root: Path, options: FileOptions) -> Dataset:
@@ -25,31 +31,32 @@ def load(root: Path, options: FileOptions) -> Dataset:
     if root.suffix.lower() == ".csv":
         return load_listing(_numbered(_read_csv(root)), Folder(root.parent), options, "imagefolder")
     container = open_container(root, options.max_unpacked)
-    if not (names := _images(container, root)):
+    members = container.members()
+    if not (names := _images(members, root, isinstance(container, Folder))):
         raise UserError(
             f"data.root: {root}: no images in it; expected train/CLASS/FILE, or a .csv file with the columns "
             f"path,label; images end in {' '.join(EXTENSIONS)}"
         )
-    return load_listing(_numbered(_place(names, root)), container, options, "imagefolder")
+    samples = _place(names, root)
+    _warn_of_others(members.files, PurePosixPath(names[0]).parts, root)
+    return load_listing(_numbered(samples), container, options, "imagefolder")
 
 
-def _images(container: Container, root: Path) -> list[str]:
+def _images(members: Members, root: Path, in_folder: bool) -> list[str]:
     """The images in a container. One that cannot be read is an error: left out, nobody would miss it.
 
     Raises:
         UserError: names that point outside, links in an archive, names that occur twice.
     """
-    members = container.members()
     pictures = [name for name in members.files if name.lower().endswith(EXTENSIONS)]
     names = [name for name in pictures if not is_hidden(name)]
     # A link without a suffix may be one to a class folder, in which no archive holds anything.
     suffixes = (*EXTENSIONS, "")
     links = [name for name in members.others if PurePosixPath(name).suffix.lower() in suffixes and not is_hidden(name)]
-    in_archive = not isinstance(container, Folder)
     doubtful = (
         ([name for name in names + links if not is_text(name)], "have names that are not UTF-8", "rename them"),
         (
-            [name for name in pictures + links if in_archive and not is_inside(name)],
+            [name for name in pictures + links if not in_folder and not is_inside(name)],
             r"have names that point outside of it (absolute, or with .., a drive or \)",
             "pack it anew from inside of its folder",
         ),
@@ -116,6 +123,22 @@ def _place(names: list[str], root: Path) -> list[Sample]:
 def _split_folders(parts: tuple[str, ...]) -> list[int]:
     """Where in a path folders are named like a split, and a class folder comes after them."""
     return [i for i, part in enumerate(parts[:-2]) if part.casefold() in _SPLIT_FOLDERS]
+
+
+def _warn_of_others(files: list[str], image: tuple[str, ...], root: Path) -> None:
+    """Of files in class folders that are no images by their names. `image`: the path of one that is."""
+    by_split = bool(_split_folders(image))
+
+    def in_class(parts: tuple[str, ...]) -> bool:
+        return bool(_split_folders(parts)) if by_split else len(parts) > 1 and parts[:-2] == image[:-2]
+
+    known = (*EXTENSIONS, *_BESIDE_IMAGES)
+    unknown = [name for name in files if not name.lower().endswith(known) and not is_hidden(name)]
+    if others := [name for name in unknown if in_class(PurePosixPath(name).parts)]:
+        console.warn(
+            f"data.root: {root}: {len(others)} files in class folders are left out, as their names do not end in "
+            f"{' '.join(EXTENSIONS)}: {first_few(map(printable, others))}; convert or rename those that are images"
+        )
 
 
 def _read_csv(path: Path) -> list[Sample]:

@@ -636,3 +636,37 @@ def test_what_file_managers_leave_behind_is_no_image(tmp_path: Path) -> None:
         (tmp_path / hidden).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / hidden).write_bytes(b"no image")
     assert load(tmp_path).names == names
+
+
+@pytest.mark.parametrize("prefix", ["", "train"])
+def test_files_in_class_folders_that_no_name_makes_images_are_counted_and_named(
+    prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path, {prefix: 2})
+    for name in ("notes.txt", "Thumbs.db", "cat.xml", ".hidden"):
+        (tmp_path / prefix / "cat" / name).write_bytes(b"x")
+    (tmp_path / "LICENSE").write_bytes(b"x")
+    load(tmp_path)
+    assert capsys.readouterr().err == ""
+    names = [f"cat/{i}.HEIC" for i in range(6)] + ["fox/\x1b[2J"]
+    for name in names:
+        path = tmp_path / prefix / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    assert load(tmp_path).class_names == list(CLASSES)
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: data.root: {tmp_path}: 7 files in class folders are left out")
+    shown = "; ".join(f"{prefix}/{name}".strip("/") for name in names[:5])
+    assert f".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm: {shown}; and 2 more; convert" in said
+    assert said.count("\n") == 1
+    for path in (tmp_path / prefix / "cat").glob("*.HEIC"):
+        path.unlink()
+    load(tmp_path)
+    assert "fox/\\x1b[2J" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPE"])
+def test_photographs_have_other_suffixes_too(suffix: str, tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 1})
+    Image.new("RGB", (6, 5)).save(tmp_path / "train" / "cat" / f"photo{suffix}", "JPEG")
+    assert f"train/cat/photo{suffix}" in load(tmp_path).names
