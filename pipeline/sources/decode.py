@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -51,34 +51,6 @@ class ImageOptions(NamedTuple):
 
 class UndecodableError(Exception):
     """Why a file gives no image."""
-
-
-def decode_images(
-    items: Iterable[tuple[str, bytes]], options: ImageOptions
-) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str]]:
-    """name → [C, H, W], all of one shape, and name → why for those that do not decode.
-
-    Raises:
-        UserError: images of different sizes, or one that is smaller than the crop.
-    """
-    images: dict[str, NDArray[np.uint8]] = {}
-    bad: dict[str, str] = {}
-    for name, content in items:
-        try:
-            images[name] = decode_image(content, options)
-        except UndecodableError as error:
-            bad[name] = str(error)
-    if options.channels == "auto" and len({len(image) for image in images.values()}) > 1:
-        images = {n: np.repeat(i, 3, axis=0) if len(i) == 1 else i for n, i in images.items()}
-    _check_shapes(images)
-    return images, bad
-
-
-def _check_shapes(images: dict[str, NDArray[np.uint8]]) -> None:
-    first_name = next(iter(images), "")
-    for name, image in images.items():
-        if image.shape != (first := images[first_name]).shape:
-            raise different_sizes(first_name, first.shape, name, image.shape)
 
 
 def different_sizes(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> UserError:

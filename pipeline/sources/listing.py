@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from pipeline import console
@@ -13,8 +15,9 @@ from pipeline.artifacts import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
 from pipeline.image_files import FileDecoder, ImageFiles
 from pipeline.names import Names
+from pipeline.sources.archives import GIB
 from pipeline.sources.containers import Container, Folder
-from pipeline.sources.decode import ImageOptions, decode_images
+from pipeline.sources.decode import ImageOptions, UndecodableError, decode_image, different_sizes
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.members import first_few
 from pipeline.sources.scan import scan
@@ -92,13 +95,77 @@ def load_listing(
 def _in_memory(
     wanted: list[Sample], container: Container, options: FileOptions
 ) -> tuple[list[Sample], NDArray[np.uint8]]:
-    images, bad = decode_images(
-        container.read([sample.path for sample in wanted], options.image.max_file_bytes), options.image
-    )
-    if missing := [sample.path for sample in wanted if sample.path not in images and sample.path not in bad]:
+    names = [sample.path for sample in wanted]
+    contents = container.read(dict.fromkeys(names), options.image.max_file_bytes)
+    images, bad = decode_images(contents, names, options.image)
+    return _without_bad(wanted, bad, options.on_bad_image) if bad else wanted, images
+
+
+def decode_images(
+    items: Iterable[tuple[str, bytes]], names: Sequence[str], options: ImageOptions
+) -> tuple[NDArray[np.uint8], dict[str, str]]:
+    """Images [N, C, H, W] in the order of `names`, and name → why for those that do not decode, which have no row.
+
+    Args:
+        items: name and bytes of each file, in any order, each name once.
+        names: what is wanted; a name may come again.
+
+    Raises:
+        UserError: missing files, images of different sizes, as soon as there are two, one that is smaller than the
+            crop, or more of them than memory holds.
+    """
+    row: dict[str, int] = {}
+    again = [(i, first) for i, name in enumerate(names) if (first := row.setdefault(name, i)) != i]
+    images = np.empty((len(names), 0, 0, 0), np.uint8)
+    done = np.zeros(len(names), dtype=bool)
+    bad: dict[str, str] = {}
+    first_name = ""
+    for name, content in items:
+        try:
+            image = decode_image(content, options)
+        except UndecodableError as error:
+            bad[name] = str(error)
+            continue
+        if not first_name:
+            images, first_name = _room(len(names), image.shape), name
+        elif image.shape[1:] != images.shape[2:]:
+            raise different_sizes(first_name, images.shape[1:], name, image.shape)
+        elif len(image) > images.shape[1]:  # data.channels: auto, and the first one in colour
+            grey, images = images, _room(len(names), image.shape)
+            for filled in np.flatnonzero(done):
+                images[filled] = grey[filled]
+        images[row[name]] = image  # a grey one as each of three colours
+        done[row[name]] = True
+    if missing := [name for name, i in row.items() if not done[i] and name not in bad]:
         raise UserError(f"data.root: {len(missing)} listed files are missing: {first_few(missing)}")
-    chosen = _without_bad(wanted, bad, options.on_bad_image) if bad else wanted
-    return chosen, np.stack([images[sample.path] for sample in chosen])
+    for i, first in again:
+        images[i], done[i] = images[first], done[first]
+    return _rows(images, done), bad
+
+
+def _room(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """
+    Raises:
+        UserError: there is less memory than that.
+    """
+    channels, height, width = shape
+    needed, free = count * math.prod(shape), psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"data.storage: found memory, but {count} images of {width}×{height}×{channels} need {needed / GIB:.1f} GiB"
+            f", and {free / GIB:.1f} are free; set data.resize to fewer pixels, data.limit to fewer images, or "
+            "data.storage to files (with data.root a folder or .csv file)"
+        )
+    return np.empty((count, *shape), np.uint8)
+
+
+def _rows(images: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """As `images[chosen]`, but in place."""
+    rows = np.flatnonzero(chosen)
+    if len(rows) < len(images):
+        for i, row in enumerate(rows):
+            images[i] = images[row]
+    return images[: len(rows)]
 
 
 def _in_files(wanted: list[Sample], container: Container, options: FileOptions) -> tuple[list[Sample], ImageFiles]:

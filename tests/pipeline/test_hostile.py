@@ -14,6 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from projects import ROOT, make_params, write_picture
 from pipeline import artifacts
 from pipeline.artifacts import Dataset
 from pipeline.errors import UserError
-from pipeline.sources import cifar10, clothing1m
+from pipeline.sources import cifar10, clothing1m, listing
 from pipeline.sources.archives import GIB
-from pipeline.sources.decode import ImageOptions
+from pipeline.sources.decode import ImageOptions, decode_image
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
 
@@ -161,10 +162,11 @@ def test_no_format_is_read_that_runs_other_programs(project: Path, monkeypatch: 
 DECODE = """
 import resource, sys
 from pathlib import Path
-from pipeline.sources.decode import ImageOptions, decode_images
+from pipeline.sources.decode import ImageOptions
+from pipeline.sources.listing import decode_images
 items = [(name, Path(name).read_bytes()) for name in sys.argv[1:]]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-images, bad = decode_images(items, ImageOptions("auto", None, None, 100))
+images, bad = decode_images(items, sys.argv[1:], ImageOptions("auto", None, None, 100))
 print(len(images), len(bad), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -182,6 +184,43 @@ def test_headers_that_lie_take_no_memory(tmp_path: Path) -> None:
     images, bad, kibibytes = map(int, done.stdout.split())
     assert (images, bad) == (0, len(KINDS))
     assert kibibytes < 30_000
+
+
+def test_sizes_are_compared_as_images_come(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after all of them, in memory and of any size."""
+    root = tree(project / "own", count=9)
+    write_picture(root / "train/cat/10.png", 0, size=(9, 7))
+    decoded = []
+    monkeypatch.setattr(listing, "decode_image", lambda *given: decoded.append(0) or decode_image(*given))
+    refused(root, "data.resize", "train/cat/0.png is 6×5, train/cat/10.png is 9×7")
+    assert len(decoded) == 2
+
+
+def test_images_that_no_memory_holds_are_refused_before_it_is_taken(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree(project / "own")
+    write_picture(root / "train/cat/-1.png", 0, mode="L")  # the first: fits, until the second is in colour
+    free = SimpleNamespace(available=4 * 6 * 5 * 3)
+    monkeypatch.setattr(listing.psutil, "virtual_memory", lambda: free)
+    refused(root, "data.storage: found memory, but 5 images of 6×5×3 need 0.0 GiB, and", "data.resize", "files")
+    free.available = 5 * 6 * 5 * 3
+    assert len(loaded(root).images) == 5
+
+
+def test_images_keep_their_order_whatever_comes_first(tmp_path: Path) -> None:
+    """Grey ones before colour, bad ones between, some wanted twice."""
+    items, pixels = [], {}
+    for i, (name, mode) in enumerate([("c", "L"), ("a", "RGB"), ("d", "L")]):
+        image = write_picture(tmp_path / f"{name}.png", i, mode=mode)
+        items.append((name, (tmp_path / f"{name}.png").read_bytes()))
+        pixels[name] = np.broadcast_to(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1), (3, 5, 6))
+    names = ["a", "bad", "c", "a", "bad", "d", "c"]
+    images, bad = listing.decode_images([*items[:2], ("bad", b""), items[2]], names, AS_THEY_ARE.image)
+    assert list(bad) == ["bad"]
+    assert np.array_equal(images, np.stack([pixels[name] for name in "acadc"]))
+    with pytest.raises(UserError, match="1 listed files are missing: e"):
+        listing.decode_images(items[1:2], ["a", "e"], AS_THEY_ARE.image)
 
 
 # data.on_bad_image
