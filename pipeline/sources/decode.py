@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from pipeline.errors import UserError
 
@@ -21,6 +21,17 @@ EXTENSIONS = (
 # What a file holds counts, not its name. Without this list Pillow tries all formats that it knows, and for one of them,
 # EPS, starts Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation → what makes it upright."""
 
 _BYTES_PER_PIXEL = 8
 """Four channels of 16 bits, not compressed: the most that an image file needs for a pixel."""
@@ -93,10 +104,7 @@ def _our_limit_alone() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _decode(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
-    most = options.max_mpixels
-    if len(content) > options.max_file_bytes:
-        raise ValueError(f"a file larger than any image of data.max_image_mpixels, {most:g}")
+def _opened(content: bytes, most: float) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
         if opened.width * opened.height > most * 1e6:
             raise ValueError(f"{opened.width}×{opened.height} pixels, more than data.max_image_mpixels, {most:g}")
@@ -104,8 +112,25 @@ def _decode(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
         if tile.get(TiffImagePlugin.TILEWIDTH, 0) * tile.get(TiffImagePlugin.TILELENGTH, 0) > most * 1e6:
             raise ValueError(f"tiles of more pixels than data.max_image_mpixels, {most:g}")
         opened.load()
-        ImageOps.exif_transpose(opened, in_place=True)  # the other form copies a photograph that stands upright too
-    image: Image.Image = opened
+        return _upright(opened)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As the camera was held. `ImageOps.exif_transpose` reads and writes all of EXIF: it fails where any is damaged."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except MemoryError:
+        raise
+    except Exception:  # what is damaged says nothing; Pillow raises anything
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _decode(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
+    most = options.max_mpixels
+    if len(content) > options.max_file_bytes:
+        raise ValueError(f"a file larger than any image of data.max_image_mpixels, {most:g}")
+    image = _opened(content, most)
     if image.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:

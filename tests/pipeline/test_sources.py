@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import re
 import shutil
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from projects import digests, make_params, write_picture
 
 from pipeline import artifacts, files
@@ -348,6 +349,63 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
         exif[0x0112] = 6
         image.save(tmp_path / "train" / label / "1.jpg", exif=exif)
     assert load(tmp_path).images.shape == (2, 1, 6, 4)
+
+
+def exif(*entries: tuple[int, int, int, bytes], orientation: int = 6) -> bytes:
+    """An EXIF block of the orientation and then these entries: tag, type, count, value or offset."""
+    rows = [(0x0112, 3, 1, struct.pack("<HH", orientation, 0)), *entries]
+    packed = b"".join(struct.pack("<HHI4s", *row) for row in rows)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(rows)) + packed + bytes(4)
+
+
+GOOD_EXIF = exif()
+
+
+def photograph(path: Path, block: bytes) -> NDArray[np.uint8]:
+    """A JPEG file with this EXIF block; its pixels as they are stored, [H, W]."""
+    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) * 10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, "JPEG", exif=block, dpi=(72, 72))  # without dpi Pillow looks for them in EXIF, and forgives more
+    return np.asarray(Image.open(path))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_orientations_are_those_of_pillow(orientation: int, tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        photograph(tmp_path / "train" / label / "1.jpg", exif(orientation=orientation))
+    with Image.open(tmp_path / "train" / "cat" / "1.jpg") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(load(tmp_path).images[0, 0], expected)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (0x011A, 2, 4, b"abc\0"),
+        (0x0100, 2, 4, b"abc\0"),
+        (0x0128, 9, 1, b"\xff\xff\xff\xff"),
+        (0x8769, 9, 1, b"\xff\xff\xff\xff"),
+        (0x8769, 4, 1, b"\xff\xff\xff\x7f"),
+    ],
+    ids=["a resolution of letters", "a width of letters", "a unit below 0", "a place below 0", "a place far away"],
+)
+def test_a_damaged_exif_block_is_no_reason_to_refuse_a_photograph(
+    entry: tuple[int, int, int, bytes], turned: bool, tmp_path: Path
+) -> None:
+    for label in ("cat", "dog"):
+        stored = photograph(tmp_path / "train" / label / "1.jpg", exif(entry, orientation=6 if turned else 1))
+    assert np.array_equal(load(tmp_path).images[0, 0], np.rot90(stored, -1) if turned else stored)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"Exif\0\0", b"Exif\0\0rubbish, not a block", GOOD_EXIF[:-20], GOOD_EXIF[:8], b"Exif\0\0II*\0\xff\xff\xff\xff"],
+)
+def test_an_exif_block_of_which_nothing_can_be_read_says_nothing(block: bytes, tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        stored = photograph(tmp_path / "train" / label / "1.jpg", block)
+    assert np.array_equal(load(tmp_path).images[0, 0], stored)
 
 
 def test_images_of_different_sizes_need_a_common_one(tmp_path: Path) -> None:
