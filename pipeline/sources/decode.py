@@ -131,6 +131,8 @@ def _decode(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
     if len(content) > options.max_file_bytes:
         raise ValueError(f"a file larger than any image of data.max_image_mpixels, {most:g}")
     image = _opened(content, most)
+    if image.mode.startswith("F"):  # Pillow would clip them to 0 to 255, and what lies in 0 to 1 is black
+        raise ValueError("its pixels are floating-point numbers, of no known range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:

@@ -341,6 +341,25 @@ def test_sixteen_bits_keep_their_upper_half(tmp_path: Path) -> None:
     assert np.array_equal(images[0, 0], (values >> 8).astype(np.uint8))
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, ">u2"])
+def test_sixteen_bits_of_a_tiff_keep_their_upper_half_too(kind: Any, tmp_path: Path) -> None:
+    values = np.arange(0, 65536, 2048).reshape(4, 8).astype(kind)
+    for label in ("cat", "dog"):
+        path = tmp_path / "train" / label / "1.tif"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(values).save(path)
+    images = load(tmp_path).images
+    assert images.shape == (2, 1, 4, 8)
+    assert np.array_equal(images[0, 0], (values >> 8).astype(np.uint8))
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 2})
+    Image.fromarray(np.linspace(0, 1, 30, dtype=np.float32).reshape(5, 6)).save(tmp_path / "train" / "cat" / "x.tif")
+    refused(tmp_path, "1 of 7 images do not decode: train/cat/x.tif (its pixels are floating-point", "8 or 16 bits")
+    assert len(load(tmp_path, on_bad_image="skip").names) == 6
+
+
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         (tmp_path / "train" / label).mkdir(parents=True)
