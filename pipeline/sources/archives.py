@@ -28,6 +28,8 @@ GIB = 1 << 30
 _CHUNK = 1 << 20
 _LONGEST_NAME = 4096
 """No system has longer paths."""
+_UTF8_NAME = 1 << 11
+"""The flag of a zip member."""
 _MOST_NAMES_BYTES = 1 << 30
 """More than ten million names; compressed ones may need a hundredth of a byte each."""
 
@@ -99,26 +101,26 @@ class Zip:
             for info in archive.infolist():
                 if not info.is_dir():
                     kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the writer knew no file types
-                    (found.files if kind in (0, stat.S_IFREG) else found.others).append(info.filename)
+                    (found.files if kind in (0, stat.S_IFREG) else found.others).append(_zip_name(info))
         return Members(sorted(found.files), sorted(found.others))
 
     def read(self, wanted: Collection[str], most: int) -> Iterator[tuple[str, bytes]]:
         with _readable(self._path), zipfile.ZipFile(self._path) as archive:
-            present = set(archive.namelist())
-            infos = [archive.getinfo(name) for name in wanted if name in present]
+            by_name = {_zip_name(info): info for info in archive.infolist()}
+            infos = {name: by_name[name] for name in wanted if name in by_name}
             # No member gives more bytes than the directory says: zipfile sees to that.
-            if sum(info.file_size for info in infos) > self._limit:
+            if sum(info.file_size for info in infos.values()) > self._limit:
                 raise _too_large(self._path, self._limit)
-            for info in infos:
+            for name, info in infos.items():
                 # Of the others zipfile unpacks 4 KiB at once, whatever comes out: of bzip2 that can be gibibytes.
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise UserError(
-                        f"data.root: {self._path}: {info.filename} is compressed by method {info.compress_type}, which "
+                        f"data.root: {self._path}: {name} is compressed by method {info.compress_type}, which "
                         "cannot be unpacked within bounds; pack it anew with deflate, as zip does by default"
                     )
-                with _readable(self._path, info.filename), archive.open(info) as file:
+                with _readable(self._path, name), archive.open(info) as file:
                     content = _read(file, most + 1)
-                yield info.filename, content
+                yield name, content
 
 
 class _Counted:
@@ -171,6 +173,17 @@ def _unpacked(path: Path) -> IO[bytes]:
 
 def _name(member: tarfile.TarInfo) -> str:
     return member.name.removeprefix("./")
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """As the writer meant it. A name without the mark of UTF-8 zipfile takes for cp437, which few writers mean.
+
+    What is no UTF-8 comes as lone surrogates, like the names in a folder or a tar archive.
+    """
+    from_field = info.orig_filename.partition("\0")[0] != info.filename  # newer Pythons read a field of Unicode names
+    if info.flag_bits & _UTF8_NAME or from_field:
+        return info.filename
+    return info.filename.encode("cp437").decode("utf-8", "surrogateescape")
 
 
 def _read(file: IO[bytes], most: int) -> bytes:

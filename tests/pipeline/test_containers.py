@@ -140,6 +140,43 @@ def test_names_that_are_not_utf_8_are_refused(project: Path) -> None:
     refused(folder, "1 images in it have names that are not UTF-8", r"train/cat/\udcff.png")
 
 
+def write_unmarked_zip(path: Path, names: list[bytes], *marked: str) -> Path:
+    """A zip archive whose names are these bytes, without the mark that says that they are UTF-8; and some with it."""
+    places = [f"train/cat/{i}".ljust(len(name), "x") for i, name in enumerate(names)]
+    content = write_archive(path, (*GOOD, *places, *marked)).read_bytes()
+    for place, name in zip(places, names, strict=True):
+        assert content.count(place.encode()) == 2
+        content = content.replace(place.encode(), name)
+    path.write_bytes(content)
+    return path
+
+
+def test_names_in_a_zip_archive_are_utf_8_with_or_without_its_mark(project: Path) -> None:
+    names = ["train/cat/größe.png", "train/dog/犬.png"]
+    path = write_unmarked_zip(project.parent / "archive.zip", [name.encode() for name in names], "train/dog/ä.png")
+    assert loaded(path) == sorted([*GOOD, *names, "train/dog/ä.png"])
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp437"])
+def test_names_in_a_zip_archive_of_another_encoding_are_refused(encoding: str, project: Path) -> None:
+    name = "train/cat/größe.png".encode(encoding)
+    path = write_unmarked_zip(project.parent / "archive.zip", [name])
+    refused(path, "1 images in it have names that are not UTF-8: ", r"train/cat/gr\udc", "rename them")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("train/cat/größe.png", "occur more than once"),
+        ("../größe.png", "point outside"),
+        (r"train/ß\1.png", "point outside"),
+    ],
+)
+def test_names_without_the_mark_are_checked_as_they_are_meant(name: str, what: str, project: Path) -> None:
+    path = write_unmarked_zip(project.parent / "archive.zip", [name.encode()], "train/cat/größe.png")
+    refused(path, "1 images in it", what, name, "pack it anew")
+
+
 def test_a_folder_of_ones_own_may_have_names_that_archives_may_not(project: Path) -> None:
     names = [r"train/C:/a\b.png", "train/new\nline/1.png"]
     for i, name in enumerate(names):
