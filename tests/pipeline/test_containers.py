@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,42 @@ def test_headers_that_lie(suffix: str, start: bytes, expected: str, project: Pat
     path = project.parent / f"archive.{suffix}"
     path.write_bytes(COMPRESSORS[suffix](start))
     refused(path, expected, path.name, max_unpacked_gib=0.25, max_image_mpixels=100_000)
+
+
+def greedy_xz(content: bytes, size: int) -> bytes:
+    """An xz stream whose header asks for a dictionary of 4 GiB (40), 3 GiB (39), …"""
+    data = bytearray(lzma.compress(content))
+    length = 4 * (data[12] + 1)
+    assert data[14:16] == b"\x21\x01"  # LZMA2, one byte of properties
+    data[16] = size
+    data[12 + length - 4 : 12 + length] = zlib.crc32(data[12 : 12 + length - 4]).to_bytes(4, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("before", [b"", lzma.compress(header("train/cat/1.png", 0)), lzma.compress(b"") + bytes(8)])
+def test_an_xz_archive_takes_no_more_memory_than_the_highest_preset(before: bytes, project: Path) -> None:
+    path = project.parent / "archive.tar.xz"
+    path.write_bytes(before + greedy_xz(header("train/cat/2.png", 0) + bytes(1024), 40))
+    refused(path, "data.root", path.name, "more than 256 MiB of memory", "pack it anew with xz -9")
+    path.write_bytes(before + greedy_xz(header("train/cat/2.png", 0) + bytes(1024), 28))  # 64 MiB, as xz -9 has it
+    assert Tar(path, MIB).members().files[-1] == "train/cat/2.png"
+
+
+def test_an_old_lzma_archive_takes_no_more_memory_either(project: Path) -> None:
+    content = lzma.compress(header("train/cat/1.png", 0) + bytes(1024), lzma.FORMAT_ALONE)
+    path = project.parent / "archive.tar.lzma"
+    path.write_bytes(content)
+    assert Tar(path, MIB).members().files == ["train/cat/1.png"]
+    path.write_bytes(content[:1] + b"\0\0\0\xc0" + content[5:])
+    refused(path, "more than 256 MiB of memory")
+
+
+@pytest.mark.parametrize("after", [b"rubbish", bytes(3), bytes(70_000)])
+def test_what_follows_the_last_xz_stream_does_not_matter(after: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "archive.tar.xz"
+    content = header("train/cat/1.png", 3) + b"abc".ljust(512, b"\0") + bytes(1024)
+    path.write_bytes(lzma.compress(content[:100]) + bytes(4) + lzma.compress(content[100:]) + after)
+    assert dict(Tar(path, MIB).read(["train/cat/1.png"], MIB)) == {"train/cat/1.png": b"abc"}
 
 
 def test_an_archive_of_very_many_members_takes_no_more_than_their_names(tmp_path: Path) -> None:
