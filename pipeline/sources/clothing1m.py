@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from pipeline import console
 from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
-from pipeline.sources.containers import Folder
+from pipeline.sources.containers import Folder, file_type
 from pipeline.sources.listing import FileOptions, Sample, load_listing
 from pipeline.sources.members import first_few, is_inside, printable, repeated
 
@@ -27,11 +28,11 @@ def load(root: Path, options: FileOptions) -> Dataset:
     """The paper's split: noisy training images, clean validation and test images; the clean training set is unused.
 
     Raises:
-        UserError: a list is missing or damaged; a key points outside, has no label, or none that is a class number; or
-            what `load_listing` finds, such as keys without files.
+        UserError: a list is missing, unreadable or damaged; a key points outside, has no label, or none that is a class
+            number; or what `load_listing` finds, such as keys without files.
     """
     names = sorted({name for row in KEY_LISTS for name in row[1:]})
-    if missing := [name for name in names if not (root / name).is_file()]:
+    if missing := [name for name in names if file_type(root / name) != stat.S_IFREG]:
         raise UserError(
             f"data.root: {root}: no such file: {', '.join(missing)}; expected {', '.join(names)} and images/"
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -57,11 +59,35 @@ def read_start(path: Path, most: int) -> bytes:
     Raises:
         UserError: it cannot be read.
     """
+    with readable(path), path.open("rb") as file:
+        return file.read(most)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        UserError: in place of what a file or folder that cannot be read makes Python raise.
+    """
     try:
-        with path.open("rb") as file:
-            return file.read(most)
+        yield
+    except FileNotFoundError:
+        raise UserError(f"data.root: {path}: no such file") from None
     except OSError as error:
         raise UserError(f"data.root: {path}: not readable ({error})") from error
+
+
+def file_type(path: Path) -> int:
+    """The type of what is there, as in `stat.S_IFMT`; 0 for nothing.
+
+    Raises:
+        UserError: nobody may look. From Python 3.14 on pathlib says that there is nothing.
+    """
+    with readable(path):
+        try:
+            return stat.S_IFMT(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no path at all
+            return 0
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
@@ -73,7 +99,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
     left = [(root, frozenset[tuple[int, int]]())]
     while left:
         folder, above = left.pop()
-        try:
+        with readable(folder):
             about = folder.stat()
             if (key := (about.st_dev, about.st_ino)) in above:
                 continue
@@ -84,8 +110,6 @@ def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
                         left.append((path, above | {key}))
                     else:
                         yield path, path.is_file()
-        except OSError as error:
-            raise UserError(f"data.root: {folder}: not readable ({error})") from error
 
 
 def open_container(path: Path, limit: int) -> Container:
@@ -94,13 +118,14 @@ def open_container(path: Path, limit: int) -> Container:
         limit: the bytes that an archive may unpack to.
 
     Raises:
-        UserError: neither a folder nor a readable tar or zip archive.
+        UserError: neither a folder nor a tar or zip archive, or one that cannot be read.
     """
-    if path.is_dir():
+    if (found := file_type(path)) == stat.S_IFDIR:
         return Folder(path)
-    if not path.exists():
+    if not found:
         raise UserError(f"data.root: {path}: no such folder or file")
-    if path.is_file():
+    if found == stat.S_IFREG:
+        read_start(path, 1)  # what cannot be read looks like no archive
         # Tar first: of any file whose end looks like a zip archive zipfile believes that it is one.
         if is_tar(path, limit):
             return Tar(path, limit)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+import stat
 from pathlib import Path, PurePosixPath
 
 from pipeline import console
 from pipeline.artifacts import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
-from pipeline.sources.containers import Folder, open_container
+from pipeline.sources.containers import Folder, file_type, open_container, readable
 from pipeline.sources.decode import EXTENSIONS
 from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing
 from pipeline.sources.members import Members, first_few, is_hidden, is_inside, is_text, printable, repeated
@@ -142,9 +143,18 @@ def _warn_of_others(files: list[str], image: tuple[str, ...], root: Path) -> Non
 
 
 def _read_csv(path: Path) -> list[Sample]:
+    """
+    Raises:
+        UserError: no such file, one that cannot be read, other columns, or a row that names no file, class or split.
+    """
+    if file_type(path) not in (0, stat.S_IFREG):
+        raise UserError(
+            f"data.root: {path}: ends in .csv and is no file; expected a table with the columns path,label, or a "
+            "folder of another name"
+        )
     samples: list[Sample] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with readable(path), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
             if not {"path", "label"} <= set(columns):
@@ -161,9 +171,7 @@ def _read_csv(path: Path) -> list[Sample]:
                 if not os.path.isfile(path.parent / row["path"]):  # noqa: PTH113 (pathlib raises for a long path)
                     raise UserError(f"data.root: {path}, line {line}: no such file: {row['path']}")
                 samples.append(Sample(row["path"], row["label"], SPLIT_NAMES[split], -1))
-    except FileNotFoundError:
-        raise UserError(f"data.root: {path}: no such file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:  # not UTF-8, or no path at all
         raise UserError(f"data.root: {path}: not readable as CSV: {error}") from error
     return samples
 

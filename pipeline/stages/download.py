@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from pipeline import artifacts
@@ -10,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
 from pipeline.sources.archives import GIB
+from pipeline.sources.containers import file_type, readable
 from pipeline.sources.decode import ImageOptions
 from pipeline.sources.fetch import check_sha256, fetch
 from pipeline.sources.limit import limit_dataset
@@ -63,8 +65,9 @@ def _load(params: Params) -> Dataset:
 def _local(root: str | None, url: str | None, sha256: str | None, max_download: int) -> Path:
     if root is not None:
         path = Path(root).expanduser()
-        if sha256 is not None and path.is_file():
-            check_sha256(path, sha256, root)
+        if sha256 is not None and file_type(path) == stat.S_IFREG:
+            with readable(path):
+                check_sha256(path, sha256, root)
         return path
     if url is not None:
         return fetch(url, sha256, RAW, max_download)

@@ -665,6 +665,13 @@ OWN_IMAGES = [
     csv_list("without a label", "path,label\ntrain/cat/1.png,\n", "line 2"),
     csv_list("another split", "path,label,split\ntrain/cat/1.png,cat,dev\n", "line 2", "train"),
     csv_list("not UTF-8", b"path,label\n\xff\xfe,1\n", "not readable as CSV"),
+    tree(
+        "a folder",
+        lambda: Path("images").rename("images.csv"),
+        "data.root: images.csv: ends in .csv and is no file",
+        kind="image list",
+        data__root="images.csv",
+    ),
     csv_list("one class", "path,label\ntrain/cat/1.png,cat\n", "two or more classes"),
     *(
         tree(url, lambda: None, "data.url", kind="URL", data__root=None, data__url=url)

@@ -747,3 +747,34 @@ def test_photographs_have_other_suffixes_too(suffix: str, tmp_path: Path) -> Non
     write_tree(tmp_path, {"train": 1})
     Image.new("RGB", (6, 5)).save(tmp_path / "train" / "cat" / f"photo{suffix}", "JPEG")
     assert f"train/cat/photo{suffix}" in load(tmp_path).names
+
+
+# What may not be read
+
+
+def no_access(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize("name", ["images.csv", "images.zip", "images"])
+def test_a_place_below_a_folder_that_may_not_be_entered_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "stat", no_access)
+    refused(tmp_path / name, f"data.root: {tmp_path / name}: not readable (", "Permission denied")
+    with pytest.raises(UserError, match=r"^data\.root: .*not readable \(.*Permission denied"):
+        clothing1m.load(tmp_path / name, AS_THEY_ARE)
+
+
+@pytest.mark.parametrize("name", ["images.csv", "images.zip", "images.tar"])
+def test_a_file_that_may_not_be_read_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).write_bytes(b"path,label\n")
+    monkeypatch.setattr(Path, "open", no_access)
+    refused(tmp_path / name, f"data.root: {tmp_path / name}: not readable (", "Permission denied")
+
+
+def test_a_local_archive_is_looked_at_before_its_sum(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = own(root="images.zip", sha256="0" * 64)
+    monkeypatch.setattr(Path, "stat", no_access)
+    with pytest.raises(UserError, match=r"^data\.root: images\.zip: not readable"):
+        download.run(params)
