@@ -6,6 +6,7 @@ Nothing is extracted, and the pickles in it are read by our own unpickler.
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,32 +18,41 @@ from mlnt.restricted_pickle import Value, load_dict
 from pipeline.artifacts import TEST, TRAIN, Dataset
 from pipeline.errors import UserError
 from pipeline.sources.archives import Tar
-from pipeline.sources.containers import Container, Folder
-from pipeline.sources.fetch import fetch
+from pipeline.sources.containers import Container, Folder, file_type, readable
+from pipeline.sources.fetch import check_sha256, fetch
 
 LARGEST_FILE = 1 << 26
 """Bytes; a batch has 31 million."""
 
 
-def load(root: Path, url: str | None, max_download: int) -> Dataset:
+def load(root: Path, url: str | None, max_download: int, sha256: str | None = None) -> Dataset:
     """
     Args:
-        root: folder that holds the archive or `cifar-10-batches-py/`, or where the archive goes.
+        root: the archive, a folder that holds it or `cifar-10-batches-py/`, or where the archive goes.
         url: a mirror of the archive; None for the official place.
         max_download: bytes; a larger archive is not fetched.
+        sha256: of the archive, if it is to be checked beside the MD5.
 
     Raises:
-        UserError: it can be neither found nor downloaded, its MD5 is wrong, or it holds something else.
+        UserError: it can be neither found nor downloaded, its MD5 or SHA-256 is wrong, or it holds something else.
     """
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    archive = root / CIFAR10.filename
+    given = file_type(root) == stat.S_IFREG
+    archive = root if given else root / CIFAR10.filename
+    with readable(root):
+        wrong = given and not check_integrity(str(root), CIFAR10.tgz_md5)
+    if wrong:
+        raise UserError(
+            f"data.root: {root} has another MD5 than CIFAR-10's archive, {CIFAR10.tgz_md5}; expected that, or a "
+            f"folder with {CIFAR10.filename} or {CIFAR10.base_folder}/ in it"
+        )
     files = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
     sums = {f"{CIFAR10.base_folder}/{name}": md5 for name, md5 in files}
     container: Container = Folder(root)
     try:
-        if not all(check_integrity(str(root / name), md5) for name, md5 in sums.items()):
+        if given or not all(check_integrity(str(root / name), md5) for name, md5 in sums.items()):
             if not archive.exists():
                 fetch(url or CIFAR10.url, None, root, max_download, name=archive.name)
             if not check_integrity(str(archive), CIFAR10.tgz_md5):
@@ -54,6 +64,13 @@ def load(root: Path, url: str | None, max_download: int) -> Dataset:
             f"data.root: no intact CIFAR-10 in {root} and none from {url or CIFAR10.url} ({error}); put "
             f"{CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) into that folder, or set data.root or data.url"
         ) from error
+    if sha256 is not None:
+        if isinstance(container, Folder):
+            raise UserError(
+                f"data.sha256: found {sha256}, but the files of CIFAR-10 in {root} are unpacked; set data.root to the "
+                "archive that it belongs to, or data.sha256 to null (the MD5 of each file was checked)"
+            )
+        check_sha256(archive, sha256, str(archive))
     contents = dict(_contents(container, sums, root))
     batches = [
         _batch(contents[f"{CIFAR10.base_folder}/{name}"], f"{root}: {name}")

@@ -55,8 +55,9 @@ def _load(params: Params) -> Dataset:
     if data.source == "digits":
         return limit_dataset(digits.load(), data.limit, data.limit_test)
     if data.source == "cifar10":
-        root = Path(data.root) if data.root else RAW
-        return limit_dataset(cifar10.load(root, data.url, max_download), data.limit, data.limit_test)
+        root = Path(data.root).expanduser() if data.root else RAW
+        whole = cifar10.load(root, data.url, max_download, data.sha256)
+        return limit_dataset(whole, data.limit, data.limit_test)
     if data.source == "imagefolder":
         return imagefolder.load(_local(data.root, data.url, data.sha256, max_download), options)
     return clothing1m.load(_local(data.root, None, None, max_download), options)

@@ -113,7 +113,7 @@ def _matrix(class_names: list[str], params: Params) -> noise.Matrix:
             return noise.mapping_matrix(class_names, mapping, rate)
         except ValueError as error:
             raise UserError(f"noise.mapping: {error}") from error
-    return _read_matrix(Path(params.noise.matrix_file or ""), count)
+    return _read_matrix(Path(params.noise.matrix_file or "").expanduser(), count)
 
 
 def _read_matrix(path: Path, num_classes: int) -> noise.Matrix:

@@ -132,7 +132,7 @@ def test_instance_noise_is_that_of_each_sample_s_own_image(digits: Dataset) -> N
     assert wrong(digits, clean, VALIDATION) == 0
 
 
-def test_a_matrix_from_a_file(digits: Dataset, project: Path) -> None:
+def test_a_matrix_from_a_file(digits: Dataset, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = 0.75 * np.eye(10) + 0.25 * np.roll(np.eye(10), 3, axis=1)
     np.savetxt(project / "matrix.csv", matrix, delimiter=",")
     labels, _ = inject(digits, kind="matrix", matrix_file="matrix.csv")
@@ -140,6 +140,9 @@ def test_a_matrix_from_a_file(digits: Dataset, project: Path) -> None:
     moved = np.floor(0.25 * table.sum(axis=1) + 1e-9).astype(int)
     assert table[np.arange(10), (np.arange(10) + 3) % 10].tolist() == moved.tolist()
     assert table.trace() == table.sum() - moved.sum()
+    monkeypatch.setenv("HOME", str(project))
+    again, _ = inject(digits, kind="matrix", matrix_file="~/matrix.csv")
+    assert np.array_equal(again.labels, labels.labels)
 
 
 def test_no_noise_keeps_labels_that_are_known_to_be_true(digits: Dataset) -> None:

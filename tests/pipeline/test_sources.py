@@ -639,6 +639,37 @@ def test_cifar10_with_another_md5_is_refused(
     assert not files.DATASET.exists()
 
 
+def test_cifar10_may_be_given_as_its_archive(
+    cifar_archive: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_cifar(cifar10.load(cifar_archive, None, GIB), cifar_archive.parent)
+    renamed = cifar_archive.with_name("other.tgz")
+    shutil.copy(cifar_archive, renamed)
+    check_cifar(cifar10.load(renamed, None, GIB), cifar_archive.parent)
+    monkeypatch.setenv("HOME", str(cifar_archive.parents[1]))
+    for root in ("~/made", "~/made/other.tgz"):
+        download.run(make_params(data__source="cifar10", data__root=root, data__limit=None, data__limit_test=None))
+        check_cifar(artifacts.read_dataset(), cifar_archive.parent)
+    renamed.write_bytes(b"another file")
+    with pytest.raises(UserError, match=r"^data\.root: .*other\.tgz has another MD5 than CIFAR-10's archive"):
+        cifar10.load(renamed, None, GIB)
+
+
+def test_the_sha256_of_cifar10_is_checked(cifar_archive: Path, project: Path) -> None:
+    right = hashlib.sha256(cifar_archive.read_bytes()).hexdigest()
+    # Without the unpacked files beside it:
+    root = shutil.copy(cifar_archive, project / cifar_archive.name).parent
+    for place in ({"root": str(root)}, {"root": str(cifar_archive)}, {"url": cifar_archive.as_uri()}):
+        data = {f"data__{key}": value for key, value in place.items()}
+        params = {"data__source": "cifar10", "data__limit": None, "data__limit_test": None, **data}
+        download.run(make_params(data__sha256=right, **params))
+        check_cifar(artifacts.read_dataset(), cifar_archive.parent)
+        with pytest.raises(UserError, match=f"^data.sha256: .* has {right}, expected {'0' * 64}"):
+            download.run(make_params(data__sha256="0" * 64, **params))
+    with pytest.raises(UserError, match=f"^data.sha256: found {right}, but the files of CIFAR-10 in .* are unpacked"):
+        cifar10.load(cifar_archive.parent, None, GIB, right)
+
+
 def test_cifar10_that_is_nowhere_says_where_to_put_it(cifar_archive: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^data.root: no intact CIFAR-10 in .*cifar-10-python.tar.gz .*data.url"):
         cifar10.load(tmp_path / "empty", None, GIB)
