@@ -15,8 +15,10 @@ from pipeline.artifacts import TEST, TRAIN, Dataset
 def limited_rows(
     labels: NDArray[np.int64], split: NDArray[np.uint8], limit: int | None, limit_test: int | None
 ) -> NDArray[np.int64]:
-    """The rows that stay: about `limit` training and `limit_test` test samples, the same share of each class.
+    """The rows that stay: at most `limit` training and `limit_test` test samples, the same share of each class.
 
+    The share is rounded for each class, but to one sample at least: only where there are more classes than that is the
+    limit exceeded. A few less than the limit may be left.
     Always the same ones: they do not depend on `seed`.
     """
     keep = np.ones(len(labels), dtype=bool)
@@ -24,8 +26,20 @@ def limited_rows(
         members = np.flatnonzero(split == part)
         if most is not None and most < len(members):
             generator = seeding.numpy_generator(0, "limit", part)
-            keep[members] = stratified_split(labels[members], most / len(members), generator)
+            chosen = stratified_split(labels[members], most / len(members), generator)
+            keep[members] = _some_of_each(labels[members], chosen, most)
     return np.flatnonzero(keep)
+
+
+def _some_of_each(labels: NDArray[np.int64], chosen: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
+    """What was chosen, with one of each class, and without the last of the largest classes where that is too many."""
+    chosen = chosen | ~np.isin(labels, labels[chosen])  # only a class of a single sample may have none
+    counts = np.bincount(labels[chosen])
+    while counts.sum() > most and counts.max() > 1:
+        largest = counts.argmax()
+        chosen[np.flatnonzero(chosen & (labels == largest))[-1]] = False
+        counts[largest] -= 1
+    return chosen
 
 
 def limit_dataset(dataset: Dataset, limit: int | None, limit_test: int | None) -> Dataset:

@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
 from pipeline.sources.archives import GIB
 from pipeline.sources.decode import ImageOptions
+from pipeline.sources.limit import limited_rows
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
 
@@ -253,12 +254,16 @@ def test_images_in_no_split_are_refused_where_others_are_in_one(tmp_path: Path) 
     write_tree(tmp_path, {"train": 2, "test": 1})
     for i in range(7):
         write_picture(tmp_path / "unlabeled" / f"{i}.png", i)
-    refused(tmp_path, "data.root", "7 images in it lie in no split", "unlabeled/0.png; ", "; and 2 more", "train/CLASS/")
+    refused(
+        tmp_path, "data.root", "7 images in it lie in no split", "unlabeled/0.png; ", "; and 2 more", "train/CLASS/"
+    )
 
 
 def test_images_in_two_splits_are_refused(tmp_path: Path) -> None:
     write_tree(tmp_path, {"train": 1, "test": 1}, prefix="Training")
-    refused(tmp_path, "data.root", "6 images in it lie below two folders that name a split: Training/test/cat/cat-0.png")
+    refused(
+        tmp_path, "data.root", "6 images in it lie below two folders that name a split: Training/test/cat/cat-0.png"
+    )
 
 
 @pytest.mark.parametrize("other", ["dog/puppies/1.png", "more/images/fox/1.png"])
@@ -460,6 +465,23 @@ def test_limits_take_the_same_share_of_every_class(tmp_path: Path) -> None:
     assert summary(dataset).items() <= summary(whole).items()
     numbers = dict(zip(whole.names, whole.source_index, strict=True))
     assert [numbers[name] for name in dataset.names] == dataset.source_index.tolist()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "limit", "expected"),
+    [
+        ([90, 9, 1], 10, [8, 1, 1]),  # rounded: 9, 1, 0
+        ([3] * 6, 9, [1, 1, 1, 2, 2, 2]),  # rounded: 2 each
+        ([4, 4, 1, 1], 2, [1, 1, 1, 1]),
+        ([40, 20, 10], 35, [20, 10, 5]),
+    ],
+)
+def test_a_limit_leaves_some_of_each_class_and_is_kept(sizes: list[int], limit: int, expected: list[int]) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    for part, limits in ((TRAIN, (limit, None)), (TEST, (None, limit))):
+        rows = limited_rows(labels, np.full(len(labels), part, np.uint8), *limits)
+        assert np.bincount(labels[rows]).tolist() == expected
+        assert len(set(rows)) == len(rows)
 
 
 @pytest.mark.parametrize("limit", [30, 1000, None])
