@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from pipeline import console
 from pipeline.artifacts import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
-from pipeline.sources.containers import Folder, file_type, open_container, readable
+from pipeline.sources.containers import Container, Folder, file_type, open_container, readable
 from pipeline.sources.decode import EXTENSIONS
 from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing
 from pipeline.sources.members import Members, first_few, is_hidden, is_inside, is_text, printable, repeated
@@ -32,6 +32,14 @@ def load(root: Path, options: FileOptions) -> Dataset:
     if root.suffix.lower() == ".csv":
         return load_listing(_numbered(_read_csv(root)), Folder(root.parent), options, "imagefolder")
     container = open_container(root, options.max_unpacked)
+    return load_listing(_numbered(_samples(container, root)), container, options, "imagefolder")
+
+
+def _samples(container: Container, root: Path) -> list[Sample]:
+    """
+    Raises:
+        UserError: no images, or what `_images` and `_place` find.
+    """
     members = container.members()
     if not (names := _images(members, root, isinstance(container, Folder))):
         raise UserError(
@@ -40,7 +48,7 @@ def load(root: Path, options: FileOptions) -> Dataset:
         )
     samples = _place(names, root)
     _warn_of_others(members.files, PurePosixPath(names[0]).parts, root)
-    return load_listing(_numbered(samples), container, options, "imagefolder")
+    return samples
 
 
 def _images(members: Members, root: Path, in_folder: bool) -> list[str]:
@@ -104,7 +112,9 @@ def _place(names: list[str], root: Path) -> list[Sample]:
             raise UserError(
                 f"data.root: {root}: {name} lies in no class folder; expected train/CLASS/FILE or CLASS/FILE"
             )
-    _refuse(root, twice, "lie below two folders that name a split", "rename or remove one of the folders")
+    _refuse(
+        root, twice, "lie below two folders that name a split", "set data.root to one of these folders, or rename one"
+    )
     if placed:
         _refuse(
             root,

@@ -220,4 +220,4 @@ SPLIT_NAMES = {
     "validation": VALIDATION,
     "test": TEST,
 }
-"""What a split's folder, or its entry in a CSV, may be called."""
+"""What a split may be called, in a CSV or as a folder (which has more names)."""
