@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -206,6 +207,19 @@ def test_images_that_no_memory_holds_are_refused_before_it_is_taken(
     refused(root, "data.storage: found memory, but 5 images of 6×5×3 need 0.0 GiB, and", "data.resize", "files")
     free.available = 5 * 6 * 5 * 3
     assert len(loaded(root).images) == 5
+
+
+def test_images_are_in_memory_once(tmp_path: Path) -> None:
+    write_picture(tmp_path / "1.png", 0, size=(64, 64))
+    content = (tmp_path / "1.png").read_bytes()
+    names = [f"{i}.png" for i in range(200)]
+    listing.decode_images([("0.png", content)], names[:1], AS_THEY_ARE.image)  # what is imported on the way
+    tracemalloc.start()
+    try:
+        images, _ = listing.decode_images(((name, content) for name in names), names, AS_THEY_ARE.image)
+        assert tracemalloc.get_traced_memory()[1] < 1.2 * images.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_images_keep_their_order_whatever_comes_first(tmp_path: Path) -> None:
