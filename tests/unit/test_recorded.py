@@ -1,5 +1,5 @@
-"""What can be known of a recorded step without a GPU: it reads everything anew, keeps its metrics apart, and nothing in
-it looks at a value. Here a "recording" runs the function again, on the same buffers."""
+"""What can be known of a recorded step without a GPU: it reads everything anew, from where it was when it was recorded,
+keeps its metrics apart, and nothing in it looks at a value. Here a "recording" is a list of operators and tensors."""
 
 from __future__ import annotations
 
@@ -9,23 +9,48 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import make_data, make_network, make_step, make_training
-from torch import Tensor
+import torch.nn.functional as F
+from test_baselines import OPTIMIZER, SYMMETRIC, label_correction, make_crf
+from test_training import NUM_CLASSES, make_data, make_network, make_step, make_training
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from mlnt.cnn_crf import CRFStep, auxiliary_from_transition
 from mlnt.data import InputStatistics, MemoryImages
+from mlnt.forward_correction import ForwardStep
 from mlnt.functional import Network
+from mlnt.joint_optimization import SoftLabelStep
 from mlnt.networks import create_model
-from mlnt.recorded import RecordedStep
 from mlnt.schedules import Rates
-from mlnt.state import StepMetrics
-from mlnt.step import MLNTStep
+from mlnt.state import StepFunction, StepMetrics
 from mlnt.training import Training
 from mlnt.training_data import TrainingData
 
 
+class Tape(TorchDispatchMode):
+    """The operators of a step, to run again on the same tensors: like a CUDA graph, it knows nothing of Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[tuple[Any, Any, dict[str, Any], Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self._calls.append((func, args, kwargs or {}, output))
+        return output
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, output in self._calls:
+            pairs = zip(tree_leaves(output), tree_leaves(func(*args, **kwargs)), strict=True)
+            for tensor, value in pairs:
+                if isinstance(tensor, Tensor) and tensor.data_ptr() != value.data_ptr():  # else a view, or in place
+                    tensor.copy_(value)
+
+
 class Recorder:
-    """In place of a CUDA graph; counts recordings."""
+    """In place of CUDA graphs; counts recordings."""
 
     def __init__(self) -> None:
         self.recordings = 0
@@ -35,19 +60,20 @@ class Recorder:
     ) -> tuple[Callable[[], None], StepMetrics]:
         self.recordings += 1
         before = [tensor.detach().clone() for tensor in changed]
-        metrics = step()
+        with Tape() as tape:
+            metrics = step()
         with torch.no_grad():
             for tensor, value in zip(changed, before, strict=True):
                 tensor.copy_(value)
+        return tape.replay, metrics
 
-        def replay() -> None:
-            new = step()
-            for name in ("class_loss", "meta_loss", "student_correct", "teacher_correct"):
-                buffer, value = getattr(metrics, name), getattr(new, name)
-                if buffer is not None:
-                    buffer.copy_(value)
 
-        return replay, metrics
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """What `Training.record` records with."""
+    recorder = Recorder()
+    monkeypatch.setattr("mlnt.recorded.CUDAGraphs", lambda device: recorder)
+    return recorder
 
 
 PASSES: dict[str, dict[str, Any]] = {
@@ -57,38 +83,110 @@ PASSES: dict[str, dict[str, Any]] = {
 }
 
 
-def training_in_float64(step: MLNTStep, kept: Tensor | None) -> Training:
+def training_in_float64(step: StepFunction, kept: Tensor | None = None, network: nn.Module | None = None) -> Training:
     data = replace(make_data(), kept=kept)
-    network = make_network().double()
-    network[4].p = 0.0  # dropout would draw again in the recording
+    network = (make_network() if network is None else network).double()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # dropout would draw again in the recording
     training = make_training(step, data, network)
     batch = data.images.batch
     data.images.batch = lambda indices: batch(indices).double()  # type: ignore[method-assign]
     return training
 
 
+def assert_replayed_as_step_by_step(make: Callable[[], Training]) -> None:
+    plain, replayed = make(), make()
+    replayed.record()
+    list(plain.epochs()), list(replayed.epochs())
+    expected, actual = plain.state_dict()[0], replayed.state_dict()[0]
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+    for row, other in zip(plain.history, replayed.history, strict=True):
+        assert row["class_loss"] == pytest.approx(other["class_loss"], rel=1e-9)
+        assert row["student_train_accuracy"] == other["student_train_accuracy"]
+
+
 @pytest.mark.parametrize("some_kept", [False, True], ids=["all kept", "some kept"])
 @pytest.mark.parametrize("update", ["sequential", "joint"])
 @pytest.mark.parametrize("passes", PASSES)
-def test_replayed_training_equals_training_step_by_step(passes: str, update: str, some_kept: bool) -> None:
+def test_replayed_training_equals_training_step_by_step(
+    passes: str, update: str, some_kept: bool, recorder: Recorder
+) -> None:
     kept = torch.arange(27) % 9 == 0 if some_kept else None  # few: some batches have none
-    runs = []
-    recorder = Recorder()
-    seen: list[tuple[bool, bool]] = []
-    for recorded in (False, True):
-        training = training_in_float64(make_step(**PASSES[passes], update=update), kept)
-        if recorded:
-            step = RecordedStep(training._step_on, training.state.tensors(), recorder)
-            training._run_step = lambda i, r, k, step=step: seen.append((r.meta, k)) or step(i, r, k)
-        history = list(training.epochs())
-        runs.append((history, training.state.tensors()))
-    # η ramps up from 0: one recording without a meta update, one with, and others for batches without a kept sample.
-    assert recorder.recordings == len(set(seen)) == (3 if some_kept else 2)
-    for one, two in zip(runs[0][1], runs[1][1], strict=True):
-        torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-12)
-    for row, other in zip(runs[0][0], runs[1][0], strict=True):
-        assert row["class_loss"] == pytest.approx(other["class_loss"], rel=1e-9)
-        assert row["student_train_accuracy"] == other["student_train_accuracy"]
+    assert_replayed_as_step_by_step(lambda: training_in_float64(make_step(**PASSES[passes], update=update), kept))
+    # η ramps up from 0: one recording without a meta update, one with, and another for batches without a kept sample.
+    assert recorder.recordings == (3 if some_kept else 2)
+
+
+# Every system's step
+
+
+def mlnt_step() -> Training:
+    return training_in_float64(make_step())
+
+
+def mlnt_step_with_mentor() -> Training:
+    return training_in_float64(make_step(mentor=Network(make_network(seed=1).double().eval().requires_grad_(False))))
+
+
+def forward_step() -> Training:
+    return training_in_float64(ForwardStep(**OPTIMIZER, transition_matrix=SYMMETRIC))
+
+
+def soft_label_step() -> Training:
+    labels = F.one_hot(make_data().train.labels.flip(0), NUM_CLASSES).double()
+    return training_in_float64(SoftLabelStep(**OPTIMIZER, soft_labels=labels))
+
+
+def label_correction_step() -> Training:
+    step = label_correction(27, make_data().train.labels, first_update=1, average_epochs=2)
+    return training_in_float64(replace(step, soft_labels=step.soft_labels.double(), prior=step.prior.double()))
+
+
+def crf_step() -> Training:
+    known = torch.where(torch.arange(27) < 5, make_data().train.labels, -1)
+    auxiliary = auxiliary_from_transition(SYMMETRIC)
+    step = CRFStep(**OPTIMIZER, auxiliary=auxiliary, known=known, weight_start=4.0, weight_end=1.0, weight_epochs=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = make_crf()
+    return training_in_float64(step, network=network)
+
+
+STEPS = (mlnt_step, mlnt_step_with_mentor, forward_step, soft_label_step, label_correction_step, crf_step)
+
+
+@pytest.mark.parametrize("make", STEPS)
+def test_every_step_is_replayed_as_it_would_be_run(make: Callable[[], Training], recorder: Recorder) -> None:
+    assert_replayed_as_step_by_step(make)
+    assert recorder.recordings == 2
+
+
+def tensors_of(training: Training) -> dict[str, Tensor]:
+    """All that a step reads and is not given anew for each."""
+    found = {f"state {i}": tensor for i, tensor in enumerate(training.state.tensors())}
+    found |= {f"remembered {name}": tensor for name, tensor in training._step.tensors().items()}
+    for name, value in vars(training._step).items():
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, Network):
+            found |= {f"{name}.{key}": tensor for key, tensor in value.module.state_dict().items()}
+    return found
+
+
+@pytest.mark.parametrize("make", STEPS)
+def test_what_a_step_reads_stays_where_it_is(make: Callable[[], Training]) -> None:
+    """A CUDA graph holds addresses. From epoch to epoch, and when a stopped training goes on."""
+    training = make()
+    before = tensors_of(training)  # held: nothing else can come to lie at their addresses
+    epochs = training.epochs()
+    next(epochs)
+    training.load_state_dict(*training.state_dict())
+    next(epochs)
+    after = tensors_of(training)
+    assert after.keys() == before.keys()
+    assert [name for name, tensor in after.items() if tensor.data_ptr() != before[name].data_ptr()] == []
 
 
 READS = ("_local_scalar_dense", "nonzero", "item", "is_nonzero", "unique", "masked_select", "equal")
