@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline import files, runtime
+from pipeline import console, files, runtime
+from pipeline.errors import RunError
 
 
 @dataclass
@@ -35,22 +36,24 @@ class Clock:
 
 @contextmanager
 def measured(stage: str, device: torch.device) -> Iterator[Clock]:
-    """Write timings/<stage>.json when the block ends well."""
+    """Write timings/<stage>.json when the block ends well. That it cannot be written is said, and no more: what the
+    stage has made is there."""
     clock = Clock()
     start = time.perf_counter()
     yield clock
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - start
-    files.write_json(
-        files.TIMINGS / f"{stage}.json",
-        {
-            "seconds": seconds,
-            "checkpoint_seconds": clock.checkpoint_seconds,
-            "milliseconds_per_step": 1000 * seconds / clock.steps if clock.steps else None,
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "device": runtime.describe(device),
-            "machine": platform.machine(),
-            "torch": torch.__version__,
-        },
-    )
+    values = {
+        "seconds": seconds,
+        "checkpoint_seconds": clock.checkpoint_seconds,
+        "milliseconds_per_step": 1000 * seconds / clock.steps if clock.steps else None,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "device": runtime.describe(device),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+    }
+    try:
+        files.write_json(files.TIMINGS / f"{stage}.json", values)
+    except RunError as error:
+        console.warn(f"{error}; how long {stage} took is not kept, the rest is")

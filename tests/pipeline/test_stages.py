@@ -654,6 +654,21 @@ def test_a_stop_while_the_last_epoch_is_judged_counts_too(
     assert digests(copied.folder, *written_by("pretrain")) == digests(finished.folder, *written_by("pretrain"))
 
 
+@pytest.mark.parametrize("in_the_way", ["timings", "timings/pretrain.json"])
+def test_a_time_that_cannot_be_written_costs_no_training(
+    in_the_way: str, finished: Run, copied: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if in_the_way == "timings":
+        Path(in_the_way).write_text("a file where the folder should be", encoding="utf-8")
+    else:
+        Path(in_the_way).mkdir(parents=True)
+    run_stage("pretrain", copied.params)
+    said = capsys.readouterr().err
+    assert "warning: timings/pretrain.json: could not be written: " in said
+    assert digests(copied.folder, *written_by("pretrain")) == digests(finished.folder, *written_by("pretrain"))
+    assert not list(copied.folder.rglob("state.safetensors"))
+
+
 def test_a_folder_that_vanishes_is_not_made_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
