@@ -41,17 +41,16 @@ def run(params: Params) -> str:
 
 def _evaluate(evaluation: Evaluation) -> str:
     metrics: dict[str, Any] = {"samples": {name: evaluation.count(i) for i, name in enumerate(artifacts.SPLITS)}}
-    confusions: list[dict[str, Any]] = []
+    confusions: dict[tuple[System, str, str], Confusion] = {}
     issues = evaluation.label_issues()
     for system in SYSTEMS:
         values, counts = evaluation.accuracies(system)
         metrics[system.name] = values
-        for (model, choice), matrix in counts.items():
-            confusions += _confusion_rows(evaluation.dataset.class_names, system, model, choice, matrix)
+        confusions |= {(system, *kind): matrix for kind, matrix in counts.items()}
         metrics[system.name]["label_issues"] = issues[system].metrics(evaluation.threshold)
     files.write_json(METRICS, metrics)
     files.write_json(SUMMARY, _summary(metrics))
-    files.write_csv(CONFUSIONS, confusions)
+    files.write_csv(CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
     files.write_csv(CONFUSION, evaluation.final_predictions())
     final = issues[FINAL]
     files.write_csv(ESTIMATED, evaluation.estimated_matrix(final))
@@ -208,17 +207,16 @@ def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _confusion_rows(
-    class_names: list[str], system: System, model: str, choice: str, matrix: Confusion
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "system": system.name,
-            "model": model,
-            "choice": choice,
-            "actual": actual,
-            "predicted": predicted,
-            "count": int(matrix.counts[i, j]),
-        }
-        for i, actual in enumerate(class_names)
-        for j, predicted in enumerate(class_names)
-    ]
+    class_names: list[str], confusions: dict[tuple[System, str, str], Confusion]
+) -> Iterator[dict[str, Any]]:
+    """Without the pairs that no sample has: of 1,000 classes they are a million a model."""
+    for (system, model, choice), matrix in confusions.items():
+        for i, j in np.argwhere(matrix.counts):
+            yield {
+                "system": system.name,
+                "model": model,
+                "choice": choice,
+                "actual": class_names[i],
+                "predicted": class_names[j],
+                "count": int(matrix.counts[i, j]),
+            }

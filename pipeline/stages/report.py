@@ -119,12 +119,12 @@ def _matrices(class_names: list[str]) -> dict[str, NDArray[np.float64]]:
 
 
 def _confusion(class_names: list[str], mentor: str) -> str:
-    counts = [
-        float(row["count"])
-        for row in files.read_csv(files.REPORTS / "confusions.csv")
-        if (row["system"], row["model"], row["choice"]) == (FINAL.name, mentor, "best")
-    ]
-    return figures.confusion_matrix(class_names, np.array(counts).reshape(len(class_names), -1))
+    position = {name: i for i, name in enumerate(class_names)}
+    counts = np.zeros((len(class_names), len(class_names)))
+    for row in files.csv_rows(files.REPORTS / "confusions.csv"):  # pairs of classes that no sample has are left out
+        if (row["system"], row["model"], row["choice"]) == (FINAL.name, mentor, "best"):
+            counts[position[row["actual"]], position[row["predicted"]]] = float(row["count"])
+    return figures.confusion_matrix(class_names, counts)
 
 
 def _card(dataset: Dataset, row: dict[str, str]) -> dict[str, Any]:

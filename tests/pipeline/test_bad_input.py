@@ -245,7 +245,12 @@ MADE = [
     ),
     *(
         Case("tables", f"{path} {content!r}", "report", write(path, content), expected=(f"{path}: damaged", AGAIN))
-        for path in ("reports/label_issues.csv", "plots/pretrain.csv", "reports/noise_estimated.csv")
+        for path in (
+            "reports/label_issues.csv",
+            "reports/confusions.csv",
+            "plots/pretrain.csv",
+            "reports/noise_estimated.csv",
+        )
         for content in (b"", b"\xff\xfe\x00")
     ),
 ]

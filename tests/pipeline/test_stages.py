@@ -129,11 +129,14 @@ def test_the_metrics_agree_with_the_confusion_counts(finished: Run) -> None:
     counts: dict[tuple[str, ...], int] = {}
     for row in finished.table("reports/confusions.csv"):
         counts[row["system"], row["model"], row["choice"], row["actual"], row["predicted"]] = int(row["count"])
+    assert min(counts.values()) > 0  # of 1,000 classes, all pairs would be 24 million rows
     classes = "0123456789"
     for system in SYSTEMS:
         for model in MODELS:
             for choice in CHOICES:
-                table = np.array([[counts[system.name, model, choice, i, j] for j in classes] for i in classes])
+                table = np.array(
+                    [[counts.get((system.name, model, choice, i, j), 0) for j in classes] for i in classes]
+                )
                 entry = metrics[system.name][model][choice]
                 assert table.sum() == 60
                 assert entry["test_accuracy"] == pytest.approx(table.trace() / 60, abs=1e-6)
@@ -327,6 +330,18 @@ def test_the_gallery_shows_the_most_suspicious_images(finished: Run) -> None:
     page = Page(finished.text("reports/index.html"))
     shown = [attributes["title"] for tag, attributes in page.tags if tag == "img"]
     assert shown == [row["name"] for row in finished.table("reports/label_issues.csv")[:12]]
+
+
+def test_the_report_shows_the_confusion_of_the_final_model(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs that no sample has are 0 there."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "confusion_matrix", lambda names, counts: drawn.append(counts) or "")
+    run_stage("report", copied.params)
+    expected = np.zeros((10, 10))
+    for row in copied.table("plots/confusion.csv"):
+        expected[int(row["actual"]), int(row["predicted"])] += 1
+    assert (expected == 0).any()
+    assert np.array_equal(drawn, [expected])
 
 
 def test_the_report_has_no_gallery_where_none_is_wanted(copied: Run) -> None:
