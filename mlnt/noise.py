@@ -139,13 +139,17 @@ def realised_matrix(true_labels: Labels, labels: Labels, num_classes: int) -> Ma
     return shares
 
 
-def stratified_split(labels: Labels, fraction: float, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """Mark round(fraction · n) samples of each class, at least one of a class with two or more."""
+def stratified_split(
+    labels: Labels, fraction: float, generator: np.random.Generator, leave: int = 0
+) -> NDArray[np.bool_]:
+    """Mark round(fraction · n) samples of each class, at least one of a class with two or more; but leave so many of
+    each unmarked."""
     marked = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
         count = round(fraction * len(members))
         if fraction > 0 and count == 0 and len(members) > 1:
             count = 1
+        count = min(count, max(len(members) - leave, 0))
         marked[members[:count]] = True
     return marked

@@ -53,13 +53,14 @@ def run(params: Params) -> str:
 
 
 def _split(dataset: Dataset, params: Params) -> NDArray[np.uint8]:
-    """The source's split; without a validation part there, a stratified one is taken off the training part."""
+    """The source's split; without a validation part there, a stratified one is taken off the training part, which keeps
+    a sample of every class."""
     if (dataset.split == VALIDATION).any():
         return dataset.split
     split = dataset.split.copy()
     train = np.flatnonzero(split == TRAIN)
     generator = seeding.numpy_generator(params.seed, "validation split")
-    chosen = noise.stratified_split(dataset.labels[train], params.noise.validation_fraction, generator)
+    chosen = noise.stratified_split(dataset.labels[train], params.noise.validation_fraction, generator, leave=1)
     split[train[chosen]] = VALIDATION
     return split
 

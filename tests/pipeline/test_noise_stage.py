@@ -210,6 +210,21 @@ def test_the_matrix_file_holds_what_was_asked_for_and_what_was_counted(digits: D
     assert intended == pytest.approx(0.6 * np.eye(10) + 0.4 * np.roll(np.eye(10), 1, axis=1))
 
 
+def test_the_validation_split_leaves_a_training_sample_of_every_class(digits: Dataset) -> None:
+    """Here of classes with one and two images, and more than half of all taken off."""
+    train = np.flatnonzero(digits.split == TRAIN)
+    rare = np.concatenate([np.flatnonzero(digits.labels[train] == c)[n:] for c, n in ((3, 1), (5, 2))])
+    keep = np.setdiff1d(np.arange(len(digits.labels)), train[rare])
+    fields = ("images", "labels", "split", "source_index")
+    few = {name: np.asarray(getattr(digits, name))[keep] for name in fields}
+    artifacts.write_dataset(dataclasses.replace(digits, **few, names=[digits.names[row] for row in keep]))
+    dataset = artifacts.read_dataset()
+    labels, _ = inject(dataset, kind="none", validation_fraction=0.8)
+    counted = {split: np.bincount(dataset.labels[labels.rows(split)], minlength=10) for split in (TRAIN, VALIDATION)}
+    assert counted[TRAIN].min() == 1
+    assert [(counted[TRAIN][c], counted[VALIDATION][c]) for c in (3, 5)] == [(1, 0), (1, 1)]
+
+
 # What can be wrong
 
 

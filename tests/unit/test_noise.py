@@ -202,6 +202,18 @@ def test_split_takes_the_same_share_of_every_class() -> None:
     assert np.bincount(labels[marked], minlength=5).tolist() == [10, 5, 2, 1, 0]
 
 
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.6, 0.99])
+def test_split_leaves_what_it_should_of_every_class(fraction: float) -> None:
+    labels = generator(1).permutation(np.repeat([0, 1, 2, 3], [30, 3, 2, 1]))
+    plain, left = (stratified_split(labels, fraction, generator(), leave) for leave in (0, 1))
+    counts = np.bincount(labels[plain], minlength=4)
+    assert np.bincount(labels[left], minlength=4).tolist() == np.minimum(counts, [29, 2, 1, 0]).tolist()
+    for label in range(4):  # the same bits where a sample is left anyway
+        of_class = labels == label
+        if not plain[of_class].all():
+            assert np.array_equal(left[of_class], plain[of_class])
+
+
 def test_split_is_random_repeatable_and_spread_over_the_class() -> None:
     labels = balanced(2, 500)
     one, two, other = (stratified_split(labels, 0.2, generator(seed)) for seed in (1, 1, 2))
