@@ -80,7 +80,8 @@ def build_network(
     MLNT start alike in iteration 1 and their difference is that of the method.
 
     Raises:
-        UserError: unknown name, weights of another network, or weights that cannot be had.
+        UserError: unknown name, weights of another network, weights that cannot be had, or a network that does not take
+            images of this size.
     """
     model: Model = params.model
     try:
@@ -100,7 +101,32 @@ def build_network(
         raise UserError(f"model.weights: {model.weights}: damaged or no safetensors file ({error})") from error
     except (OSError, RuntimeError) as error:
         raise UserError(f"model: {model.name} could not be built with these weights: {error}") from error
+    if model.name not in networks.BUILT_IN:
+        _try_blank_image(module, params, dataset.images.shape[1:])
     return place(module, params.train, device)
+
+
+def _try_blank_image(module: nn.Module, params: Params, shape: tuple[int, ...]) -> None:
+    """Many of timm's networks take images of one size alone, which shows in their forward pass.
+
+    Raises:
+        UserError: it fails.
+    """
+    was_training = module.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module.eval()(torch.zeros(1, *shape))
+    except Exception as error:  # each network has checks of its own, or none
+        own = (getattr(module, "pretrained_cfg", None) or {}).get("input_size")
+        expected = f"{own[1]} × {own[2]}, for which it was made" if own else "another size"
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"model.name: {params.model.name} does not take images of {shape[1]} × {shape[2]} ({cause}); expected "
+            f"{expected}: set data.resize (found {params.data.resize or 'null'}) and data.crop (found "
+            f"{params.data.crop or 'null'}), or choose another network"
+        ) from error
+    finally:
+        module.train(was_training)
 
 
 def start_digest(model: Model) -> str:

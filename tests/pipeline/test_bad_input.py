@@ -385,6 +385,12 @@ PARAMETERS = [
         for stage, key, value, expected in (
             ("pretrain", "train.batch_size", 160, ("train.batch_size", "160", "159", "lower it")),
             ("pretrain", "model.name", "preact_resnet23", ("model: ", "'preact_resnet23'", "preact_resnet32")),
+            (
+                "pretrain",
+                "model.name",
+                "vit_tiny_patch16_224",
+                ("model.name: vit_tiny_patch16_224", "8 × 8", "224 × 224", "data.resize (found null)", "data.crop"),
+            ),
             ("pretrain", "model.weights", "start.safetensors", ("model.weights: start.safetensors: no such file",)),
             ("meta2", "mentor.tau", 0.999, ("mentor.tau: 0.999 keeps none of 159 training samples", "lower")),
             ("control2", "mentor.tau", 0.999, ("mentor.tau: 0.999 keeps none of 159 training samples", "lower")),

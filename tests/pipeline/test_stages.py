@@ -32,8 +32,10 @@ from projects import (
 )
 from runs import Run, run_all
 from safetensors.torch import load_file
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from mlnt.networks import pre_logit_features
+from mlnt import seeding
+from mlnt.networks import PreActResNet, create_model, pre_logit_features
 from mlnt.training import Training
 from pipeline import artifacts, checkpoint, console, figures, files, gallery, runtime
 from pipeline.artifacts import TRAIN, VALIDATION
@@ -783,6 +785,30 @@ def test_weights_to_start_from_are_taken(copied: Run) -> None:
     run_stage("meta1", make_params(model__weights=str(path), train__lr=1e-30, mlnt__eta=0.0))
     after = load_file("models/meta1/student_last.safetensors")
     assert torch.equal(after["stem.weight"], start["stem.weight"])
+
+
+def test_a_network_of_timm_is_tried_on_a_blank_image_and_left_as_it_was(copied: Run) -> None:
+    params, dataset = make_params(model__name="resnet10t"), artifacts.read_dataset()
+    images: list[torch.Size] = []
+    before = torch.get_rng_state()
+    hook = register_module_forward_pre_hook(
+        lambda module, given: images.append(given[0].shape) if hasattr(module, "pretrained_cfg") else None
+    )
+    try:
+        module = runtime.build_network(params, dataset, torch.device("cpu"), 1)
+    finally:
+        hook.remove()
+    assert images == [(1, 1, 8, 8)]
+    assert torch.equal(torch.get_rng_state(), before)
+    seed = seeding.derive(params.seed, "initialisation", 1)
+    plain = create_model("resnet10t", num_classes=10, in_chans=1, seed=seed)
+    assert all(part.training for part in module.modules())
+    assert all(torch.equal(one, plain.state_dict()[name]) for name, one in module.state_dict().items())
+
+
+def test_a_built_in_network_is_not_tried(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(PreActResNet, "forward")
+    runtime.build_network(copied.params, artifacts.read_dataset(), torch.device("cpu"), 1)
 
 
 def test_a_gpu_that_is_not_there_is_refused(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
