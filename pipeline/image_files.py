@@ -61,7 +61,10 @@ class FileDecoder:
 
     @staticmethod
     def _changed(path: Path, how: str) -> str:
-        return f"data.root: {path} {how} when the data set was made; put it back, or run `dvc repro -f download`"
+        return (
+            f"data.root: {path} {how} when the data set was made; put it back, or make the data set anew: "
+            "`dvc repro -f -s download && dvc repro`"
+        )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from projects import STAGES, TINY, copy_project, digests, dvc, edit_params, git, written_by
 from torture import torture
@@ -99,6 +100,22 @@ def test_a_changed_line_of_code_touches_the_stages_that_import_it(repository: Pa
     with (repository / "pipeline/figures.py").open("a", encoding="utf-8") as file:
         file.write("# changed\n")
     assert set(json.loads(dvc(repository, "status", "--json", "dvc.yaml").stdout)) == {"report"}
+
+
+def test_a_file_that_dvc_does_not_see_is_taken_by_the_documented_commands(repository: Path) -> None:
+    matrix = repository / "matrix.csv"
+    np.savetxt(matrix, np.eye(10), delimiter=",")
+    change(repository, {"noise.kind": "matrix", "noise.matrix_file": "matrix.csv"})
+    assert ran(dvc(repository, "repro", "noise")) == ["noise"]
+    np.savetxt(matrix, np.roll(np.eye(10), 1, axis=1), delimiter=",")
+    assert ran(dvc(repository, "repro", "noise")) == []
+    assert ran(dvc(repository, "repro", "--dry", "-f", "noise")) == ["download", "noise"]
+    forced = dvc(repository, "repro", "-f", "-s", "noise")
+    assert forced.returncode == 0, forced.stderr
+    assert ran(forced) == ["noise"]
+    status = json.loads(dvc(repository, "status", "--json", "dvc.yaml").stdout)
+    assert "noise" not in status
+    assert downstream(set(status)) == set(STAGES) - {"download", "noise"}
 
 
 def test_an_experiment_and_the_way_back(repository: Path) -> None:
