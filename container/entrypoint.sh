@@ -7,8 +7,12 @@ fail() {
     exit 2
 }
 
-# With --read-only, or a home that belongs to somebody else.
+# With --read-only, or a home that belongs to somebody else. Its cache may be a volume: pretrained weights are looked for
+# there, by torch and huggingface_hub below XDG_CACHE_HOME, unless they were given a place of their own.
 if ! [ -w "$HOME" ]; then
+    if [ -w "$HOME/.cache" ]; then
+        export XDG_CACHE_HOME="${XDG_CACHE_HOME:-$HOME/.cache}"
+    fi
     HOME=$(mktemp -d)
     export HOME
 fi

@@ -199,6 +199,13 @@ def test_read_only_without_network_and_privileges(default_run: tuple[str, str], 
     output = image.run(options=(*locked, *mount))
     assert "warning" not in output.lower()
     assert outputs(read(image, volume, "dvc.lock")) == outputs(read(image, default_run[0], "dvc.lock"))
+    # A volume for pretrained weights is found though the home is another one.
+    weights = ("-v", f"{docker.volume()}:/home/mlnt/.cache")
+    places = "import huggingface_hub.constants as c, torch; print(c.HF_HUB_CACHE, torch.hub.get_dir())"
+    found = image.run("python", "-c", places, options=(*locked, *mount, *weights))
+    assert found.split() == ["/home/mlnt/.cache/huggingface/hub", "/home/mlnt/.cache/torch/hub"]
+    image.run("sh", "-c", "touch $XDG_CACHE_HOME/kept", options=(*locked, *mount, *weights))
+    assert image.run("ls", "/home/mlnt/.cache", options=weights).split() == ["kept"]
 
 
 def test_stopped_in_three_ways_it_goes_on_to_the_same_bits(
