@@ -179,13 +179,15 @@ def _identity(params: Values, stages: Sequence[str]) -> str | None:
 
 
 def show(plan: Plan, preset: str, seconds: float | None, jobs: int) -> None:
-    table = Table(title=f"{plan.sweep.title}; preset {preset}")
+    table = Table()
     table.add_column("cell")
     table.add_column("to queue", justify="right")
     missing: Mapping[str, int] = {cell.label: len(values) for cell, values in plan.missing}
     for cell in plan.sweep.cells:
         table.add_row(cell.label, str(missing.get(cell.label, 0) or ""))
-    Console(highlight=False).print(table)
+    screen = Console(highlight=False)
+    screen.print(f"{plan.sweep.title}; preset {preset}")  # a title would be cut to the table's width
+    screen.print(table)
     words = [f"{plan.total} experiments: {plan.done} finished"]
     words += [f"{len(plan.waiting)} queued", f"{plan.to_queue} to queue"]
     if plan.diverged:
