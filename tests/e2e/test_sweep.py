@@ -100,7 +100,7 @@ def test_an_experiment_that_cannot_run_is_given_up_with_its_reason(with_preset: 
     result = sweep(with_preset)
     assert result.returncode == 1
     assert result.stderr.count("failed: error: no such luck") == 2  # one message for both seeds, in each of two tries
-    assert "error: 2 experiments are missing, after a second try" in result.stderr
+    assert "error: 2 experiments are missing; `dvc queue status`" in result.stderr
     assert "Traceback" not in result.stderr
 
 
