@@ -6,8 +6,6 @@ read. What an archive unpacks to is counted while it is read, and never held as 
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
 import lzma
 import stat
@@ -15,12 +13,13 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import UserError
+from pipeline.sources.compressed import unpacked
 from pipeline.sources.members import Members
 
 GIB = 1 << 30
@@ -28,10 +27,6 @@ GIB = 1 << 30
 _CHUNK = 1 << 20
 _LONGEST_NAME = 4096
 """No system has longer paths."""
-_XZ_MEMORY = 256 << 20
-"""Four times what the highest preset of xz needs to unpack."""
-_XZ_MAGIC = (b"\xfd7zXZ\0", b"\x5d\0\0")
-_MAGIC_BYTES = 8
 _UTF8_NAME = 1 << 11
 """The flag of a zip member."""
 _MOST_NAMES_BYTES = 1 << 30
@@ -73,7 +68,7 @@ class Tar:
                     return
 
     def _each(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-        with _unpacked(self._path) as stream:
+        with unpacked(self._path) as stream:
             counted: Any = _Counted(stream, self._path, self._limit)
             with tarfile.open(fileobj=counted, mode="r:") as archive:
                 while (member := archive.next()) is not None:
@@ -159,89 +154,6 @@ class _Counted:
         return content
 
 
-class _Xz(io.RawIOBase):
-    """Streams of xz or lzma, read forwards: `lzma.open` takes whatever memory their headers ask for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("rb")
-        self._decompressor = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
-        self._position = 0
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int, _whence: int = io.SEEK_SET) -> int:
-        """Forwards, from the start."""
-        while self._position < position and self._next(min(_CHUNK, position - self._position)):
-            pass
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._next(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def _next(self, most: int) -> bytes:
-        """Up to `most` bytes; none at the end.
-
-        Raises:
-            UserError: it would take more memory than `_XZ_MEMORY`.
-        """
-        content = b""
-        while not content:
-            packed = b""
-            if self._decompressor.eof:
-                if not (packed := self._next_stream()):
-                    break
-                self._decompressor = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
-            elif self._decompressor.needs_input and not (packed := self._file.read(io.DEFAULT_BUFFER_SIZE)):
-                raise EOFError("it ends in the middle of a stream")
-            try:
-                content = self._decompressor.decompress(packed, most)
-            except lzma.LZMAError as error:
-                if "limit" not in str(error):
-                    raise
-                raise UserError(
-                    f"data.root: {self._path}: damaged, or compressed so that more than {_XZ_MEMORY >> 20} MiB of "
-                    "memory are needed; pack it anew with xz -9 or less"
-                ) from error
-        self._position += len(content)
-        return content
-
-    def _next_stream(self) -> bytes:
-        """How it starts, after padding. Other bytes after the last one count for nothing, as for `lzma.open`."""
-        start = self._decompressor.unused_data.lstrip(b"\0")
-        while len(start) < _MAGIC_BYTES and (packed := self._file.read(io.DEFAULT_BUFFER_SIZE)):
-            start = (start + packed).lstrip(b"\0")
-        return start if start.startswith(_XZ_MAGIC) else b""
-
-
-_MAGIC: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
-    (b"\x1f\x8b", gzip.open),
-    (b"BZh", bz2.open),
-    *((magic, lambda path: io.BufferedReader(_Xz(path))) for magic in _XZ_MAGIC),
-)
-
-
-def _unpacked(path: Path) -> IO[bytes]:
-    with path.open("rb") as file:
-        start = file.read(_MAGIC_BYTES)
-    opener: Callable[[Path], Any] = next((o for magic, o in _MAGIC if start.startswith(magic)), lambda p: p.open("rb"))
-    stream: IO[bytes] = opener(path)
-    return stream
-
-
 def _name(member: tarfile.TarInfo) -> str:
     return member.name.removeprefix("./")
 
@@ -293,7 +205,7 @@ def is_tar(path: Path, limit: int) -> bool:
         UserError: it cannot be unpacked within bounds.
     """
     try:
-        with _unpacked(path) as stream:
+        with unpacked(path) as stream:
             counted: Any = _Counted(stream, path, limit)
             tarfile.open(fileobj=counted, mode="r:").close()
         return True
