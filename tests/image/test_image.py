@@ -229,7 +229,7 @@ def test_stopped_in_three_ways_it_goes_on_to_the_same_bits(
         # Locks that a killed process leaves, here of one that runs in every container: process 1.
         image.run("sh", "-c", STALE_LOCK, options=("--entrypoint", "", *mount))
     output = image.run(options=mount)
-    assert "meta3: going on after epoch" in output
+    assert "meta3: going on after step" in output
     assert outputs(read(image, volume, "dvc.lock")) == outputs(read(image, default_run[0], "dvc.lock"))
 
 
