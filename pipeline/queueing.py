@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +135,8 @@ def work_off(jobs: int, on_change: Callable[[str], None]) -> None:
     begun, started = time.monotonic(), 1
     try:
         recover()
+        before = status()
+        folders = set(_experiment_folders())
         _start(started)
         # Looked at twice: DVC reads its lists one by one, and a task that a worker takes meanwhile is in none of them.
         while (queue := status()).having(*OPEN) or (queue := status()).having(*OPEN):
@@ -145,7 +147,7 @@ def work_off(jobs: int, on_change: Callable[[str], None]) -> None:
                 recover()
                 _start(started)
                 lonely, restarted = 0, True
-            if started < jobs and _first_stages_are_cached(queue):
+            if started < jobs and _first_stages_are_cached(queue, before, folders):
                 _start(started := jobs)
             counts = {state: len(queue.having(state)) for state in ("Queued", "Running", "Success", "Failed")}
             now = ", ".join(f"{count} {state.lower()}" for state, count in counts.items() if count)
@@ -160,14 +162,19 @@ def work_off(jobs: int, on_change: Callable[[str], None]) -> None:
         raise
 
 
-def _first_stages_are_cached(queue: Queue) -> bool:
-    """Whether an experiment has come past its noise, or has ended.
+def _experiment_folders() -> Iterator[Path]:
+    return EXPERIMENTS.glob("tmp*")
+
+
+def _first_stages_are_cached(queue: Queue, before: Queue, folders: Container[Path]) -> bool:
+    """Whether an experiment has ended since `before`, or come past its noise, in a folder that was not there then.
 
     All of them begin with the same `download`. DVC reads and writes the run cache of a stage without a lock: two
     experiments that come to it within the same moment can make each other fail.
     """
-    labels = (file for folder in EXPERIMENTS.glob("tmp*") for file in folder.glob("data/labels.h5"))
-    return next(labels, None) is not None or bool(queue.having("Success", "Failed"))
+    ended = set(queue.having("Success", "Failed")) - set(before.tasks)
+    new = (folder for folder in _experiment_folders() if folder not in folders)
+    return bool(ended) or any((folder / "data/labels.h5").exists() for folder in new)
 
 
 def stop() -> None:

@@ -401,6 +401,22 @@ def test_what_was_taken_out_of_the_queue_is_not_put_back(monkeypatch: pytest.Mon
     assert sweep.cut(left, {}) is None
 
 
+def test_other_workers_wait_until_the_first_stages_are_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What earlier experiments have left in the queue and in their folders does not count."""
+    monkeypatch.setattr(queueing, "EXPERIMENTS", tmp_path)
+    old = queueing.Queue((queueing.Task("1111111", "Success"), queueing.Task("2222222", "Queued")), workers=True)
+    (tmp_path / "tmpold/data").mkdir(parents=True)
+    (tmp_path / "tmpold/data/labels.h5").touch()
+    known = {tmp_path / "tmpold"}
+    assert not queueing._first_stages_are_cached(old, old, known)
+    ended = queueing.Queue((*old.tasks[:1], queueing.Task("2222222", "Failed")), workers=True)
+    assert queueing._first_stages_are_cached(ended, old, known)
+    (tmp_path / "tmpnew/data").mkdir(parents=True)
+    assert not queueing._first_stages_are_cached(old, old, known)
+    (tmp_path / "tmpnew/data/labels.h5").touch()
+    assert queueing._first_stages_are_cached(old, old, known)
+
+
 def test_the_reason_of_a_failure_is_the_last_error_of_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = "error: a warning of old\nerror: no such luck\nERROR: failed to reproduce 'pretrain': exited with 2\n"
     monkeypatch.setattr(queueing, "_dvc", lambda *arguments: log)
