@@ -25,19 +25,21 @@ from outcomes import paired, standard_error, write_table
 from runs import checked, read_changed, test_accuracies
 from torch import Tensor
 
-from mlnt import seeding, teacher
-from mlnt.data import ImageStore
-from mlnt.inplace import add_scaled_
-from mlnt.losses import classification_loss
-from mlnt.schedules import Rates
-from mlnt.state import Batch, StepMetrics, TrainState, correct, sgd_
-from mlnt.step import MLNTStep
-from pipeline import files, runtime
-from pipeline.artifacts import TRAIN
-from pipeline.params import Params
+from mlnt import seeding
+from mlnt.images.batches import ImageStore
+from mlnt.method import teacher
+from mlnt.method.losses import classification_loss
+from mlnt.method.schedules import Rates
+from mlnt.method.step import MLNTStep
+from mlnt.training.foreach import add_scaled_
+from mlnt.training.state import Batch, StepMetrics, TrainState, correct, sgd_
+from pipeline import files
+from pipeline.params.schema import Params
 from pipeline.stages import download, features, noise, train
-from pipeline.systems import BY_STAGE
-from pipeline.workspace import Workspace
+from pipeline.store.dataset import TRAIN
+from pipeline.systems.registry import BY_STAGE
+from pipeline.training.build import build_network
+from pipeline.training.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 NOISES = (("symmetric", 0.5, 0.2), ("asymmetric", 0.4, 0.1))
@@ -93,25 +95,25 @@ Found = dict[tuple[str, str], dict[tuple[str, str], float]]
 
 def from_kept(params: Params, stage: str) -> dict[tuple[str, str], float]:
     """The stage with class batches from D′: accuracies by model and epoch."""
-    with closing(Workspace.open(params)) as workspace:
+    with closing(Session.open(params)) as session:
         assert (params.mlnt.update, params.mlnt.teacher_bn) == ("sequential", "own")
         assert (params.train.crop_padding, params.train.horizontal_flip) == (0, False)
         system = BY_STAGE[stage]
-        network, _ = workspace.best_network(system.mentor_stage or "")
-        kept = train._filter(workspace, network)
-        table, _ = train._features(workspace, system)
-        train_set = workspace.split(TRAIN)
+        network, _ = session.best_network(system.mentor_stage or "")
+        kept = train._filter(session, network)
+        table, _ = train._features(session, system)
+        train_set = session.split(TRAIN)
         step = FromKept(
             **train.step_options(params, system.meta),
             mentor=network,
-            images=workspace.images,
+            images=session.images,
             rows=train_set.indices[kept],
             labels=train_set.labels[kept],
             seed=params.seed,
         )
-        student = runtime.build_network(params, workspace.dataset, workspace.device, system.iteration)
-        data = workspace.training_data(None, table)
-        training = workspace.training(student, step, data, iteration=system.iteration, meta=system.meta)
+        student = build_network(params, session.dataset, session.device, system.iteration)
+        data = session.training_data(None, table)
+        training = session.training(student, step, data, iteration=system.iteration, meta=system.meta)
         return test_accuracies(list(training.epochs()))
 
 

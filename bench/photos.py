@@ -11,20 +11,22 @@ import numpy as np
 from PIL import Image
 from runs import checked, read_changed
 
-from mlnt.step import MLNTStep
-from mlnt.training import MODELS, Best
-from pipeline import artifacts, files, runtime, weights
-from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
-from pipeline.image_files import ImageFiles
-from pipeline.names import Names
-from pipeline.params import Params
+from mlnt.method.step import MLNTStep
+from mlnt.training.loop import MODELS, Best
+from pipeline import files
+from pipeline.images.decode import ImageOptions
+from pipeline.images.files import ImageFiles
+from pipeline.params.schema import Params
 from pipeline.sources import imagefolder
-from pipeline.sources.decode import ImageOptions
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import noise
 from pipeline.stages.train import step_options
-from pipeline.systems import SYSTEMS
-from pipeline.workspace import Workspace
+from pipeline.store import models
+from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset
+from pipeline.store.names import Names
+from pipeline.systems.registry import SYSTEMS
+from pipeline.training.build import build_network
+from pipeline.training.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 14
@@ -82,25 +84,25 @@ def repeated(entries: int, args: argparse.Namespace) -> Dataset:
 
 def with_labels(entries: int, args: argparse.Namespace) -> tuple[Dataset, Labels]:
     dataset = repeated(entries, args)
-    artifacts.write_dataset(dataset)
+    write_dataset(dataset)
     noise.run(make_params(args))
-    dataset = artifacts.read_dataset()
-    return dataset, artifacts.read_labels(dataset)
+    dataset = read_dataset()
+    return dataset, read_labels(dataset)
 
 
 def write_untrained(params: Params) -> None:
     """models/ and plots/ as evaluate and report want them, of networks before their first step."""
-    workspace = Workspace.open(params)
+    session = Session.open(params)
     for system in SYSTEMS:
-        module = runtime.build_network(params, workspace.dataset, workspace.device, system.iteration)
-        training = workspace.training(module, MLNTStep(**step_options(params)), workspace.training_data())
+        module = build_network(params, session.dataset, session.device, system.iteration)
+        training = session.training(module, MLNTStep(**step_options(params)), session.training_data())
         for name in MODELS:
             training.best[name] = Best(0.0, 1, training.module(name).state_dict())
         each = dict.fromkeys(MODELS, 0.0)
-        card = weights.ModelCard(
-            params.model.name, workspace.labels.digest, "teacher", dict.fromkeys(MODELS, 1), each, 1.0, None
+        card = models.ModelCard(
+            params.model.name, session.labels.digest, "teacher", dict.fromkeys(MODELS, 1), each, 1.0, None
         )
-        weights.save_models(system.stage, training, workspace.statistics, card)
+        models.save_models(system.stage, training, session.statistics, card)
         accuracies = {f"{m}_{part}_accuracy": 0.0 for m in MODELS for part in ("train", "validation", "test")}
         files.write_csv(files.PLOTS / f"{system.stage}.csv", [{"epoch": 1, **accuracies}])
-    workspace.close()
+    session.close()

@@ -1,6 +1,6 @@
 """What share of a training epoch is the step itself? The rest: batches, augmentation, evaluation, bookkeeping.
 
-python bench/profile_epoch.py                         # the data and parameters of this workspace, after `dvc repro`
+python bench/profile_epoch.py                         # the data and parameters of this session, after `dvc repro`
 python bench/profile_epoch.py --set train.epochs=2
 """
 
@@ -22,10 +22,10 @@ from rich.table import Table
 from ruamel.yaml import YAML
 from runs import checked, set_key
 
-from mlnt.step import MLNTStep
-from mlnt.training import Training
-from pipeline import params_file
-from pipeline.params import Params
+from mlnt.method.step import MLNTStep
+from mlnt.training.loop import Training
+from pipeline.params.load import read_yaml
+from pipeline.params.schema import Params
 from pipeline.stages import train
 
 PARTS = {
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--stage", default="meta1")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as `dvc exp run -S`")
     args = parser.parse_args()
-    values = params_file.read_yaml(args.params)
+    values = read_yaml(args.params)
     for item in args.set:
         key, _, value = item.partition("=")
         set_key(values, key, YAML(typ="safe").load(value))
@@ -89,12 +89,12 @@ def main() -> None:
 
 @contextmanager
 def aside(stage: str) -> Iterator[None]:
-    """A folder with the workspace's data and other models, so that nothing of the workspace changes."""
-    workspace = Path.cwd()
+    """A folder with the session's data and other models, so that nothing of the session changes."""
+    session = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "data").symlink_to(workspace / "data")
+        (Path(folder) / "data").symlink_to(session / "data")
         (Path(folder) / "models").mkdir()
-        for model in (workspace / "models").iterdir():
+        for model in (session / "models").iterdir():
             if model.name != stage:
                 (Path(folder) / "models" / model.name).symlink_to(model)
         os.environ["MLNT_CHECKPOINT_DIR"] = f"{folder}/checkpoints"
@@ -102,7 +102,7 @@ def aside(stage: str) -> Iterator[None]:
         try:
             yield
         finally:
-            os.chdir(workspace)
+            os.chdir(session)
 
 
 def show(watch: Watch, params: Params, stage: str) -> None:

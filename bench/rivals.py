@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from mlnt import losses, neighbors, teacher
+from mlnt.method import losses, neighbors, teacher
+from mlnt.method.schedules import Rates
 from mlnt.networks import pre_logit_features
-from mlnt.schedules import Rates
-from mlnt.state import Batch, TrainState, sgd_
+from mlnt.training.state import Batch, TrainState, sgd_
 
 
 @dataclass

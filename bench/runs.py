@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline import params_file
-from pipeline.comparison import accuracy
-from pipeline.params import Params
+from pipeline.paper.statistics import accuracy
+from pipeline.params.load import check, read_yaml
+from pipeline.params.schema import Params
 from pipeline.stages import download, evaluate, features, noise, train
 
 
 def checked(values: dict[str, Any], seed: int) -> Params:
-    return params_file.check({**values, "seed": seed}, Path("params.yaml"))
+    return check({**values, "seed": seed}, Path("params.yaml"))
 
 
 def set_key(values: dict[str, Any], key: str, value: Any) -> None:
@@ -24,7 +24,7 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
 
 def read_changed(path: Path, changes: list[str]) -> dict[str, Any]:
     """A parameter file with KEY=VALUE changes, the values as JSON."""
-    values: dict[str, Any] = params_file.read_yaml(path)
+    values: dict[str, Any] = read_yaml(path)
     for change in changes:
         key, _, value = change.partition("=")
         set_key(values, key, json.loads(value))

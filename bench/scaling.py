@@ -25,11 +25,11 @@ import torch
 from measure import Setting, Worker, hardware, package_step
 from outcomes import write_table
 
-from mlnt.data import Augmentation, MemoryImages, input_statistics
+from mlnt.images.batches import Augmentation, MemoryImages, input_statistics
+from mlnt.method.schedules import Schedule
 from mlnt.networks import create_model
-from mlnt.schedules import Schedule
-from mlnt.training import Training
-from mlnt.training_data import LabeledSet, TrainingData
+from mlnt.training.data import LabeledSet, TrainingData
+from mlnt.training.loop import Training
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -21,7 +21,7 @@ from typing import Any
 from outcomes import paired, standard_error, write_table
 from runs import checked, read_changed, run_pipeline
 
-from pipeline.systems import FINAL, SYSTEMS, model_title
+from pipeline.systems.registry import FINAL, SYSTEMS, model_title
 
 REFERENCE = (FINAL.name, "teacher")
 

@@ -26,9 +26,10 @@ from typing import Any
 from outcomes import paired, standard_error, write_table
 from runs import checked, set_key
 
-from pipeline import files, params_file
+from pipeline import files
+from pipeline.params.load import read_yaml
 from pipeline.stages import baseline, download, features, noise, train
-from pipeline.systems import BASELINES
+from pipeline.systems.registry import BASELINES
 
 SEEDS = range(100, 105)
 SEARCH_M = 2
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--round", type=int, choices=tuple(ROUNDS), required=True)
     parser.add_argument("--out", type=Path, required=True, help="the CSV with every setting tried")
     arguments = parser.parse_args()
-    values = params_file.read_yaml(arguments.params)
+    values = read_yaml(arguments.params)
     out = arguments.out.resolve()
     start, grid = ROUNDS[arguments.round]
     for key, value in {**start, "mlnt.M": SEARCH_M}.items():

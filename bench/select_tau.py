@@ -22,10 +22,10 @@ from outcomes import write_table
 from runs import checked, set_key
 from select_recipe import run_stage, score, select
 
-from pipeline import params_file
 from pipeline.errors import UserError
+from pipeline.paper.grid import ASYMMETRIC_RATES, SYMMETRIC_RATES
+from pipeline.params.load import read_yaml
 from pipeline.stages import download, noise
-from pipeline.sweeps import ASYMMETRIC_RATES, SYMMETRIC_RATES
 
 SEEDS = (100, 101)
 TAUS = (0.2, 0.1, 0.3, 0.5)
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    values = params_file.read_yaml(arguments.params)
+    values = read_yaml(arguments.params)
     out = arguments.out.resolve()
     with tempfile.TemporaryDirectory() as folder:
         runs = [(kind, rate, seed) for kind, rate in NOISES for seed in SEEDS]

@@ -18,18 +18,20 @@ import torch
 from photos import CLASSES, make_params, repeated, with_labels, write_untrained
 
 from mlnt import seeding
-from mlnt.data import index_batches, statistics_of
-from mlnt.evaluation import predict_logits
-from mlnt.file_images import FileImages
-from mlnt.functional import Network
+from mlnt.images.batches import index_batches, statistics_of
+from mlnt.images.files import FileImages
+from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
-from mlnt.step import MLNTStep
-from pipeline import artifacts, feature_store, files, runtime
-from pipeline.artifacts import TRAIN, Dataset, Labels
-from pipeline.image_files import ImageFiles
+from mlnt.training.evaluation import predict_logits
+from mlnt.training.state import Network
+from pipeline import files
+from pipeline.images.files import ImageFiles
 from pipeline.stages import download, evaluate, noise, report
 from pipeline.stages.train import step_options
-from pipeline.workspace import Workspace
+from pipeline.store.dataset import TRAIN, Dataset, Labels, read_dataset, write_dataset
+from pipeline.store.features import FeatureFile, write_features
+from pipeline.training.build import build_network
+from pipeline.training.session import Session
 
 Row = dict[str, Any]
 
@@ -79,9 +81,9 @@ def waiting(_: int, args: argparse.Namespace) -> Iterator[Row]:
     """The share of training that is spent on waiting for the next batch."""
     with_labels(max(args.batch_size * args.steps * 2, 200), args)
     params = make_params(args)
-    workspace = Workspace.open(params)
+    session = Session.open(params)
     seconds = [0.0]
-    fetch = workspace.images.fetch
+    fetch = session.images.fetch
 
     def timed(batches: Any) -> Iterator[torch.Tensor]:
         fetched = fetch(batches)
@@ -93,13 +95,13 @@ def waiting(_: int, args: argparse.Namespace) -> Iterator[Row]:
                 return
             yield batch
 
-    workspace.images.fetch = timed  # type: ignore[method-assign]
-    module = runtime.build_network(params, workspace.dataset, workspace.device, 1)
+    session.images.fetch = timed  # type: ignore[method-assign]
+    module = build_network(params, session.dataset, session.device, 1)
     width = 64
-    train = workspace.split(TRAIN)
+    train = session.split(TRAIN)
     features = torch.randn(len(train.indices), width, generator=seeding.generator(0, "features"))
-    training = workspace.training(
-        module, MLNTStep(**step_options(params)), workspace.training_data(None, features), meta=True
+    training = session.training(
+        module, MLNTStep(**step_options(params)), session.training_data(None, features), meta=True
     )
     begun: list[tuple[float, float]] = []
 
@@ -113,7 +115,7 @@ def waiting(_: int, args: argparse.Namespace) -> Iterator[Row]:
             pass
     except RuntimeError:
         pass  # a generator makes that of StopIteration
-    workspace.close()
+    session.close()
     (start, waited), (end, waited_then) = begun[1], begun[-1]  # the first step waits for the workers to start
     share = (waited_then - waited) / (end - start)
     each = (end - start) / (len(begun) - 2)
@@ -124,16 +126,16 @@ def waiting(_: int, args: argparse.Namespace) -> Iterator[Row]:
 def manifest(entries: int, args: argparse.Namespace) -> Iterator[Row]:
     dataset = repeated(entries, args)
     start = time.perf_counter()
-    artifacts.write_dataset(dataset)
+    write_dataset(dataset)
     written = time.perf_counter()
-    artifacts.read_dataset()
+    read_dataset()
     size = Path("data/dataset.h5").stat().st_size / 2**20
     yield {"part": "data set, written", "s": written - start, "note": f"{size:.0f} MiB"}
     yield {"part": "data set, read", "s": time.perf_counter() - written}
 
 
 def labels(entries: int, args: argparse.Namespace) -> Iterator[Row]:
-    artifacts.write_dataset(repeated(entries, args))
+    write_dataset(repeated(entries, args))
     start = time.perf_counter()
     noise.run(make_params(args))
     yield {"part": "noise", "s": time.perf_counter() - start}
@@ -160,10 +162,10 @@ def features(entries: int, args: argparse.Namespace) -> Iterator[Row]:
     block = np.random.default_rng(0).standard_normal((512, args.width)).astype(np.float16)
     start = time.perf_counter()
     chunks = (block[: min(512, entries - at)] for at in range(0, entries, 512))
-    feature_store.write_features(chunks, entries, args.width, "float16", labels_, "network")
+    write_features(chunks, entries, args.width, "float16", labels_, "network")
     gib = entries * args.width * 2 / 2**30
     yield {"part": "features, written", "s": time.perf_counter() - start, "note": f"{gib:.2f} GiB"}
-    table = feature_store.FeatureFile(labels_, "network", np.arange(entries))
+    table = FeatureFile(labels_, "network", np.arange(entries))
     draw = seeding.generator(0, "rows")
     start = time.perf_counter()
     for _ in range(args.batches):

@@ -26,10 +26,10 @@ def _exit_a_moment_later(unraisable: sys.UnraisableHookArgs) -> None:
 
 def main() -> None:
     """Run a command and end with its exit status: 0, 2 for what the user can mend, 1 else, 130/143 when stopped."""
-    from pipeline import stopping
+    from pipeline import signals
 
     sys.unraisablehook = _exit_a_moment_later
-    with stopping.at_once():
+    with signals.at_once():
         from pipeline import cli  # here: its imports take a fifth of a second, and Ctrl-C may come then
 
         cli.app(prog_name="mlnt")

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlnt import __version__
 from pipeline import console
 from pipeline.errors import RunError, UserError
 
 if TYPE_CHECKING:
-    from pipeline.params import Params
+    from pipeline.params.schema import Params
 
 app = typer.Typer(
     name="mlnt",
@@ -39,7 +38,7 @@ HELPERS = "Around it"
 
 
 def _load(path: Path) -> Params:
-    from pipeline.params_file import load
+    from pipeline.params.load import load
 
     return load(path)
 
@@ -64,7 +63,9 @@ def _errors(debug: bool) -> Iterator[None]:
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     if version:
-        typer.echo(f"mlnt {__version__}")
+        from importlib.metadata import version as installed
+
+        typer.echo(f"mlnt {installed('mlnt')}")
         raise typer.Exit
 
 
@@ -168,7 +169,7 @@ def baseline(
     Forward, Joint Optimization (two steps), CNN-CRF; `dvc repro baselines/dvc.yaml` trains them all.
     """
     with _errors(debug):
-        from pipeline.systems import BASELINES
+        from pipeline.systems.registry import BASELINES
 
         if name not in BASELINES:
             raise UserError(f"baseline: found {name!r}; expected one of {', '.join(BASELINES)}")
@@ -196,7 +197,7 @@ def sweep(
     Those that are finished are not repeated: after a stop, the same command goes on. `mlnt tables` shows the results.
     """
     with _errors(debug):
-        from pipeline import sweep as runner
+        from pipeline.paper import runner
 
         runner.run(name, seeds, preset, jobs, dry_run, cell or [])
 
@@ -209,7 +210,7 @@ def tables(
 ) -> None:
     """Gather finished experiments into the paper's tables and figures → reports/PRESET/index.html, .md, .csv, .svg."""
     with _errors(debug):
-        from pipeline import tables as writer
+        from pipeline.paper import tables as writer
 
         writer.run(preset, out or Path("reports") / preset)
 
@@ -218,7 +219,7 @@ def tables(
 def show(debug: Debug = False) -> None:
     """Print the table of results of the last run."""
     with _errors(debug):
-        from pipeline.show import show as print_table
+        from pipeline.report.terminal import show as print_table
 
         print_table()
 
@@ -231,7 +232,7 @@ def preset(
 ) -> None:
     """Merge a preset into params.yaml, its comments kept; without a name, list the presets."""
     with _errors(debug):
-        from pipeline import presets
+        from pipeline.params import presets
 
         if name is None:
             for key, what in presets.available().items():

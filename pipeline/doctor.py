@@ -15,9 +15,10 @@ from typing import NamedTuple
 import psutil
 from rich.console import Console
 
-from pipeline import files, params_file
+from pipeline import files
 from pipeline.errors import UserError
-from pipeline.params import Data
+from pipeline.params.load import load
+from pipeline.params.schema import Data
 
 GIB = 1 << 30
 ENOUGH_DISK_GIB = 2
@@ -151,7 +152,7 @@ def _hardware(path: Path) -> Iterator[Finding]:
 
 def _params(path: Path) -> Iterator[Finding]:
     try:
-        checked = params_file.load(path)
+        checked = load(path)
     except UserError as error:
         for line in str(error).splitlines():
             yield Finding("fail", "params", line)

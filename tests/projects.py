@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.params import Params
-from pipeline.params_file import check, read_yaml
+from pipeline.params.load import check, read_yaml
+from pipeline.params.schema import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 

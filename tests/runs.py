@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from projects import STAGES, digests, run_stage
 
-from pipeline.params import Params
+from pipeline.params.schema import Params
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import psutil
 from projects import OUTPUTS, STAGES, TINY, copy_project, digests, dvc, environment, written_by
 
 from pipeline.errors import UserError
-from pipeline.params_file import read_yaml
+from pipeline.params.load import read_yaml
 
 PARAMS = {**TINY, "train.epochs": 24, "train.lr_drop_epochs": [16], "train.checkpoint_every": "7 steps"}
 PATIENCE_S = 120

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlnt.restricted_pickle import Value, load_dict
-from pipeline.artifacts import TEST, TRAIN, Dataset
 from pipeline.errors import UserError
 from pipeline.sources.archives import Tar
 from pipeline.sources.containers import Container, Folder, file_type, readable
 from pipeline.sources.fetch import check_sha256, fetch
+from pipeline.sources.restricted_pickle import Value, load_dict
+from pipeline.store.dataset import TEST, TRAIN, Dataset
 
 LARGEST_FILE = 1 << 26
 """Bytes; a batch has 31 million."""

@@ -6,11 +6,11 @@ import stat
 from pathlib import Path
 
 from pipeline import console
-from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
 from pipeline.sources.containers import Folder, file_type
 from pipeline.sources.listing import FileOptions, Sample, load_listing
 from pipeline.sources.members import first_few, is_inside, printable, repeated
+from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset
 
 CLASS_NAMES = (
     "T-Shirt", "Shirt", "Knitwear", "Chiffon", "Sweater", "Hoodie", "Windbreaker",

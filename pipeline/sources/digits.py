@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mlnt import seeding
-from mlnt.noise import stratified_split
-from pipeline.artifacts import TEST, TRAIN, Dataset
+from mlnt.noise.matrices import stratified_split
+from pipeline.store.dataset import TEST, TRAIN, Dataset
 
 TEST_FRACTION = 0.4
 """Two fifths for the test split, about 720 scans, so that its standard error stays near one percent."""

@@ -8,12 +8,12 @@ import stat
 from pathlib import Path, PurePosixPath
 
 from pipeline import console
-from pipeline.artifacts import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
+from pipeline.images.decode import EXTENSIONS
 from pipeline.sources.containers import Container, Folder, file_type, open_container, readable
-from pipeline.sources.decode import EXTENSIONS
 from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing
 from pipeline.sources.members import Members, first_few, is_hidden, is_inside, is_text, printable, repeated
+from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 
 _SPLIT_FOLDERS = {**SPLIT_NAMES, "training": TRAIN, "dev": VALIDATION, "testing": TEST}
 """By name, in any case."""

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlnt import seeding
-from mlnt.noise import stratified_split
-from pipeline.artifacts import TEST, TRAIN, Dataset
+from mlnt.noise.matrices import stratified_split
+from pipeline.store.dataset import TEST, TRAIN, Dataset
 
 
 def limited_rows(

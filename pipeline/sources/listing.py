@@ -11,16 +11,16 @@ import psutil
 from numpy.typing import NDArray
 
 from pipeline import console
-from pipeline.artifacts import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.errors import UserError
-from pipeline.image_files import FileDecoder, ImageFiles
-from pipeline.names import Names
+from pipeline.images.decode import ImageOptions, UndecodableError, decode_image, different_sizes
+from pipeline.images.files import FileDecoder, ImageFiles
 from pipeline.sources.archives import GIB
 from pipeline.sources.containers import Container, Folder
-from pipeline.sources.decode import ImageOptions, UndecodableError, decode_image, different_sizes
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.members import first_few
 from pipeline.sources.scan import scan
+from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
+from pipeline.store.names import Names
 
 
 class Sample(NamedTuple):

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlnt import worker
-from mlnt.pixel_sums import PixelSums
+from mlnt.images import worker
+from mlnt.images.statistics import PixelSums
 from pipeline import console
 from pipeline.errors import RunError
+from pipeline.images.decode import ImageOptions, UndecodableError, decode_image, different_sizes
 from pipeline.sources.containers import read_start
-from pipeline.sources.decode import ImageOptions, UndecodableError, decode_image, different_sizes
 
 FILES_A_TASK = 64
 Shape = tuple[int, int, int]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from pipeline import artifacts
-from pipeline.artifacts import Dataset
 from pipeline.errors import UserError
-from pipeline.params import Params
+from pipeline.images.decode import ImageOptions
+from pipeline.params.schema import Params
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
 from pipeline.sources.archives import GIB
 from pipeline.sources.containers import file_type, readable
-from pipeline.sources.decode import ImageOptions
 from pipeline.sources.fetch import check_sha256, fetch
 from pipeline.sources.limit import limit_dataset
 from pipeline.sources.listing import FileOptions
+from pipeline.store.dataset import SPLITS, Dataset, write_dataset
 
 RAW = Path("data/raw")
 """Where downloaded archives stay, so that another `data.limit` needs no second download."""
@@ -28,8 +27,8 @@ def run(params: Params) -> str:
         UserError: the data is missing, damaged or laid out in another way.
     """
     dataset = _load(params)
-    artifacts.write_dataset(dataset)
-    counts = [f"{int((dataset.split == i).sum())} {name}" for i, name in enumerate(artifacts.SPLITS)]
+    write_dataset(dataset)
+    counts = [f"{int((dataset.split == i).sum())} {name}" for i, name in enumerate(SPLITS)]
     channels, height, width = dataset.images.shape[1:]
     size = f"{width}×{height}×{channels}"
     return f"{dataset.source}: {' + '.join(counts)} images of {size}, {len(dataset.class_names)} classes"

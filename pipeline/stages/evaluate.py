@@ -11,16 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlnt import mentor
-from mlnt.evaluation import Confusion, accuracy, confusion
-from mlnt.functional import Network
-from mlnt.noise import realised_matrix
-from mlnt.training import MODELS
-from pipeline import artifacts, files, runtime, weights
-from pipeline.artifacts import TEST, TRAIN, VALIDATION
-from pipeline.params import Params
-from pipeline.systems import FINAL, SYSTEMS, System
-from pipeline.workspace import Workspace
+from mlnt.method import mentor
+from mlnt.noise.matrices import realised_matrix
+from mlnt.training.evaluation import Confusion, accuracy, confusion
+from mlnt.training.loop import MODELS
+from mlnt.training.state import Network
+from pipeline import files
+from pipeline.params.schema import Params
+from pipeline.store import models
+from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION
+from pipeline.systems.registry import FINAL, SYSTEMS, System
+from pipeline.training.build import empty_network
+from pipeline.training.device import amp_dtype
+from pipeline.training.session import Session
 
 METRICS = files.METRICS / "evaluate.json"
 SUMMARY = files.METRICS / "summary.json"
@@ -35,12 +38,12 @@ def run(params: Params) -> str:
     Raises:
         UserError: inputs that are missing, damaged or of another run.
     """
-    with closing(Workspace.open(params)) as workspace:
-        return _evaluate(Evaluation(workspace))
+    with closing(Session.open(params)) as session:
+        return _evaluate(Evaluation(session))
 
 
 def _evaluate(evaluation: Evaluation) -> str:
-    metrics: dict[str, Any] = {"samples": {name: evaluation.count(i) for i, name in enumerate(artifacts.SPLITS)}}
+    metrics: dict[str, Any] = {"samples": {name: evaluation.count(i) for i, name in enumerate(SPLITS)}}
     confusions: dict[tuple[System, str, str], Confusion] = {}
     issues = evaluation.label_issues()
     for system in SYSTEMS:
@@ -89,11 +92,11 @@ class LabelIssues:
 class Evaluation:
     """What is known of each model, as it is asked for."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
-        self.params = workspace.params
-        self.dataset = workspace.dataset
-        self.labels = workspace.labels
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.params = session.params
+        self.dataset = session.dataset
+        self.labels = session.labels
         chosen = self.params.evaluate.label_issue_threshold
         self.threshold = self.params.mentor.tau if chosen is None else chosen
 
@@ -102,7 +105,7 @@ class Evaluation:
 
     def accuracies(self, system: System) -> tuple[dict[str, Any], dict[tuple[str, str], Confusion]]:
         """model → choice → accuracies, and the confusion matrices on the test split."""
-        card = weights.read_card(system.stage, self.params.model.name, self.labels.digest)
+        card = models.read_card(system.stage, self.params.model.name, self.labels.digest)
         values: dict[str, Any] = {
             "mentor": card.mentor,
             "best_epoch": card.best_epoch,
@@ -110,7 +113,7 @@ class Evaluation:
             "kept_purity": card.kept_purity,
         }
         counts: dict[tuple[str, str], Confusion] = {}
-        kinds = [(model, choice) for model in MODELS for choice in weights.CHOICES]
+        kinds = [(model, choice) for model in MODELS for choice in models.CHOICES]
         networks = [self._network(system, model, choice) for model, choice in kinds]
         on_validation, labels = self._logits(networks, VALIDATION)
         for (model, choice), logits in zip(kinds, on_validation, strict=True):
@@ -128,7 +131,7 @@ class Evaluation:
 
     def label_issues(self) -> dict[System, LabelIssues]:
         """What each system's best model on validation says of the training labels, all in one reading of the images."""
-        of_all, given = self._logits([self.workspace.best_network(system.stage)[0] for system in SYSTEMS], TRAIN)
+        of_all, given = self._logits([self.session.best_network(system.stage)[0] for system in SYSTEMS], TRAIN)
         return {system: self._issues(logits, given) for system, logits in zip(SYSTEMS, of_all, strict=True)}
 
     def _issues(self, logits: Tensor, given: Tensor) -> LabelIssues:
@@ -172,7 +175,7 @@ class Evaluation:
 
     def final_predictions(self) -> list[dict[str, Any]]:
         """The final model on the test split (validation, where there is none), a row per sample."""
-        network, _ = self.workspace.best_network(FINAL.stage)
+        network, _ = self.session.best_network(FINAL.stage)
         (logits,), labels = self._logits([network], TEST if self.count(TEST) else VALIDATION)
         classes = self.dataset.class_names
         return [
@@ -181,14 +184,14 @@ class Evaluation:
         ]
 
     def _network(self, system: System, model: str, choice: str) -> Network:
-        module = runtime.empty_network(self.params, self.dataset, self.workspace.device)
-        weights.load_into(module, weights.weights_file(system.stage, model, choice))
-        return Network(module, runtime.amp_dtype(self.params.train))
+        module = empty_network(self.params, self.dataset, self.session.device)
+        models.load_into(module, models.weights_file(system.stage, model, choice))
+        return Network(module, amp_dtype(self.params.train))
 
     def _logits(self, networks: list[Network], split: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """Of each network, and the labels."""
-        found = self.workspace.logits(networks, split, f"evaluate, {artifacts.SPLITS[split]}")
-        return found, self.workspace.split(split).labels
+        found = self.session.logits(networks, split, f"evaluate, {SPLITS[split]}")
+        return found, self.session.split(split).labels
 
 
 def _summary(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlnt.data import index_batches
+from mlnt.images.batches import index_batches
 from mlnt.networks import pre_logit_features
-from pipeline import artifacts, console, feature_store, runtime
-from pipeline.params import Params
-from pipeline.trained import load_best
+from pipeline import console
+from pipeline.params.schema import Params
+from pipeline.store import features
+from pipeline.store.dataset import read_dataset, read_labels
+from pipeline.training.build import load_best
+from pipeline.training.device import prepare
+from pipeline.training.session import image_store
 
 
 def run(params: Params) -> str:
@@ -23,11 +27,11 @@ def run(params: Params) -> str:
     Raises:
         UserError: inputs that are missing, damaged or of another run.
     """
-    device = runtime.prepare(params.train)
-    dataset = artifacts.read_dataset()
-    labels = artifacts.read_labels(dataset)
+    device = prepare(params.train)
+    dataset = read_dataset()
+    labels = read_labels(dataset)
     module, digest = load_best(params, dataset, labels, "pretrain", device)
-    images, _ = runtime.image_store(params, dataset, labels, device)
+    images, _ = image_store(params, dataset, labels, device)
     rows = torch.arange(len(images))
 
     @torch.no_grad()
@@ -43,5 +47,5 @@ def run(params: Params) -> str:
     with closing(images):
         width = next(chunks([rows[:1]])).shape[1]
         batches = index_batches(rows, params.train.eval_batch_size)
-        feature_store.write_features(chunks(batches), len(rows), width, params.features.dtype, labels, digest)
+        features.write_features(chunks(batches), len(rows), width, params.features.dtype, labels, digest)
     return f"features: {len(rows)} rows of {width} numbers"

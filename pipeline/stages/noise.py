@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlnt import human_labels, instance_noise, noise, seeding
-from pipeline import artifacts, files
-from pipeline.artifacts import TRAIN, VALIDATION, Dataset, Labels
+from mlnt import seeding
+from mlnt.noise import by_image, matrices
+from pipeline import files
 from pipeline.errors import UserError
-from pipeline.params import Params
+from pipeline.params.schema import Params
+from pipeline.sources import human_labels
+from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, write_labels
 
 METRICS = files.METRICS / "noise.json"
 MATRIX = files.REPORTS / "noise_matrix.csv"
@@ -25,7 +27,7 @@ def run(params: Params) -> str:
     Raises:
         UserError: parameters or files that do not fit the data set.
     """
-    dataset = artifacts.read_dataset()
+    dataset = read_dataset()
     split = _split(dataset, params)
     true_labels = dataset.labels
     labels, intended = _noisy_labels(dataset, split, params)
@@ -33,7 +35,7 @@ def run(params: Params) -> str:
         labels = np.where(split == TRAIN, labels, true_labels)
     known = dataset.labels_are_true or params.noise.kind != "none"
     result = Labels(labels, true_labels if known else None, split, intended, dataset.digest)
-    artifacts.write_labels(result)
+    write_labels(result)
 
     train = result.rows(TRAIN)
     metrics: dict[str, Any] = {
@@ -44,7 +46,7 @@ def run(params: Params) -> str:
     rows: list[dict[str, Any]] = []
     if known:
         metrics["realised_rate"] = float((labels[train] != true_labels[train]).mean())
-        realised = noise.realised_matrix(true_labels[train], labels[train], len(dataset.class_names))
+        realised = matrices.realised_matrix(true_labels[train], labels[train], len(dataset.class_names))
         rows = _matrix_rows(dataset.class_names, intended, realised)
     files.write_json(METRICS, metrics)
     files.write_csv(MATRIX, rows)
@@ -60,14 +62,14 @@ def _split(dataset: Dataset, params: Params) -> NDArray[np.uint8]:
     split = dataset.split.copy()
     train = np.flatnonzero(split == TRAIN)
     generator = seeding.numpy_generator(params.seed, "validation split")
-    chosen = noise.stratified_split(dataset.labels[train], params.noise.validation_fraction, generator, leave=1)
+    chosen = matrices.stratified_split(dataset.labels[train], params.noise.validation_fraction, generator, leave=1)
     split[train[chosen]] = VALIDATION
     return split
 
 
 def _noisy_labels(
     dataset: Dataset, split: NDArray[np.uint8], params: Params
-) -> tuple[noise.Labels, noise.Matrix | None]:
+) -> tuple[matrices.Labels, matrices.Matrix | None]:
     """Labels with noise in the training and the validation part, and the matrix that was asked for."""
     kind = params.noise.kind
     if kind == "none":
@@ -82,7 +84,7 @@ def _noisy_labels(
         rows = np.flatnonzero(split == part)
         generator = seeding.numpy_generator(params.seed, "noise", part)
         if kind == "symmetric":
-            labels[rows] = noise.symmetric_labels(
+            labels[rows] = matrices.symmetric_labels(
                 dataset.labels[rows],
                 len(dataset.class_names),
                 params.noise.rate,
@@ -91,18 +93,18 @@ def _noisy_labels(
                 generator,
             )
         else:
-            labels[rows] = noise.replace_labels(dataset.labels[rows], matrix, params.noise.sampling, generator)
+            labels[rows] = matrices.replace_labels(dataset.labels[rows], matrix, params.noise.sampling, generator)
     return labels, matrix
 
 
-def _matrix(class_names: list[str], params: Params) -> noise.Matrix:
+def _matrix(class_names: list[str], params: Params) -> matrices.Matrix:
     rate, count = params.noise.rate, len(class_names)
     if params.noise.kind == "symmetric":
-        return noise.symmetric_matrix(count, rate, params.noise.symmetric_excludes_true)
+        return matrices.symmetric_matrix(count, rate, params.noise.symmetric_excludes_true)
     if params.noise.kind == "pairflip":
-        return noise.pairflip_matrix(count, rate)
+        return matrices.pairflip_matrix(count, rate)
     if params.noise.kind == "asymmetric":
-        known = (noise.CIFAR10_ASYMMETRIC, noise.DIGITS_ASYMMETRIC)
+        known = (matrices.CIFAR10_ASYMMETRIC, matrices.DIGITS_ASYMMETRIC)
         fitting = [usual for usual in known if set(class_names) >= {*usual.keys(), *usual.values()}]
         mapping = params.noise.mapping or (fitting[0] if fitting else {})
         if not mapping:
@@ -111,33 +113,35 @@ def _matrix(class_names: list[str], params: Params) -> noise.Matrix:
                 f"the classes are {', '.join(class_names)}"
             )
         try:
-            return noise.mapping_matrix(class_names, mapping, rate)
+            return matrices.mapping_matrix(class_names, mapping, rate)
         except ValueError as error:
             raise UserError(f"noise.mapping: {error}") from error
     return _read_matrix(Path(params.noise.matrix_file or "").expanduser(), count)
 
 
-def _read_matrix(path: Path, num_classes: int) -> noise.Matrix:
+def _read_matrix(path: Path, num_classes: int) -> matrices.Matrix:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # an empty file: its shape is refused below
             matrix = np.loadtxt(path, delimiter=",", ndmin=2)
-        noise.check_matrix(matrix, num_classes)
+        matrices.check_matrix(matrix, num_classes)
     except (OSError, ValueError) as error:
         raise UserError(f"noise.matrix_file: {path}: {error}; row i holds P(label = j | true label = i)") from error
     return matrix
 
 
-def _instance(dataset: Dataset, split: NDArray[np.uint8], params: Params) -> tuple[noise.Labels, noise.Matrix | None]:
+def _instance(
+    dataset: Dataset, split: NDArray[np.uint8], params: Params
+) -> tuple[matrices.Labels, matrices.Matrix | None]:
     """The matrix is that of the training part. Images of a validation part that stays clean are not looked at."""
     count, size = len(dataset.class_names), int(np.prod(dataset.images.shape[1:]))
 
-    def projection(true: int) -> instance_noise.Projection:
-        return instance_noise.draw_projection(size, count, seeding.numpy_generator(params.seed, "projection", true))
+    def projection(true: int) -> by_image.Projection:
+        return by_image.draw_projection(size, count, seeding.numpy_generator(params.seed, "projection", true))
 
-    def noisy(part: int) -> noise.Matrix:
+    def noisy(part: int) -> matrices.Matrix:
         rows = np.flatnonzero(split == part)
-        labels[rows], matrix = instance_noise.instance_labels(
+        labels[rows], matrix = by_image.instance_labels(
             lambda chosen: dataset.images[rows[chosen]],
             dataset.labels[rows],
             params.noise.rate,
@@ -153,7 +157,7 @@ def _instance(dataset: Dataset, split: NDArray[np.uint8], params: Params) -> tup
     return labels, noisy(TRAIN)
 
 
-def _human(dataset: Dataset, params: Params) -> noise.Labels:
+def _human(dataset: Dataset, params: Params) -> matrices.Labels:
     """Human labels of the training part (its validation samples included), found by `source_index`."""
     path = Path(params.noise.human_file or "").expanduser()
     try:
@@ -192,7 +196,9 @@ def _validation_labels(dataset: Dataset, params: Params) -> str:
     return params.noise.validation
 
 
-def _matrix_rows(class_names: list[str], intended: noise.Matrix | None, realised: noise.Matrix) -> list[dict[str, Any]]:
+def _matrix_rows(
+    class_names: list[str], intended: matrices.Matrix | None, realised: matrices.Matrix
+) -> list[dict[str, Any]]:
     return [
         {
             "true": true,

@@ -12,10 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import artifacts, figures, files, results
-from pipeline.artifacts import TRAIN, Dataset
-from pipeline.params import Params
-from pipeline.systems import FINAL, SYSTEMS
+from pipeline import files
+from pipeline.params.schema import Params
+from pipeline.report import figures, rows
+from pipeline.store.dataset import TRAIN, Dataset, read_dataset, read_labels
+from pipeline.systems.registry import FINAL, SYSTEMS
 
 SMALLEST_PICTURE = 64
 
@@ -26,20 +27,20 @@ def run(params: Params) -> str:
     Raises:
         UserError: inputs that are missing, damaged or of another run.
     """
-    dataset = artifacts.read_dataset()
-    labels = artifacts.read_labels(dataset)
-    metrics = files.read_json(results.EVALUATE)
+    dataset = read_dataset()
+    labels = read_labels(dataset)
+    metrics = files.read_json(rows.EVALUATE)
     noise = files.read_json(files.METRICS / "noise.json")
     issues = _issues(params.report.gallery)
     chosen = params.evaluate.label_issue_threshold
     threshold = params.mentor.tau if chosen is None else chosen
     known = labels.true_labels is not None
     clothing = dataset.source == "clothing1m"
-    paper = results.paper_column(dataset.source, params.noise.kind, params.noise.rate) if known or clothing else {}
+    paper = rows.paper_column(dataset.source, params.noise.kind, params.noise.rate) if known or clothing else {}
     final = metrics[FINAL.name]
     page = (
         _environment()
-        .get_template("report.html.jinja")
+        .get_template("page.html.jinja")
         .render(
             params=params.model_dump(mode="json", by_alias=True),
             dataset=dataset,
@@ -47,10 +48,10 @@ def run(params: Params) -> str:
             noise=noise,
             metrics=metrics,
             systems=SYSTEMS,
-            rows=results.rows(metrics, paper),
+            rows=rows.rows(metrics, paper),
             known=known,
             paper=f"paper, {'Clothing1M' if clothing else 'CIFAR-10'}" if paper else "",
-            percent=results.percent,
+            percent=rows.percent,
             curves=figures.progress_curves(files.PLOTS),
             matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names)),
             confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
@@ -101,7 +102,7 @@ def _issues(gallery: int) -> Issues:
 def _environment() -> Environment:
     """Everything is escaped: class and file names come from strangers."""
     return Environment(
-        loader=PackageLoader("pipeline", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
 
 

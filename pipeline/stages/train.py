@@ -7,18 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
-from mlnt import mentor
-from mlnt.functional import Network
-from mlnt.step import MLNTStep
-from pipeline import console, files, runtime
-from pipeline.artifacts import TRAIN
+from mlnt.method import mentor
+from mlnt.method.step import MLNTStep
+from mlnt.training.state import Network
+from pipeline import console, files
 from pipeline.errors import UserError
-from pipeline.feature_store import FeatureFile
-from pipeline.fitting import fit
-from pipeline.params import Params
-from pipeline.systems import BY_STAGE, System
-from pipeline.trained import best_weights
-from pipeline.workspace import Workspace
+from pipeline.params.schema import Params
+from pipeline.store.dataset import TRAIN
+from pipeline.store.features import FeatureFile
+from pipeline.systems.registry import BY_STAGE, System
+from pipeline.training.build import best_weights, build_network
+from pipeline.training.fit import fit
+from pipeline.training.session import Session
 
 FEW_KEPT = 0.3
 
@@ -30,24 +30,24 @@ def run(params: Params, stage: str) -> str:
         UserError: parameters or inputs that do not fit.
         RunError: the loss was not finite.
     """
-    with closing(Workspace.open(params)) as workspace:
-        return _train(workspace, stage)
+    with closing(Session.open(params)) as session:
+        return _train(session, stage)
 
 
-def _train(workspace: Workspace, stage: str) -> str:
-    params, system = workspace.params, BY_STAGE[stage]
+def _train(session: Session, stage: str) -> str:
+    params, system = session.params, BY_STAGE[stage]
     # θ*: the best model of the iteration before, in eval mode.
-    network, mentor_digest = workspace.best_network(system.mentor_stage) if system.mentor_stage else (None, "")
-    kept = _filter(workspace, network)
-    features, features_digest = _features(workspace, system)
-    student = runtime.build_network(params, workspace.dataset, workspace.device, system.iteration)
+    network, mentor_digest = session.best_network(system.mentor_stage) if system.mentor_stage else (None, "")
+    kept = _filter(session, network)
+    features, features_digest = _features(session, system)
+    student = build_network(params, session.dataset, session.device, system.iteration)
     step = MLNTStep(**step_options(params, system.meta), mentor=network)
-    data = workspace.training_data(kept, features)
-    training = workspace.training(student, step, data, iteration=system.iteration, meta=system.meta)
+    data = session.training_data(kept, features)
+    training = session.training(student, step, data, iteration=system.iteration, meta=system.meta)
     rates = {"train.lr": params.train.lr}
     if system.meta:
         rates |= {"mlnt.eta": params.mlnt.eta, "mlnt.alpha": params.mlnt.alpha}
-    return fit(workspace, stage, system.title, training, [features_digest, mentor_digest], rates)
+    return fit(session, stage, system.title, training, [features_digest, mentor_digest], rates)
 
 
 def step_options(params: Params, meta: bool = True) -> dict[str, Any]:
@@ -68,13 +68,13 @@ def step_options(params: Params, meta: bool = True) -> dict[str, Any]:
     }
 
 
-def _filter(workspace: Workspace, network: Network | None) -> Tensor | None:
+def _filter(session: Session, network: Network | None) -> Tensor | None:
     """D′ over the training set; None keeps all."""
     if network is None:
         return None
-    train = workspace.split(TRAIN)
-    (logits,) = workspace.logits([network], TRAIN, "filter")
-    tau = workspace.params.mentor.tau
+    train = session.split(TRAIN)
+    (logits,) = session.logits([network], TRAIN, "filter")
+    tau = session.params.mentor.tau
     kept = mentor.filter_samples(logits.softmax(dim=1), train.labels, tau)
     share = float(kept.double().mean())
     if not kept.any():
@@ -86,11 +86,11 @@ def _filter(workspace: Workspace, network: Network | None) -> Tensor | None:
     return kept
 
 
-def _features(workspace: Workspace, system: System) -> tuple[Tensor | FeatureFile | None, str]:
+def _features(session: Session, system: System) -> tuple[Tensor | FeatureFile | None, str]:
     """The feature store's rows of the training set, where the step needs neighbours: in memory, if they fit there."""
-    if not system.meta or workspace.params.mlnt.M == 0:
+    if not system.meta or session.params.mlnt.M == 0:
         return None, ""
-    digest = files.file_digest(best_weights(workspace.params, workspace.labels, "pretrain"))
-    table = FeatureFile(workspace.labels, digest, workspace.labels.rows(TRAIN))
-    in_memory = table.gib <= workspace.params.features.max_memory_gib
-    return table.read() if in_memory else table, f"{digest} {workspace.params.features.dtype}"
+    digest = files.file_digest(best_weights(session.params, session.labels, "pretrain"))
+    table = FeatureFile(session.labels, digest, session.labels.rows(TRAIN))
+    in_memory = table.gib <= session.params.features.max_memory_gib
+    return table.read() if in_memory else table, f"{digest} {session.params.features.dtype}"

@@ -30,9 +30,10 @@ from projects import (
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from pipeline import console, presets
+from pipeline import console
 from pipeline.cli import app
 from pipeline.errors import RunError, UserError
+from pipeline.params import presets
 
 COMMANDS = {
     "download": "data/dataset.h5",

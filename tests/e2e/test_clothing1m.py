@@ -14,10 +14,11 @@ from clothing import make_clothing
 from projects import ROOT, STAGES, edit_params, run_stage
 from safetensors.torch import save_file
 
-from pipeline import artifacts, presets
-from pipeline.image_files import ImageFiles
-from pipeline.params import Params
-from pipeline.params_file import load
+from pipeline.images.files import ImageFiles
+from pipeline.params import presets
+from pipeline.params.load import load
+from pipeline.params.schema import Params
+from pipeline.store.dataset import read_dataset
 
 TRAIN, OTHERS = 10, 2  # a class
 
@@ -74,7 +75,7 @@ def test_the_recipe_is_that_of_the_preset(finished: Path) -> None:
 
 def test_the_data_set_lists_the_papers_split(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(finished)
-    dataset = artifacts.read_dataset()
+    dataset = read_dataset()
     assert isinstance(dataset.images, ImageFiles)
     assert dataset.images.shape == (14 * (TRAIN + 2 * OTHERS), 3, 32, 32)
     assert dataset.images.sums.count == 14 * TRAIN

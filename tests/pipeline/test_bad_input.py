@@ -26,10 +26,11 @@ from runs import Run, run_all
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from pipeline import artifacts, weights
 from pipeline.cli import app
 from pipeline.errors import UserError
-from pipeline.params_file import load
+from pipeline.params.load import load
+from pipeline.store import models
+from pipeline.store.dataset import TRAIN, read_dataset, read_labels, write_soft_labels
 
 Spoil = Callable[[], object]
 AGAIN = "delete it and run `dvc repro` again"
@@ -196,16 +197,14 @@ MADE = [
         "weights",
         "of another architecture",
         "features",
-        lambda: weights.save_tensors(
-            Path(best()), weights.load_tensors(Path(best())) | {"fc.weight": torch.zeros(3, 5)}
-        ),
+        lambda: models.save_tensors(Path(best()), models.load_tensors(Path(best())) | {"fc.weight": torch.zeros(3, 5)}),
         expected=("_best.safetensors: not the weights of this network", "fc.weight"),
     ),
     Case(
         "weights",
         "with a tensor less",
         "features",
-        lambda: weights.save_tensors(Path(best()), {"stem.weight": torch.zeros(3)}),
+        lambda: models.save_tensors(Path(best()), {"stem.weight": torch.zeros(3)}),
         expected=("_best.safetensors: not the weights of this network",),
     ),
     *(
@@ -746,9 +745,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = run_all(tmp_path_factory.mktemp("finished"), make_params())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(run.folder)
-        labels = artifacts.read_labels(artifacts.read_dataset())
-        table = np.full((len(labels.rows(artifacts.TRAIN)), 10), 0.1, dtype=np.float32)
-        artifacts.write_soft_labels(Path("models/joint_optimization_1/soft_labels.h5"), table, labels)
+        labels = read_labels(read_dataset())
+        table = np.full((len(labels.rows(TRAIN)), 10), 0.1, dtype=np.float32)
+        write_soft_labels(Path("models/joint_optimization_1/soft_labels.h5"), table, labels)
     return run
 
 
@@ -790,15 +789,15 @@ WEIGHTS = "models/meta3/teacher_last.safetensors"
 
 
 def dataset_bytes() -> bytes:
-    return artifacts.read_dataset().images.tobytes()
+    return read_dataset().images.tobytes()
 
 
 def label_bytes() -> bytes:
-    return artifacts.read_labels(artifacts.read_dataset()).labels.tobytes()
+    return read_labels(read_dataset()).labels.tobytes()
 
 
 def weight_bytes() -> bytes:
-    return weights.load_tensors(Path(WEIGHTS))["fc.weight"].numpy().tobytes()
+    return models.load_tensors(Path(WEIGHTS))["fc.weight"].numpy().tobytes()
 
 
 KINDS = {

@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 from projects import copy_outputs, digests, make_params, run_stage
 
-from mlnt.cnn_crf import CRFStep
-from mlnt.forward_correction import ForwardStep
-from mlnt.joint_optimization import LabelCorrectionStep
-from pipeline import artifacts
-from pipeline.artifacts import TRAIN
+from mlnt.baselines.cnn_crf import CRFStep
+from mlnt.baselines.forward import ForwardStep
+from mlnt.baselines.joint_optimization import LabelCorrectionStep
 from pipeline.errors import RunError, UserError
-from pipeline.params import Params
-from pipeline.show import show
+from pipeline.params.schema import Params
+from pipeline.report.terminal import show
 from pipeline.stages import baseline
-from pipeline.systems import BASELINES
-from pipeline.workspace import Workspace
+from pipeline.store.dataset import TRAIN, read_dataset, read_labels, read_soft_labels, write_dataset
+from pipeline.systems.registry import BASELINES
+from pipeline.training.session import Session
 
 SMALL: dict[str, Any] = {
     "joint_optimization__epochs": 4,
@@ -58,7 +57,7 @@ def plan_of(name: str, params: Params) -> Any:
         "forward_estimated": baseline._forward_estimated,
         "joint_optimization_1": baseline._label_correction,
         "cnn_crf": baseline._cnn_crf,
-    }[name](Workspace.open(params)).step
+    }[name](Session.open(params)).step
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -103,7 +102,7 @@ def test_the_soft_labels_are_the_mean_of_the_last_predictions_row_for_row(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside the predictions as the step sees them, kept by hand; and step 2 reads the rows in the same order."""
-    labels = artifacts.read_labels(artifacts.read_dataset())
+    labels = read_labels(read_dataset())
     given = labels.labels[labels.rows(TRAIN)]
     latest = np.eye(10, dtype=np.float32)[given]
     history: list[Any] = []
@@ -123,9 +122,9 @@ def test_the_soft_labels_are_the_mean_of_the_last_predictions_row_for_row(
     monkeypatch.setattr(LabelCorrectionStep, "begin_epoch", begin_epoch)
     baseline.run(make_params(**SMALL), "joint_optimization_1")
     assert len(history) == 4
-    written = artifacts.read_soft_labels(baseline.SOFT_LABELS, labels)
+    written = read_soft_labels(baseline.SOFT_LABELS, labels)
     np.testing.assert_allclose(written, np.mean(history[-2:], axis=0), rtol=1e-5, atol=1e-6)
-    step = baseline._soft_labels(Workspace.open(make_params(**SMALL))).step
+    step = baseline._soft_labels(Session.open(make_params(**SMALL))).step
     np.testing.assert_array_equal(step.soft_labels.numpy(), written)
 
 
@@ -134,7 +133,7 @@ def test_step_2_starts_from_other_weights_than_step_1(finished: Path) -> None:
     params = make_params(**SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(finished)
-        workspace = Workspace.open(params)
+        workspace = Session.open(params)
         one, two = (baseline._network(workspace, "joint_optimization", iteration) for iteration in (1, 2))
     first, second = (next(iter(network.parameters())) for network in (one, two))
     assert not np.allclose(first.detach().numpy(), second.detach().numpy())
@@ -145,7 +144,7 @@ def test_a_label_that_the_matrix_never_gives_is_named(copied: Path) -> None:
     Path("matrix.csv").write_text(text)
     params = make_params(noise__kind="matrix", noise__matrix_file="matrix.csv", noise__sampling="exact")
     run_stage("noise", params)
-    labels = artifacts.read_labels(artifacts.read_dataset())
+    labels = read_labels(read_dataset())
     assert (labels.labels[labels.rows(TRAIN)] == 0).any()  # what the floors leave over keeps its label
     with pytest.raises(UserError, match=r"the noise matrix never gives the label '0', which \d+ training samples have"):
         baseline.run(params, "forward")
@@ -171,7 +170,7 @@ def test_forward_is_told_the_matrix_that_the_noise_was_drawn_from(copied: Path) 
 def test_joint_optimization_is_told_the_distribution_of_the_true_classes(copied: Path) -> None:
     step = plan_of("joint_optimization_1", make_params())
     assert isinstance(step, LabelCorrectionStep)
-    labels = artifacts.read_labels(artifacts.read_dataset())
+    labels = read_labels(read_dataset())
     assert labels.true_labels is not None
     counts = np.bincount(labels.true_labels[labels.rows(TRAIN)], minlength=10)
     np.testing.assert_allclose(step.prior.numpy(), counts / counts.sum(), rtol=1e-6)
@@ -180,7 +179,7 @@ def test_joint_optimization_is_told_the_distribution_of_the_true_classes(copied:
 def test_the_crf_is_told_a_tenth_of_the_true_labels(copied: Path) -> None:
     step = plan_of("cnn_crf", make_params(cnn_crf__clean_fraction=0.1))
     assert isinstance(step, CRFStep)
-    labels = artifacts.read_labels(artifacts.read_dataset())
+    labels = read_labels(read_dataset())
     assert labels.true_labels is not None
     rows = labels.rows(TRAIN)
     known = step.known.numpy()
@@ -253,8 +252,8 @@ def test_prior_knowledge_that_is_not_there_is_asked_for(
     """Own data, labels as given: nobody knows which of them are right."""
     with h5py.File("data/dataset.h5") as file:
         assert "images" in file
-    dataset = artifacts.read_dataset()
-    artifacts.write_dataset(type(dataset)(**{**vars(dataset), "labels_are_true": False, "source": "imagefolder"}))
+    dataset = read_dataset()
+    write_dataset(type(dataset)(**{**vars(dataset), "labels_are_true": False, "source": "imagefolder"}))
     params = make_params(noise__kind="none", **changes)
     run_stage("noise", params)
     with pytest.raises(UserError, match=message):

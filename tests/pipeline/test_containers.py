@@ -22,12 +22,12 @@ import pytest
 from PIL import Image
 from projects import ROOT, digests, make_params, write_picture
 
-from pipeline import artifacts
 from pipeline.errors import UserError
 from pipeline.sources import archives
 from pipeline.sources.archives import Tar, Zip
 from pipeline.sources.containers import open_container
 from pipeline.stages import download
+from pipeline.store.dataset import read_dataset
 
 MIB = 1 << 20
 GOOD = ("train/cat/1.png", "train/dog/1.png")
@@ -74,7 +74,7 @@ def loaded(root: Path, **data: Any) -> list[str]:
     """The names in the data set that the stage makes of `root`."""
     changes = {"data__limit": None, **{f"data__{key}": value for key, value in data.items()}}
     download.run(make_params(data__source="imagefolder", data__root=str(root), **changes))
-    return list(artifacts.read_dataset().names)
+    return list(read_dataset().names)
 
 
 def refused(root: Path, *expected: str, **data: Any) -> None:

@@ -14,11 +14,12 @@ import typer
 from imports import closure
 from projects import ROOT, STAGES, default_values, leaves, listed_params, run, written_by
 
-from pipeline import cli, presets
+from pipeline import cli
 from pipeline.errors import UserError
-from pipeline.params import leaf_keys
-from pipeline.params_file import load, read_yaml
-from pipeline.systems import BASELINES, BY_STAGE, FINAL, SYSTEMS
+from pipeline.params import presets
+from pipeline.params.load import load, read_yaml
+from pipeline.params.schema import leaf_keys
+from pipeline.systems.registry import BASELINES, BY_STAGE, FINAL, SYSTEMS
 
 DVC: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")
 BASELINE: dict[str, Any] = read_yaml(ROOT / "baselines" / "dvc.yaml")["stages"]["baseline"]

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from projects import ROOT, environment, run
 
-from pipeline import files, hdf5
+from pipeline import files
 from pipeline.errors import RunError, UserError
+from pipeline.store import hdf5
 
 
 def run_python(code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -23,14 +23,13 @@ import pytest
 from PIL import Image
 from projects import ROOT, make_params, write_picture
 
-from pipeline import artifacts
-from pipeline.artifacts import Dataset
 from pipeline.errors import UserError
+from pipeline.images.decode import ImageOptions, decode_image
 from pipeline.sources import cifar10, clothing1m, listing
 from pipeline.sources.archives import GIB
-from pipeline.sources.decode import ImageOptions, decode_image
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
+from pipeline.store.dataset import Dataset, read_dataset
 
 # Images
 
@@ -84,7 +83,7 @@ def tree(root: Path, count: int = 2) -> Path:
 def loaded(root: Path, **data: Any) -> Dataset:
     changes = {"data__limit": None, **{f"data__{key}": value for key, value in data.items()}}
     download.run(make_params(data__source="imagefolder", data__root=str(root), **changes))
-    return artifacts.read_dataset()
+    return read_dataset()
 
 
 def refused(root: Path, *expected: str, **data: Any) -> None:

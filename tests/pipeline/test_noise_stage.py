@@ -13,12 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from projects import make_params, write_picture
 
-from mlnt import instance_noise, seeding
-from mlnt.noise import CIFAR10_ASYMMETRIC
-from pipeline import artifacts, files
-from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset, Labels
+from mlnt import seeding
+from mlnt.noise import by_image
+from mlnt.noise.matrices import CIFAR10_ASYMMETRIC
+from pipeline import files
 from pipeline.errors import UserError
 from pipeline.stages import download, noise
+from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 WHOLE = {"data__limit": None, "data__limit_test": None}
@@ -37,14 +38,14 @@ def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def digits(downloaded: Path, project: Path) -> Dataset:
     shutil.copytree(downloaded / "data", project / "data")
-    return artifacts.read_dataset()
+    return read_dataset()
 
 
 def inject(dataset: Dataset, **changes: Any) -> tuple[Labels, dict[str, Any]]:
     """What the stage writes, with parameters such as `kind="pairflip"` of the section noise."""
     seed = changes.pop("seed", 0)
     said = noise.run(make_params(seed=seed, **WHOLE, **{f"noise__{key}": value for key, value in changes.items()}))
-    labels, metrics = artifacts.read_labels(dataset), files.read_json(noise.METRICS)
+    labels, metrics = read_labels(dataset), files.read_json(noise.METRICS)
     assert metrics["train_samples"] == len(labels.rows(TRAIN))
     assert metrics["validation_samples"] == len(labels.rows(VALIDATION))
     if "realised_rate" in metrics:
@@ -116,12 +117,12 @@ def test_instance_noise_is_that_of_each_sample_s_own_image(digits: Dataset) -> N
     for part in (TRAIN, VALIDATION):
         rows = labels.rows(part)
         images = digits.images[rows]
-        expected, matrix = instance_noise.instance_labels(
+        expected, matrix = by_image.instance_labels(
             images.__getitem__,
             digits.labels[rows],
             0.4,
             10,
-            lambda true: instance_noise.draw_projection(64, 10, seeding.numpy_generator(0, "projection", true)),
+            lambda true: by_image.draw_projection(64, 10, seeding.numpy_generator(0, "projection", true)),
             seeding.numpy_generator(0, "noise", part),
         )
         assert labels.labels[rows].tolist() == expected.tolist()
@@ -217,8 +218,8 @@ def test_the_validation_split_leaves_a_training_sample_of_every_class(digits: Da
     keep = np.setdiff1d(np.arange(len(digits.labels)), train[rare])
     fields = ("images", "labels", "split", "source_index")
     few = {name: np.asarray(getattr(digits, name))[keep] for name in fields}
-    artifacts.write_dataset(dataclasses.replace(digits, **few, names=[digits.names[row] for row in keep]))
-    dataset = artifacts.read_dataset()
+    write_dataset(dataclasses.replace(digits, **few, names=[digits.names[row] for row in keep]))
+    dataset = read_dataset()
     labels, _ = inject(dataset, kind="none", validation_fraction=0.8)
     counted = {split: np.bincount(dataset.labels[labels.rows(split)], minlength=10) for split in (TRAIN, VALIDATION)}
     assert counted[TRAIN].min() == 1
@@ -271,7 +272,7 @@ def test_wrong_mappings_are_explained(mapping: dict[str, str], expected: str, di
 
 def test_own_classes_need_a_mapping(digits: Dataset) -> None:
     names = [f"class {name}" for name in digits.class_names]
-    artifacts.write_dataset(dataclasses.replace(digits, class_names=names))
+    write_dataset(dataclasses.replace(digits, class_names=names))
     message = "found nothing, expected CLASS: CLASS pairs for asymmetric noise; the classes are class 0, class 1"
     refused(f"^noise.mapping: {message}", kind="asymmetric", mapping={})
 
@@ -298,7 +299,7 @@ def cifar_like(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray[
 @pytest.fixture
 def own(cifar_like: tuple[Path, NDArray[np.int64]], project: Path) -> Dataset:
     download.run(make_params(**WHOLE, data__source="imagefolder", data__root=str(cifar_like[0])))
-    return artifacts.read_dataset()
+    return read_dataset()
 
 
 @pytest.mark.parametrize("validation", ["clean", "noisy"])
@@ -369,7 +370,7 @@ def test_human_labels_stay_aligned_under_a_limit(
 ) -> None:
     path, worse = label_file(cifar_like[1])
     download.run(make_params(data__source="imagefolder", data__root=str(cifar_like[0]), data__limit=50))
-    part = artifacts.read_dataset()
+    part = read_dataset()
     labels, _ = inject(part, kind="human", human_file=str(path), validation="noisy")
     for row in np.flatnonzero(part.split == TRAIN):
         assert labels.labels[row] == worse[int(Path(part.names[row]).stem)]

@@ -9,8 +9,8 @@ import pytest
 from projects import ROOT, changed, default_values, leaves
 
 from pipeline.errors import UserError
-from pipeline.params import Length, leaf_keys
-from pipeline.params_file import check, load
+from pipeline.params.load import check, load
+from pipeline.params.schema import Length, leaf_keys
 
 PATH = Path("params.yaml")
 

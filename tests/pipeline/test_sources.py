@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from projects import digests, make_params, write_picture
 
-from pipeline import artifacts, files
-from pipeline.artifacts import TEST, TRAIN, VALIDATION, Dataset
+from pipeline import files
 from pipeline.errors import UserError
+from pipeline.images.decode import ImageOptions
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
 from pipeline.sources.archives import GIB
-from pipeline.sources.decode import ImageOptions
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
+from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, read_dataset
 
 AS_THEY_ARE = FileOptions(ImageOptions("auto", None, None, 100), "error", GIB, None, None, "memory", 0)
 CLASSES = ("cat", "dog", "emu")
@@ -516,12 +516,12 @@ def test_a_url_is_fetched_once_and_checked(archive: tuple[Path, str], project: P
     path, sha256 = archive
     params = own(url=path.as_uri(), sha256=sha256)
     download.run(params)
-    first = artifacts.read_dataset()
+    first = read_dataset()
     assert len(first.names) == 6
     path.unlink()
     files.DATASET.unlink()
     download.run(params)
-    assert artifacts.read_dataset().digest == first.digest
+    assert read_dataset().digest == first.digest
 
 
 def test_a_url_of_another_file_is_refused_and_leaves_nothing(archive: tuple[Path, str], project: Path) -> None:
@@ -634,7 +634,7 @@ def test_cifar10_is_read_from_a_copy(cifar_archive: Path, tmp_path: Path) -> Non
 
 def test_cifar10_is_fetched_from_a_mirror(cifar_archive: Path, project: Path) -> None:
     download.run(make_params(data__source="cifar10", data__url=cifar_archive.as_uri(), data__limit=None))
-    dataset = artifacts.read_dataset()
+    dataset = read_dataset()
     check_cifar(dataset, cifar_archive.parent)
     assert (project / "data/raw/cifar-10-python.tar.gz").exists()
 
@@ -660,7 +660,7 @@ def test_cifar10_may_be_given_as_its_archive(
     monkeypatch.setenv("HOME", str(cifar_archive.parents[1]))
     for root in ("~/made", "~/made/other.tgz"):
         download.run(make_params(data__source="cifar10", data__root=root, data__limit=None, data__limit_test=None))
-        check_cifar(artifacts.read_dataset(), cifar_archive.parent)
+        check_cifar(read_dataset(), cifar_archive.parent)
     renamed.write_bytes(b"another file")
     with pytest.raises(UserError, match=r"^data\.root: .*other\.tgz has another MD5 than CIFAR-10's archive"):
         cifar10.load(renamed, None, GIB)
@@ -674,7 +674,7 @@ def test_the_sha256_of_cifar10_is_checked(cifar_archive: Path, project: Path) ->
         data = {f"data__{key}": value for key, value in place.items()}
         params = {"data__source": "cifar10", "data__limit": None, "data__limit_test": None, **data}
         download.run(make_params(data__sha256=right, **params))
-        check_cifar(artifacts.read_dataset(), cifar_archive.parent)
+        check_cifar(read_dataset(), cifar_archive.parent)
         with pytest.raises(UserError, match=f"^data.sha256: .* has {right}, expected {'0' * 64}"):
             download.run(make_params(data__sha256="0" * 64, **params))
     with pytest.raises(UserError, match=f"^data.sha256: found {right}, but the files of CIFAR-10 in .* are unpacked"):

@@ -36,16 +36,21 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mlnt import seeding
 from mlnt.networks import PreActResNet, create_model, pre_logit_features
-from mlnt.training import Training
-from pipeline import artifacts, checkpoint, console, figures, files, gallery, runtime
-from pipeline.artifacts import TRAIN, VALIDATION
+from mlnt.training.loop import Training
+from pipeline import console, files
 from pipeline.errors import RunError, UserError
-from pipeline.feature_store import FeatureFile
-from pipeline.params import Params, leaf_keys
-from pipeline.params_file import check, read_yaml
-from pipeline.show import show
-from pipeline.systems import SYSTEMS
-from pipeline.trained import load_best
+from pipeline.paper import gallery
+from pipeline.params.load import check, read_yaml
+from pipeline.params.schema import Params, leaf_keys
+from pipeline.report import figures
+from pipeline.report.terminal import show
+from pipeline.store import checkpoints
+from pipeline.store.dataset import TRAIN, VALIDATION, read_dataset, read_labels
+from pipeline.store.features import FeatureFile
+from pipeline.systems.registry import SYSTEMS
+from pipeline.training.build import build_network, load_best
+from pipeline.training.device import require_compiler
+from pipeline.training.session import image_store
 
 TRAINING = [system.stage for system in SYSTEMS]
 MODELS = ("student", "teacher")
@@ -75,7 +80,7 @@ def test_the_gallery_shows_what_the_mentor_filters_out_the_surest_first(copied: 
     assert all(entry.given_score <= 0.1 < entry.predicted_score for entry in found)
     scores = [entry.predicted_score for entry in found]
     assert scores == sorted(scores, reverse=True)
-    dataset = artifacts.read_dataset()
+    dataset = read_dataset()
     assert all(any(np.array_equal(entry.image, image) for image in dataset.images) for entry in found)
 
 
@@ -190,10 +195,10 @@ def test_the_history_agrees_with_the_models(system: Any, finished: Run) -> None:
 
 def test_the_filter_keeps_what_the_mentor_believes(copied: Run) -> None:
     params = make_params(mentor__tau=0.1)
-    dataset = artifacts.read_dataset()
-    labels = artifacts.read_labels(dataset)
+    dataset = read_dataset()
+    labels = read_labels(dataset)
     module, _ = load_best(params, dataset, labels, "meta1", torch.device("cpu"))
-    images, _ = runtime.image_store(params, dataset, labels, torch.device("cpu"))
+    images, _ = image_store(params, dataset, labels, torch.device("cpu"))
     rows = labels.rows(TRAIN)
     with torch.no_grad():
         probs = module(images.batch(torch.from_numpy(rows))).softmax(dim=1).numpy()
@@ -209,11 +214,11 @@ def test_the_filter_keeps_what_the_mentor_believes(copied: Run) -> None:
 
 def test_the_features_are_those_of_the_pretrained_network_in_sample_order(copied: Run) -> None:
     params, device = copied.params, torch.device("cpu")
-    dataset = artifacts.read_dataset()
-    labels = artifacts.read_labels(dataset)
+    dataset = read_dataset()
+    labels = read_labels(dataset)
     module, digest = load_best(params, dataset, labels, "pretrain", device)
     stored = FeatureFile(labels, digest, np.arange(len(dataset.labels))).read().numpy()
-    images, _ = runtime.image_store(params, dataset, labels, device)
+    images, _ = image_store(params, dataset, labels, device)
     shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         rows = [pre_logit_features(module, images.batch(chunk)) for chunk in torch.split(shuffled, 7)]
@@ -240,8 +245,8 @@ def test_the_label_issues_are_cleanlabs_table_in_the_order_of_suspicion(copied: 
     assert list(table[0]) == columns.split(" ")
     scores = [float(row["label_score"]) for row in table]
     assert all(a <= b for a, b in pairwise(scores))
-    dataset = artifacts.read_dataset()
-    labels = artifacts.read_labels(dataset)
+    dataset = read_dataset()
+    labels = read_labels(dataset)
     assert sorted(int(row["index"]) for row in table) == labels.rows(TRAIN).tolist()
     assert {row["is_label_issue"] for row in table} <= {"True", "False"}
     for row, score in zip(table, scores, strict=True):
@@ -691,7 +696,7 @@ def test_a_folder_that_vanishes_is_not_made_for_ever(tmp_path: Path, monkeypatch
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    with pytest.raises(RunError, match="could not be made"), checkpoint.opened("pretrain", {}):
+    with pytest.raises(RunError, match="could not be made"), checkpoints.opened("pretrain", {}):
         pass
 
 
@@ -788,14 +793,14 @@ def test_weights_to_start_from_are_taken(copied: Run) -> None:
 
 
 def test_a_network_of_timm_is_tried_on_a_blank_image_and_left_as_it_was(copied: Run) -> None:
-    params, dataset = make_params(model__name="resnet10t"), artifacts.read_dataset()
+    params, dataset = make_params(model__name="resnet10t"), read_dataset()
     images: list[torch.Size] = []
     before = torch.get_rng_state()
     hook = register_module_forward_pre_hook(
         lambda module, given: images.append(given[0].shape) if hasattr(module, "pretrained_cfg") else None
     )
     try:
-        module = runtime.build_network(params, dataset, torch.device("cpu"), 1)
+        module = build_network(params, dataset, torch.device("cpu"), 1)
     finally:
         hook.remove()
     assert images == [(1, 1, 8, 8)]
@@ -808,7 +813,7 @@ def test_a_network_of_timm_is_tried_on_a_blank_image_and_left_as_it_was(copied: 
 
 def test_a_built_in_network_is_not_tried(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(PreActResNet, "forward")
-    runtime.build_network(copied.params, artifacts.read_dataset(), torch.device("cpu"), 1)
+    build_network(copied.params, read_dataset(), torch.device("cpu"), 1)
 
 
 def test_a_gpu_that_is_not_there_is_refused(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -824,7 +829,7 @@ def test_validation_takes_one_of_a_class_that_can_spare_it(each: int, project: P
     params = make_params(**changes, noise__kind="none", train__batch_size=4, mlnt__neighbors=2)
     for stage in ("download", "noise"):
         run_stage(stage, params)
-    labels = artifacts.read_labels(artifacts.read_dataset())
+    labels = read_labels(read_dataset())
     if each == 1:
         assert len(labels.rows(VALIDATION)) == 0
         refused("pretrain", params, "data/labels.h5: no validation samples", "noise.validation_fraction")
@@ -853,8 +858,8 @@ def test_compiling_without_a_compiler_is_refused(
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"train\.compile: found true.*COMPILE=yes") as caught:
-        runtime.require_compiler(torch.device(device))
+        require_compiler(torch.device(device))
     assert missing in str(caught.value)
     for name in ("g++", "gcc"):
         (tmp_path / name).touch(mode=0o755)
-    runtime.require_compiler(torch.device("cpu"))
+    require_compiler(torch.device("cpu"))

@@ -15,17 +15,19 @@ import pytest
 import torch
 from projects import STAGES, copy_outputs, digests, make_params, run_stage, write_picture
 
-from mlnt.data import input_statistics
-from mlnt.file_images import FileImages
-from pipeline import artifacts, console, gallery, runtime
-from pipeline.artifacts import Dataset
+from mlnt.images.batches import input_statistics, statistics_of
+from mlnt.images.files import FileImages
+from pipeline import console
 from pipeline.errors import RunError, UserError
-from pipeline.image_files import ImageFiles
+from pipeline.images.decode import ImageOptions
+from pipeline.images.files import ImageFiles
+from pipeline.paper import gallery
 from pipeline.sources import imagefolder
 from pipeline.sources.archives import GIB
-from pipeline.sources.decode import ImageOptions
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
+from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, read_dataset, read_labels, write_dataset
+from pipeline.training.session import image_store
 
 MODES = ("RGB", "L", "RGBA", "P", "LA", "1")
 
@@ -89,9 +91,9 @@ def test_files_give_the_pixels_labels_and_statistics_of_memory(channels: Any, wo
         assert np.array_equal(getattr(files, name), getattr(memory, name))
     assert list(files.names) == list(memory.names)
     for normalize in ("mean_image", "channel"):
-        training = torch.from_numpy(memory.images[memory.split == artifacts.TRAIN])
+        training = torch.from_numpy(memory.images[memory.split == TRAIN])
         expected = input_statistics(training, normalize)
-        found = runtime.statistics_of(files.images.sums, normalize)
+        found = statistics_of(files.images.sums, normalize)
         assert torch.equal(found.mean, expected.mean)
         assert torch.equal(found.std, expected.std)
 
@@ -117,8 +119,8 @@ def test_a_csv_lists_files_too(photos: Path, tmp_path: Path) -> None:
 
 def test_a_data_set_of_files_is_read_as_it_was_written(photos: Path, project: Path) -> None:
     dataset = load(photos, "files")
-    artifacts.write_dataset(dataset)
-    found = artifacts.read_dataset()
+    write_dataset(dataset)
+    found = read_dataset()
     assert found.images.shape == dataset.images.shape
     assert np.array_equal(found.images[3], dataset.images[3])
     assert list(found.names) == list(dataset.names)
@@ -126,8 +128,8 @@ def test_a_data_set_of_files_is_read_as_it_was_written(photos: Path, project: Pa
     assert np.array_equal(found.images.sums.levels, dataset.images.sums.levels)
     assert found.images.sums.count == 40
     (photos.parent / "elsewhere").symlink_to(photos)
-    artifacts.write_dataset(load(photos.parent / "elsewhere", "files"))
-    assert artifacts.read_dataset().digest == found.digest  # moved files are the same data
+    write_dataset(load(photos.parent / "elsewhere", "files"))
+    assert read_dataset().digest == found.digest  # moved files are the same data
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -150,7 +152,7 @@ def test_batches_come_in_the_order_asked_for(workers: int, photos: Path) -> None
 
 def file_store(dataset: Dataset, workers: int) -> FileImages:
     assert isinstance(dataset.images, ImageFiles)
-    statistics = runtime.statistics_of(dataset.images.sums, "channel")
+    statistics = statistics_of(dataset.images.sums, "channel")
     return FileImages(
         dataset.images, statistics, torch.device("cpu"), channels_last=True, workers=workers, lost=RunError
     )
@@ -222,10 +224,10 @@ def test_without_a_validation_part_the_statistics_are_those_of_all_training_imag
     params = own(project / "own", data__storage="files")
     for stage in ("download", "noise"):
         run_stage(stage, params)
-    dataset = artifacts.read_dataset()
-    labels = artifacts.read_labels(dataset)
-    assert len(labels.rows(artifacts.VALIDATION)) == 8
-    _, found = runtime.image_store(params, dataset, labels, torch.device("cpu"))
+    dataset = read_dataset()
+    labels = read_labels(dataset)
+    assert len(labels.rows(VALIDATION)) == 8
+    _, found = image_store(params, dataset, labels, torch.device("cpu"))
     expected = input_statistics(torch.from_numpy(dataset.images[np.arange(40)]), params.data.normalize)
     assert torch.equal(found.mean, expected.mean)
 
@@ -236,9 +238,9 @@ def test_noise_that_depends_on_the_images_reads_files(photos: Path, project: Pat
         params = own(photos, data__storage=storage, noise__kind="instance", noise__sampling="bernoulli")
         for stage in ("download", "noise"):
             run_stage(stage, params)
-        found.append(artifacts.read_labels(artifacts.read_dataset()))
+        found.append(read_labels(read_dataset()))
     assert found[0].labels.tolist() == found[1].labels.tolist()
-    assert found[0].labels.tolist() != artifacts.read_dataset().labels.tolist()
+    assert found[0].labels.tolist() != read_dataset().labels.tolist()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

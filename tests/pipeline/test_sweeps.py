@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 from projects import ROOT, changed, default_values, edit_params
 
-from pipeline import checkpoint, comparison, experiments, gallery, queueing, sweep, table_pages, tables
-from pipeline.comparison import CROSS_ENTROPY, ROWS, Figure, Row
 from pipeline.errors import RunError, UserError
-from pipeline.experiments import Finished, fresh_stages, identity, relevant_keys
-from pipeline.params import Params, leaf_keys
-from pipeline.params_file import check, read_yaml
-from pipeline.queueing import hydra, targets
-from pipeline.sweep import make_plan, only
-from pipeline.sweep_figures import Filtered
-from pipeline.sweeps import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, values_of
+from pipeline.paper import gallery, pages, queue, runner, tables
+from pipeline.paper import history as past
+from pipeline.paper import statistics as comparison
+from pipeline.paper.figures import Filtered
+from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, values_of
+from pipeline.paper.history import Finished, fresh_stages, identity, relevant_keys
+from pipeline.paper.queue import hydra, targets
+from pipeline.paper.runner import make_plan, only
+from pipeline.paper.statistics import CROSS_ENTROPY, ROWS, Figure, Row
+from pipeline.params.load import check, read_yaml
+from pipeline.params.schema import Params, leaf_keys
+from pipeline.store import checkpoints
 
 BASE = default_values()
 DIGITS = read_yaml(ROOT / "presets/digits.yaml")
@@ -153,7 +156,7 @@ def test_the_parameters_of_a_baseline_count_for_it() -> None:
 
 def test_duplicates_count_once_and_the_newer_complete_one_counts() -> None:
     sweep = SWEEPS["figure3"]
-    cell = sweep.cells[0]
+    cell = runner.cells[0]
     runs = [
         experiment(cell, 0, 0.5, time=1, stages=FIRST_ITERATION),
         experiment(cell, 0, 0.6, time=2, stages=FIRST_ITERATION),
@@ -232,13 +235,13 @@ def test_the_highest_is_not_bold_beside_an_equal() -> None:
 
 
 def test_a_cell_says_its_n_its_error_and_the_papers_number() -> None:
-    full = table_pages.Cell(Figure(90.0, 0.4, 5), "better", True, (87.0, 0.3))
+    full = pages.Cell(Figure(90.0, 0.4, 5), "better", True, (87.0, 0.3))
     assert full.text == "90.0 ± 0.4 (5) ↑"
     assert full.beside == "87 (+3.0; +6 se)"
-    assert table_pages.Cell(Figure(90.0, 0.0, 2), "", False, (87.0, 0.0)).beside == "87 (+3.0)"
-    assert table_pages.Cell(Figure(90.0, 0.4, 5), "", False, (87.0, None)).beside == "87 (+3.0)"
-    assert table_pages.Cell(Figure(90.0, None, 1), "", False, (87.0, None)).beside == "87 (+3.0)"
-    assert table_pages.Cell(None, "", False, (87.0, None)).text == ""
+    assert pages.Cell(Figure(90.0, 0.0, 2), "", False, (87.0, 0.0)).beside == "87 (+3.0)"
+    assert pages.Cell(Figure(90.0, 0.4, 5), "", False, (87.0, None)).beside == "87 (+3.0)"
+    assert pages.Cell(Figure(90.0, None, 1), "", False, (87.0, None)).beside == "87 (+3.0)"
+    assert pages.Cell(None, "", False, (87.0, None)).text == ""
 
 
 def test_bold_is_never_worse_on_the_seeds_that_both_have() -> None:
@@ -292,9 +295,9 @@ def test_a_stage_is_fresh_if_its_parameters_code_and_inputs_are(
 
 def test_a_lock_file_is_read_as_yaml_1_2_writes_it() -> None:
     text = "stages:\n  pretrain:\n    params:\n      params.yaml:\n        train.weight_decay: 1e-05\n"
-    entry = experiments._stages_of({"dvc.lock": text})["pretrain"]
+    entry = past._stages_of({"dvc.lock": text})["pretrain"]
     assert entry["params"]["params.yaml"]["train.weight_decay"] == 1e-05
-    assert experiments._stages_of({"dvc.lock": "<<<<<<< HEAD\nstages: ["}) == {}
+    assert past._stages_of({"dvc.lock": "<<<<<<< HEAD\nstages: ["}) == {}
 
 
 def test_a_divergence_with_other_code_is_forgotten_and_one_of_a_baseline_is_known(tmp_path: Path) -> None:
@@ -321,16 +324,16 @@ def test_whole_numbers_and_floats_are_the_same_parameters() -> None:
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tables of some experiments: one cell of Table 1 with three seeds, one of Figure 4, one that diverged."""
-    sweep, cells = SWEEPS["table1"], SWEEPS["table1"].cells
+    cells = SWEEPS["table1"].cells
     found = [experiment(cells[3], seed, 0.5 + 0.02 * seed) for seed in range(3)]
     found += [experiment(cell, 0, 0.6, stages=FIRST_ITERATION) for cell in SWEEPS["figure4"].cells[0:3:2]]
-    assert sweep.stages == ALL_STAGES
+    assert runner.stages == ALL_STAGES
     folder = tmp_path / "checkpoints/meta2/0123"
     folder.mkdir(parents=True)
     write_divergence(folder, "meta2", check(values_of(BASE, DIGITS, "digits", cells[5], 4), Path("params.yaml")))
-    monkeypatch.setattr(experiments, "finished", lambda: found)
-    monkeypatch.setattr(experiments, "fresh_here", lambda values: {"meta2"})
-    monkeypatch.setattr(checkpoint, "code_digest", lambda: "now")
+    monkeypatch.setattr(past, "finished", lambda: found)
+    monkeypatch.setattr(past, "fresh_here", lambda values: {"meta2"})
+    monkeypatch.setattr(checkpoints, "code_digest", lambda: "now")
     image = np.zeros((1, 8, 8), dtype=np.uint8)
     pictures = [Filtered(image, "3", 0.01, "<8>", 0.97, "<8>"), Filtered(image, "1", 0.02, "7", 0.9, "2")]
     monkeypatch.setattr(gallery, "filtered", lambda params: pictures)
@@ -348,7 +351,7 @@ def test_tables_are_written_for_what_was_run_alone(written: Path, capsys: pytest
     text = (written / "out/table1.md").read_text(encoding="utf-8")
     assert "| Cross Entropy |  |  |  | 52.0 ± 1.2 (3) |  |  |" in text
     assert "r=0.9, seed 4: meta2 diverged (<nan> at step 3)" in text
-    rows = experiments.csv.DictReader((written / "out/table1.csv").read_text(encoding="utf-8").splitlines())
+    rows = past.csv.DictReader((written / "out/table1.csv").read_text(encoding="utf-8").splitlines())
     first = next(rows)
     assert (first["system"], first["n"], first["test_accuracy"]) == ("Cross Entropy", "3", "52.0")
     assert first["seeds"] == "0:50.00 1:52.00 2:54.00"
@@ -387,52 +390,52 @@ def test_what_was_taken_out_of_the_queue_is_not_put_back(monkeypatch: pytest.Mon
     """Of three open experiments one failed and one left no result; the third has no task any more."""
     left = plan("figure3", [])
     values = left.open
-    failed, vanished, old = (queueing.Task(name, "Failed") for name in ("1111111", "2222222", "3333333"))
-    vanished = queueing.Task(vanished.revision, "Success")
+    failed, vanished, old = (queue.Task(name, "Failed") for name in ("1111111", "2222222", "3333333"))
+    vanished = queue.Task(vanished.revision, "Success")
     params = {failed.revision: values[0], vanished.revision: values[2], old.revision: values[1]}
-    now = queueing.Queue((failed, vanished, old), workers=False)
-    monkeypatch.setattr(queueing, "status", lambda: now)
-    monkeypatch.setattr(sweep, "params_at", lambda revisions: {each: params[each] for each in revisions})
-    lost = sweep.without_result(left, queueing.Queue((old, queueing.Task("1111111", "Queued")), workers=True))
+    now = queue.Queue((failed, vanished, old), workers=False)
+    monkeypatch.setattr(queue, "status", lambda: now)
+    monkeypatch.setattr(runner, "params_at", lambda revisions: {each: params[each] for each in revisions})
+    lost = runner.without_result(left, queue.Queue((old, queue.Task("1111111", "Queued")), workers=True))
     assert set(lost.values()) == {failed, vanished}
-    again = sweep.cut(left, lost)
+    again = runner.cut(left, lost)
     assert again is not None
     assert [v["seed"] for _, each in again.missing for v in each] == [0, 2]
-    assert sweep.cut(left, {}) is None
+    assert runner.cut(left, {}) is None
 
 
 def test_other_workers_wait_until_the_first_stages_are_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What earlier experiments have left in the queue and in their folders does not count."""
-    monkeypatch.setattr(queueing, "EXPERIMENTS", tmp_path)
-    old = queueing.Queue((queueing.Task("1111111", "Success"), queueing.Task("2222222", "Queued")), workers=True)
+    monkeypatch.setattr(queue, "EXPERIMENTS", tmp_path)
+    old = queue.Queue((queue.Task("1111111", "Success"), queue.Task("2222222", "Queued")), workers=True)
     (tmp_path / "tmpold/data").mkdir(parents=True)
     (tmp_path / "tmpold/data/labels.h5").touch()
     known = {tmp_path / "tmpold"}
-    assert not queueing._first_stages_are_cached(old, old, known)
-    ended = queueing.Queue((*old.tasks[:1], queueing.Task("2222222", "Failed")), workers=True)
-    assert queueing._first_stages_are_cached(ended, old, known)
+    assert not queue._first_stages_are_cached(old, old, known)
+    ended = queue.Queue((*old.tasks[:1], queue.Task("2222222", "Failed")), workers=True)
+    assert queue._first_stages_are_cached(ended, old, known)
     (tmp_path / "tmpnew/data").mkdir(parents=True)
-    assert not queueing._first_stages_are_cached(old, old, known)
+    assert not queue._first_stages_are_cached(old, old, known)
     (tmp_path / "tmpnew/data/labels.h5").touch()
-    assert queueing._first_stages_are_cached(old, old, known)
+    assert queue._first_stages_are_cached(old, old, known)
 
 
 def test_the_reason_of_a_failure_is_the_last_error_of_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = "error: a warning of old\nerror: no such luck\nERROR: failed to reproduce 'pretrain': exited with 2\n"
-    monkeypatch.setattr(queueing, "_dvc", lambda *arguments: log)
-    assert queueing.reason(queueing.Task("1111111", "Failed")) == "error: no such luck"
+    monkeypatch.setattr(queue, "_dvc", lambda *arguments: log)
+    assert queue.reason(queue.Task("1111111", "Failed")) == "error: no such luck"
 
     def no_log(*arguments: str) -> str:
         raise RunError("dvc queue logs: ERROR: No output logs found")
 
-    monkeypatch.setattr(queueing, "_dvc", no_log)
-    monkeypatch.setattr(queueing, "CELERY", tmp_path)
-    assert "nothing says why" in queueing.reason(queueing.Task("1111111", "Failed"))
+    monkeypatch.setattr(queue, "_dvc", no_log)
+    monkeypatch.setattr(queue, "CELERY", tmp_path)
+    assert "nothing says why" in queue.reason(queue.Task("1111111", "Failed"))
     (tmp_path / "dvc-exp-worker-1.out").write_text(
         "[INFO] ready\nTask setup raised unexpected: LockError()\n[INFO] done\n"
     )
-    assert queueing.reason(queueing.Task("1111111", "Failed")) == "Task setup raised unexpected: LockError()"
-    assert queueing.reason(queueing.Task("1111111", "Success")) == "Task setup raised unexpected: LockError()"
+    assert queue.reason(queue.Task("1111111", "Failed")) == "Task setup raised unexpected: LockError()"
+    assert queue.reason(queue.Task("1111111", "Success")) == "Task setup raised unexpected: LockError()"
 
 
 @pytest.mark.parametrize("text", ["# only a comment\n", "- a list\n", "text\n"])
@@ -442,7 +445,7 @@ def test_a_preset_that_has_no_sections_is_refused(text: str, tmp_path: Path, mon
     (tmp_path / "presets/mine.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(UserError, match=r"presets/mine.yaml: expected sections such as `train:`, found"):
-        sweep.read_bases("mine")
+        runner.read_bases("mine")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlnt.data import Augmentation, augment, draw_augmentation
+from mlnt.images.batches import Augmentation, augment, draw_augmentation
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 5), st.integers(0, 6), st.booleans(), st.integers(0, 2**31))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from mlnt.losses import (
+from mlnt.method.losses import (
     KLReduction,
     classification_gradient,
     classification_loss,

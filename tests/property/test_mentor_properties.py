@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from mlnt.mentor import filter_quality, filter_samples, given_label_probability, merged_target
+from mlnt.method.mentor import filter_quality, filter_samples, given_label_probability, merged_target
 
 
 @st.composite

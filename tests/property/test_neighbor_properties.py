@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mlnt.neighbors import draw as draw_for
-from mlnt.neighbors import nearest_neighbors, synthetic_labels
+from mlnt.method.neighbors import draw as draw_for
+from mlnt.method.neighbors import nearest_neighbors, synthetic_labels
 
 
 def drawn_labels(

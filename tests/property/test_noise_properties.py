@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mlnt.noise import (
+from mlnt.noise.matrices import (
     Labels,
     Matrix,
     check_matrix,

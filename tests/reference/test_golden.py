@@ -17,16 +17,15 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from mlnt import seeding
-from mlnt.data import Augmentation
-from mlnt.functional import Network
-from mlnt.neighbors import Draws
+from mlnt.images.batches import Augmentation
+from mlnt.method.neighbors import Draws
+from mlnt.method.schedules import Rates, Schedule
+from mlnt.method.step import MLNTStep
 from mlnt.networks import preact_resnet_tiny
-from mlnt.noise import symmetric_labels
-from mlnt.schedules import Rates, Schedule
-from mlnt.state import Batch, StepFunction, StepMetrics, TrainState
-from mlnt.step import MLNTStep
-from mlnt.training import Training
-from mlnt.training_data import LabeledSet, TrainingData
+from mlnt.noise.matrices import symmetric_labels
+from mlnt.training.data import LabeledSet, TrainingData
+from mlnt.training.loop import Training
+from mlnt.training.state import Batch, Network, StepFunction, StepMetrics, TrainState
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SIZE, BATCH_SIZE, EPOCHS = 160, 32, 4  # five steps an epoch

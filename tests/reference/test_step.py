@@ -14,11 +14,10 @@ from algorithm1 import Hyper
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlnt.functional import Network
+from mlnt.method.schedules import Rates
+from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
-from mlnt.schedules import Rates
-from mlnt.state import Batch, StepMetrics, TrainState
-from mlnt.step import MLNTStep
+from mlnt.training.state import Batch, Network, StepMetrics, TrainState
 
 NUM_CLASSES = 4
 BATCH_SIZE = 12

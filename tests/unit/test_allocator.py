@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from mlnt.allocator import keep_freed_memory
+from pipeline.training.device import keep_freed_memory
 
 FAULTS = """
 import resource, sys, torch
-from mlnt.allocator import keep_freed_memory
+from pipeline.training.device import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def use():

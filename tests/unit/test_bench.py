@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from projects import run_stage, write_params
 
-from pipeline import params_file
+from pipeline.params.load import load
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -28,7 +28,7 @@ def test_an_epoch_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path)
     for stage in ("download", "noise", "pretrain", "features"):
-        run_stage(stage, params_file.load(Path("params.yaml")))
+        run_stage(stage, load(Path("params.yaml")))
     command = [
         sys.executable,
         BENCH / "profile_epoch.py",

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlnt.data import (
+from mlnt.images.batches import (
     Augmentation,
     InputStatistics,
     MemoryImages,

@@ -18,12 +18,12 @@ from test_recorded import Recorder
 from test_training import make_data, make_network, make_step, make_training
 from torch import Tensor
 
-from mlnt import file_images
-from mlnt.data import InputStatistics, MemoryImages, input_statistics, statistics_of
-from mlnt.file_images import FileImages
-from mlnt.pixel_sums import PixelSums
-from mlnt.recorded import RecordedStep
-from mlnt.training_data import TrainingData
+from mlnt.images import files
+from mlnt.images.batches import InputStatistics, MemoryImages, input_statistics, statistics_of
+from mlnt.images.files import FileImages
+from mlnt.images.statistics import PixelSums
+from mlnt.training.cuda_graph import RecordedStep
+from mlnt.training.data import TrainingData
 
 CPU = torch.device("cpu")
 
@@ -100,7 +100,7 @@ def test_too_little_shared_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     def full(_: Tensor) -> None:
         raise RuntimeError("unable to allocate\nshared memory")
 
-    monkeypatch.setattr(file_images, "get_worker_info", object)
+    monkeypatch.setattr(files, "get_worker_info", object)
     monkeypatch.setattr(Tensor, "share_memory_", full)
     store = FileImages(Numbered(), STATISTICS, CPU, channels_last=False, workers=0, lost=OSError)
     with pytest.raises(OSError, match=r"failed \(unable to allocate shared memory\); .*/dev/shm.*data.workers"):

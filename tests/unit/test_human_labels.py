@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlnt.human_labels import LABEL_SETS, load_arrays, load_human_labels
+from pipeline.sources.human_labels import LABEL_SETS, load_arrays, load_human_labels
 
 CLEAN = np.array([0, 1, 2, 3, 9], dtype=np.int64)
 

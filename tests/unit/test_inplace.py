@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlnt.inplace import add_scaled_, lerp_
+from mlnt.training.foreach import add_scaled_, lerp_
 
 
 def lists() -> tuple[list[Tensor], list[Tensor]]:

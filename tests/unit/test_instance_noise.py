@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlnt import instance_noise
-from mlnt.instance_noise import Projection, draw_flip_rates, draw_projection, instance_labels, probabilities
-from mlnt.noise import Labels, Matrix
+from mlnt.noise import by_image
+from mlnt.noise.by_image import Projection, draw_flip_rates, draw_projection, instance_labels, probabilities
+from mlnt.noise.matrices import Labels, Matrix
 
 CLASSES, SHAPE = 4, (1, 3, 3)
 
@@ -58,7 +58,7 @@ def test_no_noise_at_rate_0() -> None:
 
 def test_labels_are_drawn_from_their_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
     """20,000 times the same image: counts within five standard errors."""
-    monkeypatch.setattr(instance_noise, "SPREAD", 1e-9)
+    monkeypatch.setattr(by_image, "SPREAD", 1e-9)
     size, true = 20_000, 2
     image = some_images(1)
     labels, matrix = draw(np.repeat(image, size, axis=0), np.full(size, true))
@@ -72,7 +72,7 @@ def test_labels_are_drawn_from_their_probabilities(monkeypatch: pytest.MonkeyPat
 def test_nothing_depends_on_how_many_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
     images, true = some_images(100), np.arange(100) % CLASSES
     labels, matrix = draw(images, true)
-    monkeypatch.setattr(instance_noise, "CHUNK_NUMBERS", 7 * math.prod(SHAPE))
+    monkeypatch.setattr(by_image, "CHUNK_NUMBERS", 7 * math.prod(SHAPE))
     again, same = draw(images, true)
     assert np.array_equal(labels, again)
     assert same == pytest.approx(matrix, rel=1e-6)

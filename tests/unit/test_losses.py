@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlnt.losses import (
+from mlnt.method.losses import (
     KLReduction,
     classification_gradient,
     classification_loss,

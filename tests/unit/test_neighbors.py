@@ -6,7 +6,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from mlnt.neighbors import draw, nearest_neighbors, synthetic_labels
+from mlnt.method.neighbors import draw, nearest_neighbors, synthetic_labels
 
 
 def drawn_labels(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlnt.noise import (
+from mlnt.noise.matrices import (
     CIFAR10_ASYMMETRIC,
     Labels,
     Matrix,

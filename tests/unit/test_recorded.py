@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mlnt.cnn_crf import CRFStep, auxiliary_from_transition
-from mlnt.data import InputStatistics, MemoryImages
-from mlnt.forward_correction import ForwardStep
-from mlnt.functional import Network
-from mlnt.joint_optimization import SoftLabelStep
+from mlnt.baselines.cnn_crf import CRFStep, auxiliary_from_transition
+from mlnt.baselines.forward import ForwardStep
+from mlnt.baselines.joint_optimization import SoftLabelStep
+from mlnt.images.batches import InputStatistics, MemoryImages
+from mlnt.method.schedules import Rates
 from mlnt.networks import create_model
-from mlnt.schedules import Rates
-from mlnt.state import StepFunction, StepMetrics
-from mlnt.training import Training
-from mlnt.training_data import TrainingData
+from mlnt.training.data import TrainingData
+from mlnt.training.loop import Training
+from mlnt.training.state import Network, StepFunction, StepMetrics
 
 
 class Tape(TorchDispatchMode):
@@ -72,7 +71,7 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """What `Training.record` records with."""
     recorder = Recorder()
-    monkeypatch.setattr("mlnt.recorded.CUDAGraphs", lambda device: recorder)
+    monkeypatch.setattr("mlnt.training.cuda_graph.CUDAGraphs", lambda device: recorder)
     return recorder
 
 

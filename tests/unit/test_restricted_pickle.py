@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlnt.restricted_pickle import load_dict
+from pipeline.sources.restricted_pickle import load_dict
 
 # What Python 2 writes for {"data": array([[1, 200]], uint8), "labels": [3], "batch_label": "one"}.
 PYTHON_2 = (

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlnt.schedules import Schedule, ramp_up
+from mlnt.method.schedules import Schedule, ramp_up
 
 SCHEDULE = Schedule(
     lr=0.2,

@@ -8,8 +8,8 @@ import torch
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from torch import Tensor, nn
 
-from mlnt.mentor import filter_quality, filter_samples, given_label_probability, merged_target
-from mlnt.teacher import make_teacher, update_average_, update_buffers_
+from mlnt.method.mentor import filter_quality, filter_samples, given_label_probability, merged_target
+from mlnt.method.teacher import make_teacher, update_average_, update_buffers_
 
 
 def network(seed: int) -> nn.Module:

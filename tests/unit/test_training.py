@@ -12,15 +12,14 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
-from mlnt.data import Augmentation, InputStatistics, MemoryImages
-from mlnt.evaluation import accuracy, confusion, predict_logits
-from mlnt.functional import Network
-from mlnt.neighbors import Draws, draw
-from mlnt.schedules import Rates, Schedule
-from mlnt.state import Batch, StepFunction, StepMetrics, TrainState
-from mlnt.step import MLNTStep
-from mlnt.training import MODELS, Best, DivergedError, Training, steps_per_epoch
-from mlnt.training_data import LabeledSet, TrainingData
+from mlnt.images.batches import Augmentation, InputStatistics, MemoryImages
+from mlnt.method.neighbors import Draws, draw
+from mlnt.method.schedules import Rates, Schedule
+from mlnt.method.step import MLNTStep
+from mlnt.training.data import LabeledSet, TrainingData
+from mlnt.training.evaluation import accuracy, confusion, predict_logits
+from mlnt.training.loop import MODELS, Best, DivergedError, Training, steps_per_epoch
+from mlnt.training.state import Batch, Network, StepFunction, StepMetrics, TrainState
 
 NUM_CLASSES = 4
 BATCH_SIZE = 8
@@ -153,7 +152,7 @@ def test_training_stopped_at_any_step_ends_with_the_bits_of_an_uninterrupted_one
 ) -> None:
     whole = make_training(make_step(teacher_bn=teacher_bn))
     rows = list(whole.epochs())
-    monkeypatch.setattr("mlnt.training.STEPS_AHEAD", ahead)
+    monkeypatch.setattr("mlnt.training.loop.STEPS_AHEAD", ahead)
     saved = stopped_before(make_training(make_step(teacher_bn=teacher_bn)), after)
 
     resumed = make_training(make_step(teacher_bn=teacher_bn), network=make_network(seed=9))

@@ -1,0 +1,47 @@
+"""A step that follows the gradient of one loss: what the baselines are made of."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mlnt.method import teacher
+from mlnt.method.schedules import Rates
+from mlnt.training.state import Batch, StepFunction, StepMetrics, TrainState, correct, sgd_
+
+
+@dataclass
+class LossStep(StepFunction):
+    """θ ← θ − β ∇L(θ) by SGD with momentum and weight decay; then θ̃ ← γθ̃ + (1 − γ)θ (3), the average that
+    stands beside every system. A baseline is its loss L.
+
+    Attributes:
+        momentum, weight_decay: of SGD.
+        teacher_bn: as in `MLNTStep`.
+    """
+
+    momentum: float
+    weight_decay: float
+    teacher_bn: teacher.TeacherBatchNorm
+
+    @abstractmethod
+    def loss(self, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
+        """L, a scalar in nats with its graph, and the student's logits [B, C]."""
+
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
+        """One step; mutates `state`, draws nothing."""
+        own = self.teacher_bn == "own"
+        teacher_correct = None
+        if own:
+            with torch.no_grad():  # its BatchNorm statistics come from its own forward passes
+                teacher_correct = correct(state.teacher(batch.images), batch.labels)
+        loss, logits = self.loss(state, batch)
+        gradient = list(torch.autograd.grad(loss, state.student.parameters))
+        sgd_(state.student.parameters, gradient, state.momentum, rates.lr, self.momentum, self.weight_decay)
+        teacher.update_average_(state.teacher.parameters, state.student.parameters, rates.ema_decay)
+        if not own:
+            teacher.update_buffers_(state.teacher.module, state.student.module, rates.ema_decay)
+        return StepMetrics(loss.detach(), None, correct(logits, batch.labels), teacher_correct)

@@ -1,0 +1,1 @@
+"""Images in batches: from memory or from files, normalised and augmented."""

@@ -1,0 +1,209 @@
+"""One training step: Algorithm 1 of the paper, and cross entropy as its special case.
+
+The M inner gradients of (2) share one forward pass at θ, because cross entropy is linear in the label:
+gₘ = Jᵀ((p − Ŷᵐ)/k) is one vector-Jacobian product on one retained graph. That is exact; the plain
+transcription in tests/reference/ is the judge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mlnt.method import losses, mentor, neighbors, teacher
+from mlnt.method.schedules import Rates
+from mlnt.training.foreach import add_scaled_
+from mlnt.training.state import Batch, Network, StepFunction, StepMetrics, TrainState, correct, sgd_
+
+Order = Literal["first", "second"]
+Update = Literal["sequential", "joint"]
+
+
+@dataclass
+class MLNTStep(StepFunction):
+    """Algorithm 1, lines 5-14, with the mentor of iterations 2 and 3.
+
+    Reductions, to the bit on one thread: M = 0 and η = 0 are both cross entropy with an EMA.
+
+    Attributes:
+        num_synthetic: M.
+        replace_fraction: ρ.
+        num_neighbors: K.
+        inner_lr: α.
+        momentum, weight_decay: of the classification update (9); the meta update of `sequential` has neither.
+        order: `first` takes ∇J at θ′ₘ (the paper's approximation), `second` differentiates through (2).
+        update: `sequential` is the paper's, `joint` one SGD step on both gradients at the same θ (released code).
+        kl_reduction: see `losses.consistency_loss`.
+        teacher_bn: `own`: the teacher's BatchNorm statistics come from its own forward passes;
+            `ema`: they follow the student's by (3).
+        mentor: θ* in eval mode, for the target (12); None in iteration 1.
+        batched: the passes of all m as one, M times the memory; `first` alone. Faster where the network is so small
+            that starting operations takes longer than they do. The same but for the order of sums.
+    """
+
+    num_synthetic: int
+    replace_fraction: float
+    num_neighbors: int
+    inner_lr: float
+    momentum: float
+    weight_decay: float
+    order: Order = "first"
+    update: Update = "sequential"
+    kl_reduction: losses.KLReduction = "batchmean"
+    teacher_bn: teacher.TeacherBatchNorm = "own"
+    mentor: Network | None = None
+    batched: bool = False
+    needs_features: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.batched and self.order == "second":
+            raise ValueError("batched passes are of first order; found order second")
+        self.needs_features = self.num_synthetic > 0
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> neighbors.Draws | None:
+        """The random part of line 6 for all m, from a CPU generator; None for M = 0."""
+        if self.num_synthetic == 0:
+            return None
+        num_replaced = round(self.replace_fraction * batch_size)
+        return neighbors.draw(self.num_synthetic, batch_size, self.num_neighbors, num_replaced, generator)
+
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
+        """One step; mutates `state`, draws nothing itself.
+
+        Reads no value back from the device, and no shape depends on one: it can be recorded and replayed.
+
+        Raises:
+            ValueError: fewer than K + 1 samples, or no features where neighbours are needed.
+        """
+        meta = self.num_synthetic > 0 and rates.meta
+        student = state.student
+        teacher_logits = self._teacher_logits(state, batch, needed=meta)
+        target = self._target(teacher_logits, batch, rates) if meta and teacher_logits is not None else None
+
+        meta_gradient: list[Tensor] | None = None
+        meta_loss: Tensor | None = None
+        if self.update == "joint":
+            # Both gradients at the same θ: the inner updates share the classification forward pass.
+            logits = student(batch.images)
+            if target is not None:
+                meta_loss, meta_gradient = self._meta_gradient(student, logits, batch, target)
+        else:
+            if target is not None:
+                with student.frozen_statistics():
+                    logits = student(batch.images)
+                meta_loss, meta_gradient = self._meta_gradient(student, logits, batch, target)
+                # line 11: θ ← θ − η ∇L_meta(θ)                                                   (8)
+                add_scaled_(student.parameters, meta_gradient, -rates.meta_lr)
+                meta_gradient = None
+            logits = student(batch.images)  # line 12, at the new θ
+
+        class_loss = losses.classification_loss(logits, batch.labels, batch.kept)
+        if batch.any_kept or meta_gradient is not None:
+            gradient = list(torch.autograd.grad(class_loss, student.parameters))
+            if meta_gradient is not None:
+                add_scaled_(gradient, meta_gradient, rates.meta_lr / rates.lr)
+            # line 13: θ ← θ − β ∇L_c(X, Y, θ)                                                    (9)
+            sgd_(student.parameters, gradient, state.momentum, rates.lr, self.momentum, self.weight_decay)
+
+        # line 14: θ̃ ← γθ̃ + (1 − γ)θ                                                             (3)
+        teacher.update_average_(state.teacher.parameters, student.parameters, rates.ema_decay)
+        if self.teacher_bn == "ema":
+            teacher.update_buffers_(state.teacher.module, student.module, rates.ema_decay)
+        return StepMetrics(
+            class_loss.detach(),
+            meta_loss,
+            correct(logits, batch.labels),
+            None if teacher_logits is None else correct(teacher_logits, batch.labels),
+        )
+
+    @torch.no_grad()
+    def _teacher_logits(self, state: TrainState, batch: Batch, needed: bool) -> Tensor | None:
+        """The teacher on X, by batch statistics; with `teacher_bn: own` its running statistics move along."""
+        if self.teacher_bn == "own":
+            return state.teacher(batch.images)
+        if not needed:
+            return None
+        with state.teacher.frozen_statistics():
+            return state.teacher(batch.images)
+
+    @torch.no_grad()
+    def _target(self, teacher_logits: Tensor, batch: Batch, rates: Rates) -> Tensor:
+        """f(X, θ̃), or s of (12) where there is a mentor."""
+        probs = teacher_logits.softmax(dim=1)
+        if self.mentor is None:
+            return probs
+        return mentor.merged_target(probs, self.mentor(batch.images).softmax(dim=1), rates.teacher_weight)
+
+    def _meta_gradient(
+        self, student: Network, logits: Tensor, batch: Batch, target: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """L_meta and its gradient, Algorithm 1, lines 5-10. `logits` is the student at θ, with its graph."""
+        if batch.features is None or batch.draws is None:
+            raise ValueError("synthetic labels need the batch's features and draws, got none")
+        neighbors_BK = neighbors.nearest_neighbors(batch.features, self.num_neighbors)
+        labels_MB = neighbors.synthetic_labels(batch.labels, neighbors_BK, batch.draws)  # line 6, for all m at once
+        if self.batched:
+            return self._all_at_once(student, logits, labels_MB, batch.images, target)
+        gradient_at = self._second_order if self.order == "second" else self._first_order
+        total = [torch.zeros_like(parameter) for parameter in student.parameters]
+        loss = torch.zeros((), device=logits.device, dtype=logits.dtype)
+        for labels in labels_MB:
+            loss_m, gradient_m = gradient_at(student, logits, labels, batch.images, target)
+            loss += loss_m
+            torch._foreach_add_(total, gradient_m)
+        torch._foreach_div_(total, self.num_synthetic)  # line 10: the mean over m                (6)
+        return loss / self.num_synthetic, total
+
+    def _first_order(
+        self, student: Network, logits: Tensor, labels: Tensor, images: Tensor, target: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """∇J at θ′ₘ, taken for ∇J at θ: the second derivatives of (7) are left out."""
+        inner_gradient = losses.classification_gradient(logits.detach().softmax(dim=1), labels)
+        inner = torch.autograd.grad(logits, student.parameters, inner_gradient, retain_graph=True)
+        with torch.no_grad():  # line 7: θ′ₘ = θ − α ∇L_c(X, Ŷᵐ, θ)                               (2)
+            fast = torch._foreach_add(student.parameters, list(inner), alpha=-self.inner_lr)
+        for parameter in fast:
+            parameter.requires_grad_()
+        with student.frozen_statistics():
+            fast_logits = student.at(fast, images)
+        detached = fast_logits.detach()
+        loss = losses.consistency_loss(target, detached, self.kl_reduction)  # line 8            (4, 5)
+        gradient = losses.consistency_gradient(target, detached, self.kl_reduction)
+        return loss, list(torch.autograd.grad(fast_logits, fast, gradient))
+
+    def _all_at_once(
+        self, student: Network, logits: Tensor, labels_MB: Tensor, images: Tensor, target: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """L_meta and its gradient as the mean of `_first_order` over m, with a dimension for m before all others."""
+        probs = logits.detach().softmax(dim=1)
+        inner_gradient = torch.stack([losses.classification_gradient(probs, labels) for labels in labels_MB])
+        inner = torch.autograd.grad(
+            logits, student.parameters, inner_gradient, retain_graph=True, is_grads_batched=True
+        )
+        with torch.no_grad():  # line 7
+            pairs = zip(student.parameters, inner, strict=True)
+            fast = [torch.add(parameter, gradient, alpha=-self.inner_lr) for parameter, gradient in pairs]
+        for parameter in fast:
+            parameter.requires_grad_()
+        with student.frozen_statistics():
+            fast_logits = torch.vmap(lambda *own: student.at(own, images), randomness="different")(*fast)
+        detached = list(fast_logits.detach())
+        loss = torch.stack([losses.consistency_loss(target, of_m, self.kl_reduction) for of_m in detached])
+        gradient = torch.stack([losses.consistency_gradient(target, of_m, self.kl_reduction) for of_m in detached])
+        total = torch.autograd.grad(fast_logits, fast, gradient)
+        return loss.mean(), [of_parameter.mean(dim=0) for of_parameter in total]
+
+    def _second_order(
+        self, student: Network, logits: Tensor, labels: Tensor, images: Tensor, target: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """∇θ J(θ − α ∇L_c(X, Ŷᵐ, θ)) = (I − αH) ∇J(θ′ₘ), H the Hessian of the inner loss: in full."""
+        inner = torch.autograd.grad(losses.classification_loss(logits, labels), student.parameters, create_graph=True)
+        fast = torch._foreach_add(student.parameters, list(inner), alpha=-self.inner_lr)
+        with student.frozen_statistics():
+            fast_logits = student.at(fast, images)
+        loss = losses.consistency_loss(target, fast_logits, self.kl_reduction)
+        gradient = torch.autograd.grad(loss, student.parameters, retain_graph=True)
+        return loss.detach(), list(gradient)

@@ -1,0 +1,1 @@
+"""Wrong labels: by a transition matrix, or by the image."""

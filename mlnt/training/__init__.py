@@ -1,0 +1,1 @@
+"""The loop that every system shares, and what a step works on."""

@@ -1,0 +1,103 @@
+"""A training step recorded once and replayed as a CUDA graph: for networks whose kernels are launched slower than run.
+
+What changes from step to step goes into buffers at fixed addresses: the numbers of the batch, the random draws, the
+rates. Whatever decides which kernels run, η > 0 and whether a sample is kept, is known on the host, and has a
+recording of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mlnt.method.schedules import Rates
+from mlnt.training.draws import StepInputs
+from mlnt.training.state import StepMetrics
+
+StepOn = Callable[[StepInputs, Rates, bool], StepMetrics]
+Record = Callable[[Callable[[], StepMetrics], Sequence[Tensor]], tuple[Callable[[], None], StepMetrics]]
+WARM_UPS = 3  # cuDNN and cuBLAS choose kernels and allocate workspaces in the first ones
+
+
+class Recording(NamedTuple):
+    """One recorded step: the buffers that it reads, how to run it again, and where its metrics appear."""
+
+    inputs: StepInputs
+    rates: Tensor
+    replay: Callable[[], None]
+    metrics: StepMetrics
+
+
+class RecordedStep:
+    """`step(inputs, rates, any_kept)`, run as a replay.
+
+    Attributes:
+        changed: everything that a step changes; the warm-up before a recording is undone in them.
+        record: runs a function often enough to record it; returns how to replay it, and its output.
+    """
+
+    def __init__(self, step: StepOn, changed: Sequence[Tensor], record: Record | None = None) -> None:
+        self._step = step
+        self._changed = changed
+        self._record = CUDAGraphs(changed[0].device) if record is None else record
+        self._recordings: dict[tuple[bool, bool], Recording] = {}
+
+    def __call__(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> StepMetrics:
+        key = (rates.meta, any_kept)
+        if key not in self._recordings:
+            self._recordings[key] = self._recorded(inputs, rates, any_kept)
+        recording = self._recordings[key]
+        for buffer, value in zip(recording.inputs, inputs, strict=True):
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
+        recording.rates.copy_(torch.tensor(astuple(rates), dtype=recording.rates.dtype), non_blocking=True)
+        recording.replay()
+        # The next replay overwrites its metrics.
+        return recording.metrics.clone()
+
+    def _recorded(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> Recording:
+        buffers = inputs.each(Tensor.clone)
+        # In double precision: 1 − γ is small.
+        numbers = torch.tensor(astuple(rates), device=self._changed[0].device, dtype=torch.float64)
+        at = Rates(*numbers.unbind())
+        if not rates.meta:
+            at = Rates(at.lr, 0.0, at.ema_decay, at.teacher_weight)
+        replay, metrics = self._record(lambda: self._step(buffers, at, any_kept), self._changed)
+        return Recording(buffers, numbers, replay, metrics)
+
+
+class CUDAGraphs:
+    """Records CUDA graphs that share their memory: no two run at a time, and what they return is copied at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool: Any = None
+
+    def __call__(
+        self, step: Callable[[], StepMetrics], changed: Sequence[Tensor]
+    ) -> tuple[Callable[[], None], StepMetrics]:
+        """Warm up on a side stream, put `changed` and the generator back, record."""
+        with torch.cuda.device(self._device):
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            before = [tensor.detach().clone() for tensor in changed]
+            random_state = torch.cuda.get_rng_state()
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    step()
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.no_grad():
+                for tensor, value in zip(changed, before, strict=True):
+                    tensor.copy_(value)
+            torch.cuda.set_rng_state(random_state)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may go on: one moves images to pinned memory ahead of the steps (`mlnt.file_images`).
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                metrics = step()
+        return graph.replay, metrics

@@ -1,0 +1,72 @@
+"""Predictions of a network in eval mode, and what is counted from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlnt.images.batches import ImageStore, index_batches
+from mlnt.training.state import Network
+
+
+@torch.no_grad()
+def predict_logits(
+    networks: Sequence[Network],
+    images: ImageStore,
+    indices: Tensor,
+    batch_size: int,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> tuple[Tensor, ...]:
+    """Logits [N, C] of each network, on the CPU: eval mode, un-augmented images, each read once for all networks.
+
+    `on_batch` hears after each batch how many samples are done. The modules' modes are restored afterwards.
+    """
+    was_training = [network.module.training for network in networks]
+    results: list[Tensor] = []
+    done = 0
+    try:
+        for network in networks:
+            network.module.eval()
+        for fetched in images.fetch(index_batches(indices, batch_size)):
+            batch = images.batch(fetched)
+            logits = [network(batch).cpu() for network in networks]
+            results = results or [part.new_empty(len(indices), part.shape[1]) for part in logits]
+            for result, part in zip(results, logits, strict=True):
+                result[done : done + len(part)] = part
+            done += len(batch)
+            on_batch(done)
+    finally:
+        for network, mode in zip(networks, was_training, strict=True):
+            network.module.train(mode)
+    return tuple(results)
+
+
+def accuracy(logits_NC: Tensor, labels_N: Tensor) -> float:
+    """Share of samples whose arg-max is the label."""
+    return int((logits_NC.argmax(dim=1) == labels_N).sum()) / len(labels_N)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """counts[i, j]: samples of true class i that are predicted as j."""
+
+    counts: NDArray[np.int64]
+
+    @property
+    def per_class_accuracy(self) -> list[float | None]:
+        """Recall of each class; None for a class without samples."""
+        totals = self.counts.sum(axis=1)
+        return [float(self.counts[c, c] / totals[c]) if totals[c] else None for c in range(len(self.counts))]
+
+
+def confusion(logits_NC: Tensor, labels_N: Tensor) -> Confusion:
+    """Confusion matrix of the arg-max predictions."""
+    num_classes = logits_NC.shape[1]
+    flat = labels_N * num_classes + logits_NC.argmax(dim=1)
+    counts = torch.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return Confusion(counts.numpy())

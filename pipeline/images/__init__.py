@@ -1,0 +1,1 @@
+"""Image files: decoded, or listed to be decoded when they are wanted."""

@@ -1,0 +1,108 @@
+"""`data.storage: files`: images that stay where they are, listed in the data set and decoded when they are wanted."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlnt.images.statistics import PixelSums
+from pipeline.errors import UserError
+from pipeline.images.decode import ImageOptions, UndecodableError, decode_image
+from pipeline.store.names import Names
+
+
+class ImageFile(NamedTuple):
+    """A file below the root, and how long it was when the data set was made."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class FileDecoder:
+    """Pixels of a file, as the data set was made.
+
+    Attributes:
+        shape: what every image has, [C, H, W].
+    """
+
+    root: str
+    shape: tuple[int, int, int]
+    options: ImageOptions
+
+    def __call__(self, file: ImageFile) -> NDArray[np.uint8]:
+        """uint8 [C, H, W].
+
+        Raises:
+            UserError: the file has changed since, cannot be read, or is no image any more.
+        """
+        path = Path(self.root, file.name)
+        try:
+            # A pipe, which would never end, is opened without waiting for its other end.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:  # noqa: PTH123 (of a handle)
+                about = os.fstat(opened.fileno())
+                if not stat.S_ISREG(about.st_mode):
+                    raise OSError("it is no file")
+                if about.st_size != file.size:
+                    raise UserError(self._changed(path, f"has {about.st_size} bytes, had {file.size}"))
+                content = opened.read()
+            image = decode_image(content, self.options)
+        except (OSError, UndecodableError) as error:
+            raise UserError(self._changed(path, f"cannot be read any more ({error})")) from error
+        if image.shape != self.shape:
+            raise UserError(self._changed(path, f"gives an image of {image.shape}, gave {self.shape}"))
+        return image
+
+    @staticmethod
+    def _changed(path: Path, how: str) -> str:
+        return (
+            f"data.root: {path} {how} when the data set was made; put it back, or make the data set anew: "
+            "`dvc repro -f -s download && dvc repro`"
+        )
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Stands in for the array of images [N, C, H, W].
+
+    Attributes:
+        sizes: of the files, in bytes [N].
+        sums: over the source's training images.
+    """
+
+    names: Names
+    sizes: NDArray[np.int64]
+    decode: FileDecoder
+    sums: PixelSums
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self), *self.decode.shape)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def file(self, row: int) -> ImageFile:
+        return ImageFile(self.names[row], int(self.sizes[row]))
+
+    @overload
+    def __getitem__(self, rows: int) -> NDArray[np.uint8]: ...
+
+    @overload
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]: ...
+
+    def __getitem__(self, rows: int | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Decoded here and now: for single images. Many are read by `mlnt.file_images`.
+
+        Raises:
+            UserError: a file has changed, or cannot be read.
+        """
+        if isinstance(rows, np.ndarray):
+            return np.stack([self.decode(self.file(int(row))) for row in rows])
+        return self.decode(self.file(rows))

@@ -1,0 +1,50 @@
+"""Figure 7: images of this session's last run whose labels the mentor of iteration 3 filters out."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import torch
+
+from mlnt.method.mentor import filter_samples
+from pipeline.paper.figures import Filtered
+from pipeline.params.schema import Params
+from pipeline.store.dataset import TRAIN
+from pipeline.systems.registry import FINAL
+from pipeline.training.session import Session
+
+COUNT = 32
+
+
+def filtered(params: Params) -> list[Filtered]:
+    """The images that the mentor is most sure about, the most first.
+
+    Raises:
+        UserError: files that are missing, damaged, or of another run.
+    """
+    with closing(Session.open(params)) as session:
+        return _filtered(session)
+
+
+def _filtered(session: Session) -> list[Filtered]:
+    params = session.params
+    dataset, train = session.dataset, session.split(TRAIN)
+    network, _ = session.best_network(FINAL.mentor_stage or "")
+    (logits,) = session.logits([network], TRAIN, "gallery")
+    probs = logits.softmax(dim=1)
+    left_out = ~filter_samples(probs, train.labels, params.mentor.tau)
+    scores, predicted = probs.max(dim=1)
+    order = torch.argsort(torch.where(left_out, scores, -1.0), descending=True, stable=True)
+    true = session.true_labels()
+    names = dataset.class_names
+    return [
+        Filtered(
+            image=dataset.images[int(train.indices[i])],
+            given=names[int(train.labels[i])],
+            given_score=float(probs[i, train.labels[i]]),
+            predicted=names[int(predicted[i])],
+            predicted_score=float(scores[i]),
+            true=None if true is None else names[int(true[i])],
+        )
+        for i in order[: min(COUNT, int(left_out.sum()))].tolist()
+    ]

@@ -1,0 +1,213 @@
+"""`mlnt sweep`: queue the experiments of a table or figure that are still missing, and work the queue off."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import console
+from pipeline.errors import RunError, UserError
+from pipeline.paper import estimate, history, queue
+from pipeline.paper.grid import PARAMS, SWEEPS, Cell, Sweep, Values, source_of, values_of
+from pipeline.paper.history import Finished, identity, params_at
+from pipeline.paper.statistics import complete, runs_of
+from pipeline.params import presets
+from pipeline.params.load import read_yaml
+from pipeline.store import checkpoints
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep has to do. `missing` are the cells with the parameters of each seed that is not there yet."""
+
+    sweep: Sweep
+    total: int
+    done: int
+    waiting: Sequence[Values]
+    diverged: int
+    missing: Sequence[tuple[Cell, Sequence[Values]]]
+
+    @property
+    def to_queue(self) -> int:
+        return sum(len(values) for _, values in self.missing)
+
+    @property
+    def open(self) -> list[Values]:
+        """The parameters of all that has to run, queued already or not."""
+        return [*self.waiting, *(values for _, each in self.missing for values in each)]
+
+
+def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool, cells: Sequence[str] = ()) -> None:
+    """Plan, say what there is to do, queue it, work it off.
+
+    Args:
+        cells: labels of the columns to run; none for all.
+
+    Raises:
+        UserError: unknown names, or a working tree with changes that are not committed.
+        RunError: DVC's queue could not be used, or experiments failed.
+    """
+    if name not in SWEEPS:
+        raise UserError(f"sweep: found {name!r}; expected one of {', '.join(SWEEPS)}")
+    sweep = only(SWEEPS[name], name, cells)
+    base, chosen = read_bases(preset)
+    if sweep.source not in (None, source_of(base, chosen)):
+        raise UserError(f"sweep: {name} is on {sweep.source}, found --preset {preset}, expected one of that data set")
+    if not dry_run:
+        history.require_clean()
+        queue.recover()
+
+    def plan() -> Plan:
+        queued = queue.waiting(queue.status())
+        finished, code = history.finished(), checkpoints.code_digest()
+        return make_plan(sweep, seeds, base, chosen, preset, finished, queued, code)
+
+    first = plan()
+    show(first, preset, estimate.seconds(first.open, sweep.stages), max(1, min(jobs, len(first.open))))
+    if dry_run or not first.open:
+        return
+    queue_missing(first, base)
+    before = queue.status()
+    if (others := len(before.having(*queue.OPEN)) - len(first.open)) > 0:
+        console.say(f"{others} other experiments are in the queue and will run too")
+    console.say("the queue is DVC's: `dvc queue status` shows it; Ctrl-C stops it, the same command goes on")
+    queue.work_off(jobs, console.say)
+    last = plan()
+    lost = without_result(last, before)
+    if again := cut(last, lost):
+        say_why(lost)
+        # What was finished is in the run cache. What somebody took out of the queue is not put back.
+        console.say(f"{again.to_queue} of {last.total} experiments ended without a result; once more")
+        queue_missing(again, base)
+        queue.work_off(jobs, console.say)
+        last = plan()
+    console.say(f"sweep {name}: {last.done} of {last.total} finished, {last.diverged} diverged; see `mlnt tables`")
+    if last.open:
+        say_why(without_result(last, before))
+        raise RunError(
+            f"{len(last.open)} experiments are missing; `dvc queue status` names those that failed, `dvc queue logs "
+            "NAME` shows all that they printed; the same command queues them again"
+        )
+
+
+def queue_missing(plan: Plan, base: Values) -> None:
+    for number, (cell, values) in enumerate(plan.missing, 1):
+        queue.add(base, values, plan.sweep.stages)
+        console.say(f"queued {number} of {len(plan.missing)}: {cell.label}, {len(values)} seeds")
+
+
+def without_result(plan: Plan, before: queue.Queue) -> dict[str, queue.Task]:
+    """Identity → task of the plan's experiments that ended since `before`, and are still open."""
+    ended = set(queue.status().having("Success", "Failed")) - set(before.tasks)
+    params = params_at([task.revision for task in ended])
+    tasks = {_identity(params.get(task.revision, {}), plan.sweep.stages): task for task in ended}
+    wanted = [identity(values, plan.sweep.stages) for values in plan.open]
+    return {each: tasks[each] for each in wanted if each in tasks}
+
+
+def cut(plan: Plan, wanted: Container[str]) -> Plan | None:
+    """The plan with these of its missing experiments alone; None without any."""
+    chosen = [(cell, [v for v in each if identity(v, plan.sweep.stages) in wanted]) for cell, each in plan.missing]
+    left = [(cell, values) for cell, values in chosen if values]
+    return replace(plan, missing=left) if left else None
+
+
+def say_why(lost: Mapping[str, queue.Task]) -> None:
+    for message in sorted({queue.reason(task) for task in lost.values()}):
+        console.say(f"failed: {message}")
+
+
+def only(sweep: Sweep, name: str, cells: Sequence[str]) -> Sweep:
+    """The sweep with these of its cells.
+
+    Raises:
+        UserError: it has no such cell.
+    """
+    labels = [cell.label for cell in sweep.cells]
+    if unknown := [cell for cell in cells if cell not in labels]:
+        raise UserError(f"--cell: found {unknown[0]!r}, expected one of those of {name}: {'; '.join(labels)}")
+    return replace(sweep, cells=tuple(cell for cell in sweep.cells if not cells or cell.label in cells))
+
+
+def read_bases(preset: str) -> tuple[Values, Values]:
+    """params.yaml, and the preset's values, as plain Python.
+
+    Raises:
+        UserError: no such preset, or one that is no mapping of sections.
+    """
+    return read_yaml(PARAMS), presets.read(preset)
+
+
+def make_plan(
+    sweep: Sweep,
+    seeds: int,
+    base: Values,
+    preset: Values,
+    name: str,
+    finished: Sequence[Finished],
+    queued: Sequence[Values],
+    code: str,
+) -> Plan:
+    """Compare what the sweep wants with what is finished, queued, or known to diverge with this code."""
+    waiting_for = {_identity(values, sweep.stages) for values in queued}
+    missing: list[tuple[Cell, list[Values]]] = []
+    waiting: list[Values] = []
+    done = diverged = 0
+    for cell in sweep.cells:
+        runs = runs_of(sweep, cell, finished, base, preset, name, history.checkpoint_folder(), code)
+        left: list[Values] = []
+        for seed in range(seeds):
+            values = values_of(base, preset, name, cell, seed)
+            if seed in runs.by_seed and complete(sweep, runs.by_seed[seed]):
+                done += 1
+            elif seed in runs.diverged:
+                diverged += 1
+            elif identity(values, sweep.stages) in waiting_for:
+                waiting.append(values)
+            else:
+                left.append(values)
+        if left:
+            missing.append((cell, left))
+    return Plan(sweep, len(sweep.cells) * seeds, done, waiting, diverged, missing)
+
+
+def _identity(params: Values, stages: Sequence[str]) -> str | None:
+    """None for parameters of another version of this package."""
+    try:
+        return identity(params, stages)
+    except UserError:
+        return None
+
+
+def show(plan: Plan, preset: str, seconds: float | None, jobs: int) -> None:
+    table = Table()
+    table.add_column("cell")
+    table.add_column("to queue", justify="right")
+    missing: Mapping[str, int] = {cell.label: len(values) for cell, values in plan.missing}
+    for cell in plan.sweep.cells:
+        table.add_row(cell.label, str(missing.get(cell.label, 0) or ""))
+    screen = Console(highlight=False)
+    screen.print(f"{plan.sweep.title}; preset {preset}")  # a title would be cut to the table's width
+    screen.print(table)
+    words = [f"{plan.total} experiments: {plan.done} finished"]
+    words += [f"{len(plan.waiting)} queued", f"{plan.to_queue} to queue"]
+    if plan.diverged:
+        words.append(f"{plan.diverged} diverged (not repeated with this code)")
+    console.say(", ".join(words))
+    if not plan.open:
+        return
+    if seconds is None:
+        console.say("no estimate of the time: the size of these data is not known beforehand")
+    else:
+        console.say(
+            f"about {_hours(seconds / jobs)} with {jobs} at a time, by timing this network here just now; less where "
+            "stages come from the run cache, more where the jobs share cores"
+        )
+
+
+def _hours(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"

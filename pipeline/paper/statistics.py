@@ -1,0 +1,246 @@
+"""From finished experiments to the numbers of a table: which count for a cell, means, standard errors, tests."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import UserError
+from pipeline.paper.grid import Cell, Sweep, Values, values_of
+from pipeline.paper.history import Finished, HistoryRows, identity
+from pipeline.systems.registry import BASELINES, SYSTEMS, model_title
+
+
+class Row(NamedTuple):
+    """One line of a table of systems."""
+
+    title: str
+    stage: str
+    model: str
+    paper: str
+
+
+ORDINALS = {"mlnt_1": "1st", "mlnt_2": "2nd", "mlnt_3": "3rd"}
+PAPER_BASELINES = {
+    "forward": "Forward [16]",
+    "joint_optimization": "Joint Optimization [24]",
+    "cnn_crf": "CNN-CRF [27]",
+}
+
+
+def _rows() -> tuple[Row, ...]:
+    """Cross entropy, the controls, the baselines, MLNT."""
+    found = []
+    for system in SYSTEMS:
+        for model in ("student", "teacher"):
+            paper = f"MLNT-{model} ({ORDINALS[system.name]} iter.)" if system.meta else ""
+            if (system.name, model) == ("cross_entropy", "student"):
+                paper = "Cross Entropy (reproduced)"
+            found.append(Row(model_title(system, model), system.stage, model, paper))
+    others = [
+        Row(baseline.title + suffix, name, model, PAPER_BASELINES.get(name, "") if model == "student" else "")
+        for name, baseline in BASELINES.items()
+        if name != "joint_optimization_1"
+        for model, suffix in (("student", ""), ("teacher", ", EMA"))
+    ]
+    first_of_mlnt = next(i for i, row in enumerate(found) if row.stage == "meta1")
+    return (*found[:first_of_mlnt], *others, *found[first_of_mlnt:])
+
+
+ROWS = _rows()
+CROSS_ENTROPY = ROWS[0]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The experiments that count for a cell, one a seed, and the seeds that diverged: stage → message."""
+
+    by_seed: Mapping[int, Finished]
+    diverged: Mapping[int, Mapping[str, str]]
+
+    def accuracies(self, stage: str, model: str, choice: str, measure: str = "test") -> dict[int, float]:
+        """Seed → accuracy in percent: at the epoch that is best on validation, or the last one."""
+        return {
+            seed: 100 * value
+            for seed, run in sorted(self.by_seed.items())
+            if (value := accuracy(run.histories.get(stage, []), model, choice, measure)) is not None
+        }
+
+
+def accuracy(history: HistoryRows, model: str, choice: str, measure: str) -> float | None:
+    """From the rows of plots/<stage>.csv; None where there are none, or no such column."""
+    if not history or not history[-1].get(f"{model}_{measure}_accuracy"):
+        return None
+    row = history[-1]
+    if choice == "best":  # `max` gives the first of equals, as the training loop does
+        row = max(history, key=lambda each: float(each[f"{model}_validation_accuracy"]))
+    return float(row[f"{model}_{measure}_accuracy"])
+
+
+def runs_of(
+    sweep: Sweep,
+    cell: Cell,
+    experiments: Sequence[Finished],
+    base: Values,
+    preset: Values,
+    name: str,
+    checkpoints: Path,
+    code: str,
+) -> Runs:
+    """The experiments of a cell, whatever their seeds; of two with the same seed the newer one that has all stages.
+
+    Args:
+        checkpoints: where training leaves a record of what diverged.
+        code: digest of the library now; what diverged with another one may not do so any more.
+    """
+    by_seed: dict[int, Finished] = {}
+    for run in experiments:
+        if not set(run.histories) & set(sweep.stages):
+            continue
+        try:
+            if not _same(sweep.stages, run.params, values_of(base, preset, name, cell, run.params["seed"])):
+                continue
+        except (UserError, KeyError):
+            continue  # parameters of another version of this package
+        seed = run.params["seed"]
+        known = by_seed.get(seed)
+        if known is None or complete(sweep, run) or not complete(sweep, known):
+            by_seed[seed] = run
+    diverged: dict[int, dict[str, str]] = {}
+    for path in sorted(checkpoints.glob("*/*/diverged.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        stage, seed = record["stage"], record["params"]["seed"]
+        if stage not in sweep.stages or record["code"] != code:
+            continue
+        if seed in by_seed and complete(sweep, by_seed[seed]):
+            continue
+        wanted = values_of(base, preset, name, cell, seed)
+        recorded = {section: record["params"].get(section, values) for section, values in wanted.items()}
+        for section, values in wanted.items():
+            if isinstance(values, dict):  # what changes no training is not in the record
+                recorded[section] = {**values, **recorded[section]}
+        if _same([stage], recorded, wanted):
+            diverged.setdefault(seed, {})[stage] = record["message"]
+    return Runs(by_seed, diverged)
+
+
+def _same(stages: Sequence[str], left: Values, right: Values) -> bool:
+    return identity(left, stages) == identity(right, stages)
+
+
+def complete(sweep: Sweep, run: Finished) -> bool:
+    return set(sweep.stages) <= set(run.histories)
+
+
+class Figure(NamedTuple):
+    """One number of a table: mean and standard error over n seeds, in percent; None for n < 2."""
+
+    mean: float
+    error: float | None
+    n: int
+
+
+def figure(values: Iterable[float]) -> Figure | None:
+    found = list(values)
+    if not found:
+        return None
+    error = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else None
+    return Figure(statistics.mean(found), error, len(found))
+
+
+def p_value(left: Mapping[int, float], right: Mapping[int, float]) -> float | None:
+    """Two-sided paired t-test over the seeds that both have; None for fewer than three, or without any variation.
+
+    Accuracies come from files with six digits: differences that agree to 0.001 points are the same.
+    """
+    from scipy.stats import ttest_rel
+
+    seeds = sorted(set(left) & set(right))
+    found = [left[seed] - right[seed] for seed in seeds]
+    if len(found) < 3 or max(found) - min(found) < 1e-3:
+        return None
+    return float(ttest_rel([left[s] for s in seeds], [right[s] for s in seeds]).pvalue)
+
+
+def holm(p_values: Mapping[str, float | None], level: float = 0.05) -> set[str]:
+    """Names whose p stays below `level` under Holm's correction for the number of tests."""
+    known = sorted((p, name) for name, p in p_values.items() if p is not None)
+    passed: set[str] = set()
+    for i, (p, name) in enumerate(known):
+        if p > level / (len(known) - i):
+            break
+        passed.add(name)
+    return passed
+
+
+def paper_numbers(file: str | None) -> dict[str, dict[str, tuple[float, float | None]]]:
+    """method → column → accuracy and standard error, from pipeline/paper/; empty for None."""
+    if file is None:
+        return {}
+    text = resources.files("pipeline.paper.numbers").joinpath(file).read_text(encoding="utf-8")
+    found: dict[str, dict[str, tuple[float, float | None]]] = {}
+    for row in csv.DictReader(text.splitlines()):
+        method = next(iter(row.values()))
+        found[method] = {
+            key: (float(value), float(error) if (error := row.get(f"stderr_{key}")) else None)
+            for key, value in row.items()
+            if value and not key.startswith("stderr_") and key != next(iter(row))
+        }
+    return found
+
+
+Columns = Mapping[str, Mapping[Row, Mapping[int, float]]]
+
+
+def beside_cross_entropy(columns: Columns) -> dict[tuple[str, str], str]:
+    """(column, row) → "better" or "worse" than Cross Entropy in the same column; Holm's correction within a column."""
+    found: dict[tuple[str, str], str] = {}
+    for label, rows in columns.items():
+        others = {row.title: values for row, values in rows.items() if row != CROSS_ENTROPY}
+        verdicts = _compared(others, rows.get(CROSS_ENTROPY, {}))
+        found |= {(label, title): verdict for title, verdict in verdicts.items()}
+    return found
+
+
+def beside_first_of_noise(columns: Columns) -> dict[tuple[str, str], str]:
+    """The same against the first column of the same noise, for columns "noise, value"; Holm's correction within a
+    row and noise."""
+    found: dict[tuple[str, str], str] = {}
+    groups: dict[str, list[str]] = {}
+    for label in columns:
+        groups.setdefault(label.partition(",")[0], []).append(label)
+    for first, *others in groups.values():
+        for row, reference in columns[first].items():
+            candidates = {label: columns[label][row] for label in others if row in columns[label]}
+            found |= {(label, row.title): verdict for label, verdict in _compared(candidates, reference).items()}
+    return found
+
+
+def _compared(candidates: Mapping[str, Mapping[int, float]], reference: Mapping[int, float]) -> dict[str, str]:
+    passed = holm({name: p_value(values, reference) for name, values in candidates.items()})
+    gains = {name: differences(candidates[name], reference) for name in passed}
+    return {name: "better" if gain is not None and gain.mean > 0 else "worse" for name, gain in gains.items()}
+
+
+def differences(left: Mapping[int, float], right: Mapping[int, float]) -> Figure | None:
+    """The mean of left − right over the seeds that both have, with its standard error."""
+    return figure(left[seed] - right[seed] for seed in sorted(set(left) & set(right)))
+
+
+def best_row(column: Mapping[Row, Mapping[int, float]]) -> Row | None:
+    """The row with the highest mean, if it is better than the runner-up among other systems (paired test, p < 0.05)."""
+    means = {row: statistics.mean(values.values()) for row, values in column.items()}
+    if len(means) < 2:
+        return None
+    best, *others = sorted(means, key=lambda row: -means[row])
+    rival = next((row for row in others if row.stage != best.stage), None)
+    if rival is None:
+        return None
+    gain, p = differences(column[best], column[rival]), p_value(column[best], column[rival])
+    return best if gain is not None and gain.mean > 0 and p is not None and p < 0.05 else None

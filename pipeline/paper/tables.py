@@ -1,0 +1,223 @@
+"""`mlnt tables`: finished experiments → the paper's tables and figures, as Markdown, CSV, SVG and one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import console, files
+from pipeline.errors import UserError
+from pipeline.paper import figures, gallery, history, pages
+from pipeline.paper.grid import PARAMS, SWEEPS, Sweep, source_of
+from pipeline.paper.pages import CHOICES, Cell, Section, SystemTable
+from pipeline.paper.runner import read_bases
+from pipeline.paper.statistics import (
+    CROSS_ENTROPY,
+    ROWS,
+    Figure,
+    Row,
+    Runs,
+    beside_cross_entropy,
+    beside_first_of_noise,
+    best_row,
+    differences,
+    figure,
+    p_value,
+    paper_numbers,
+    runs_of,
+)
+from pipeline.params.load import load, read_yaml
+from pipeline.store import checkpoints
+from pipeline.systems.registry import FINAL
+
+STUDENT_OF = {"figure6": "meta2"}
+NUMBERS = "Test accuracy in percent: mean ± standard error (n seeds)."
+OF_SYSTEMS = (
+    "↑ better, ↓ worse than Cross Entropy by a paired t-test over the seeds, Holm's correction within the column, "
+    "p < 0.05. Bold: the highest, where it is better than the runner-up of another system (p < 0.05, uncorrected)."
+)
+ALONG_AN_AXIS = (
+    "↑ better, ↓ worse than the first column of the same noise by a paired t-test over the seeds, Holm's correction "
+    "within the row and the noise, p < 0.05."
+)
+PAPER = (
+    "The paper's numbers are those on its own data; in brackets ours minus the paper's, in points and, where both are "
+    "known, in standard errors."
+)
+
+
+def run(preset: str, out: Path) -> None:
+    """Write the tables and figures of every sweep that has a finished experiment.
+
+    Raises:
+        UserError: unknown preset, no repository, or no finished experiment.
+        RunError: a file could not be written.
+    """
+    base, chosen = read_bases(preset)
+    finished = history.finished()
+    sections: list[Section] = []
+    for name, sweep in SWEEPS.items():
+        if sweep.source not in (None, source_of(base, chosen)):
+            console.say(f"{name}: not run; it needs the data set {sweep.source}")
+            continue
+        cells = {
+            cell.label: runs_of(
+                sweep, cell, finished, base, chosen, preset, history.checkpoint_folder(), checkpoints.code_digest()
+            )
+            for cell in sweep.cells
+        }
+        if not any(runs.by_seed for runs in cells.values()):
+            console.say(f"{name}: not run; `mlnt sweep {name} --preset {preset}` runs it")
+            continue
+        section = _section(name, sweep, cells, preset)
+        sections.append(section)
+        files.write_csv(out / f"{name}.csv", _records(sweep, cells))
+        count = sum(len(runs.by_seed) for runs in cells.values())
+        console.say(f"{name}: {count} experiments → {out / name}.md, .csv" + (", .svg" if section.drawing else ""))
+    if not sections:
+        raise UserError(f"tables: no experiment of the preset {preset} has finished; `mlnt sweep table1` runs some")
+    if (filtered := _figure7()) is not None:
+        sections.append(filtered)
+    for section in sections:
+        files.write_text(out / f"{section.name}.md", pages.markdown(section))
+        if section.drawing:
+            files.write_text(out / f"{section.name}.svg", section.drawing + "\n")
+    files.write_text(out / "index.html", pages.page(sections, preset))
+    console.say(f"all of them in one page: {out / 'index.html'}")
+
+
+def _figure7() -> Section | None:
+    """Of the run in this folder, as far as it is one of these parameters."""
+    current = load(PARAMS)
+    if FINAL.mentor_stage not in history.fresh_here(read_yaml(PARAMS)):
+        console.say("figure7: left out; models/ has no finished run of params.yaml (`dvc repro` makes one)")
+        return None
+    try:
+        images = gallery.filtered(current)
+    except UserError as error:
+        console.say(f"figure7: left out ({error})")
+        return None
+    what = f"{current.data.source}, {current.noise.kind} noise {current.noise.rate:g}, seed {current.seed}"
+    note = (
+        "Above the given label, below the mentor's, each with the mentor's probability; ✓: the mentor's label is "
+        "the true one, otherwise the true one stands in brackets."
+    )
+    title = f"Figure 7: images that the mentor of iteration 3 filters out ({what})"
+    about = "The run of params.yaml in this folder."
+    return Section("figure7", title, about, [], figures.gallery(images), [note])
+
+
+def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs], preset: str) -> Section:
+    notes = _notes(sweep, cells)
+    if name == "figure3":
+        progress = figures.progress(next(iter(cells.values())))
+        return Section(name, sweep.title, f"Preset {preset}.", [], progress, notes)
+    rows = ROWS if sweep.axis is None else [row for row in ROWS if row.stage == STUDENT_OF.get(name, "meta1")]
+    tables = [_table(sweep, cells, [row for row in rows if row.stage in sweep.stages], choice) for choice in CHOICES]
+    drawing = None
+    if sweep.axis is not None and name != "table3":
+        drawing = figures.by_value(_lines(sweep, cells, rows[0]), sweep.axis)
+    about = [f"Preset {preset}.", NUMBERS, OF_SYSTEMS if sweep.axis is None else ALONG_AN_AXIS]
+    about += [PAPER] if any(table.has_paper for table in tables) else []
+    return Section(name, sweep.title, " ".join(about), tables, drawing, notes)
+
+
+def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice: str) -> SystemTable:
+    paper = paper_numbers(sweep.paper) if sweep.axis is None else _order_numbers(sweep)
+    columns = {
+        label: {row: values for row in rows if (values := runs.accuracies(row.stage, row.model, choice))}
+        for label, runs in cells.items()
+    }
+    marks = beside_cross_entropy(columns) if sweep.axis is None else beside_first_of_noise(columns)
+    best = {label: best_row(found) for label, found in columns.items()} if sweep.axis is None else {}
+    table: list[tuple[Row, list[Cell]]] = []
+    for row in rows:
+        line = [
+            Cell(
+                number=figure(found.get(row, {}).values()),
+                significance=marks.get((label, row.title), ""),
+                bold=best.get(label) == row,
+                paper=paper.get(row.paper, {}).get(label) if choice == "best" else None,
+            )
+            for label, found in columns.items()
+        ]
+        if any(cell.number for cell in line):
+            table.append((row, line))
+    return SystemTable(choice, list(cells), table)
+
+
+def _order_numbers(sweep: Sweep) -> dict[str, dict[str, tuple[float, float | None]]]:
+    """Table 3 has a row for each order, ours a column for each noise and order."""
+    rows = {"first": "First-order approx.", "second": "Full"}
+    known = paper_numbers(sweep.paper)
+    return {
+        "MLNT-student (1st iter.)": {
+            f"{noise}, order={order}": number
+            for order, method in rows.items()
+            for noise, number in known.get(method, {}).items()
+        }
+    }
+
+
+def _lines(sweep: Sweep, cells: Mapping[str, Runs], row: Row) -> dict[str, list[tuple[float, Figure]]]:
+    """Noise → the points of its line; the student's, best on validation, as in the paper."""
+    lines: dict[str, list[tuple[float, Figure]]] = {}
+    for cell in sweep.cells:
+        number = figure(cells[cell.label].accuracies(row.stage, row.model, "best").values())
+        if number is not None and sweep.axis is not None:
+            noise = cell.label.partition(",")[0]
+            lines.setdefault(noise, []).append((float(cell.changes[sweep.axis]), number))
+    return lines
+
+
+def _notes(sweep: Sweep, cells: Mapping[str, Runs]) -> list[str]:
+    notes: list[str] = []
+    for label, runs in cells.items():
+        for seed, stages in runs.diverged.items():
+            notes += [
+                f"{label}, seed {seed}: {stage} diverged ({message}); the whole experiment is missing"
+                for stage, message in stages.items()
+            ]
+    taus = {label: {run.params["mentor"]["tau"] for run in runs.by_seed.values()} for label, runs in cells.items()}
+    if "meta2" in sweep.stages and sweep.axis != "mentor.tau" and len(set().union(*taus.values())) > 1:
+        each = ", ".join(f"{label} {min(found):g}" for label, found in taus.items() if found)
+        chosen = "For the noises of Tables 1 and 2 it was chosen on validation data, for others it is the preset's."
+        notes.append(f"The mentor's threshold τ: {each}. {chosen}")
+    all_runs = [run for runs in cells.values() for run in runs.by_seed.values()]
+    if any(len({run.code[stage] for run in all_runs if stage in run.code}) > 1 for stage in sweep.stages):
+        notes.append("The experiments ran different versions of the code.")
+    return notes
+
+
+def _records(sweep: Sweep, cells: Mapping[str, Runs]) -> list[dict[str, Any]]:
+    """A line for each number: what the Markdown shows, and what it was computed from."""
+    records: list[dict[str, Any]] = []
+    paper = paper_numbers(sweep.paper) if sweep.axis is None else _order_numbers(sweep)
+    for label, runs in cells.items():
+        for choice in CHOICES:
+            reference = runs.accuracies(CROSS_ENTROPY.stage, CROSS_ENTROPY.model, choice)
+            for row in (row for row in ROWS if row.stage in sweep.stages):
+                values = runs.accuracies(row.stage, row.model, choice)
+                number = figure(values.values())
+                if number is None:
+                    continue
+                gain = differences(values, reference)
+                theirs, their_error = paper.get(row.paper, {}).get(label, (None, None))
+                records.append(
+                    {
+                        "cell": label,
+                        "system": row.title,
+                        "epoch": choice,
+                        "n": number.n,
+                        "test_accuracy": number.mean,
+                        "standard_error": number.error,
+                        "minus_cross_entropy": None if gain is None else gain.mean,
+                        "minus_cross_entropy_standard_error": None if gain is None else gain.error,
+                        "p_value_uncorrected": p_value(values, reference),
+                        "paper": theirs if choice == "best" else None,
+                        "paper_standard_error": their_error if choice == "best" else None,
+                        "seeds": " ".join(f"{seed}:{value:.2f}" for seed, value in values.items()),
+                    }
+                )
+    return records

@@ -1,0 +1,67 @@
+"""Reading params.yaml: what is wrong with it, in one line a key."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import UserError
+from pipeline.params.schema import Params, leaf_keys
+
+
+def load(path: Path) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        UserError: no such file, no YAML, or every key that is unknown, missing or out of range.
+    """
+    return check(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> Any:
+    """The file as plain Python values (YAML 1.2, in which 1e-4 is a number); tags build nothing.
+
+    Raises:
+        UserError: no such file, or no YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        # The pure parser: the C one reads YAML 1.1, where 1e-4 is text and `no` a boolean.
+        return YAML(typ="safe", pure=True).load(text)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run this where params.yaml lies, or name it with --params") from None
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from error
+
+
+def check(values: Any, path: Path) -> Params:
+    """Validate plain values; `path` is for the message."""
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected sections such as `train:`, found {type(values).__name__}")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(dict(item)) for item in error.errors()]
+        raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def _explain(error: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    found = error["input"]
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key.lower(), [k.lower() for k in leaf_keys()], n=1)
+        names = {k.lower(): k for k in leaf_keys()}
+        hint = f"; did you mean {names[near[0]]}?" if near else ""
+        return f"{key}: no such parameter{hint}"
+    if error["type"] == "missing":
+        return f"{key}: missing; expected a value, as in the params.yaml that came with the package"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return (
+        f"{key}: found {found!r}; {message}" if key and not isinstance(found, dict) else f"{key or 'params'}: {message}"
+    )

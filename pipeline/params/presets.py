@@ -1,0 +1,87 @@
+"""`mlnt preset`: whole recipes, merged into params.yaml.
+
+A preset is a file in presets/ beside params.yaml, whose first line describes it; an own one is found as well.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline import files
+from pipeline.errors import UserError
+from pipeline.params.load import check, read_yaml
+
+FOLDER = Path("presets")
+
+
+def available(folder: Path = FOLDER) -> dict[str, str]:
+    """name → the preset's first line.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    found = {path.stem: path.read_text(encoding="utf-8").partition("\n")[0] for path in sorted(folder.glob("*.yaml"))}
+    if not found:
+        raise UserError(f"{folder}/: no presets here; run this where params.yaml lies")
+    return {name: line.lstrip("# ") for name, line in found.items()}
+
+
+def apply(name: str, target: Path) -> list[str]:
+    """Merge a preset into the parameter file: its keys alone change, comments and order stay.
+
+    Returns a line for each change. The result is checked before it is written.
+
+    Raises:
+        UserError: unknown preset, or one that does not fit the schema.
+    """
+    folder = target.parent / FOLDER
+    read(name, folder)
+    _read_sections(target)
+    yaml = YAML()  # round-trip: comments, and the way that a value is written, are part of the document
+    yaml.preserve_quotes = True
+    yaml.width = 200
+    changes = yaml.load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    document = yaml.load(target.read_text(encoding="utf-8"))
+    lines = list(_merge(document, changes, ""))
+    buffer = io.StringIO()
+    yaml.dump(document, buffer)
+    check(YAML(typ="safe", pure=True).load(buffer.getvalue()), Path(f"{target} with {name}.yaml"))
+    if lines:
+        files.write_text(target, buffer.getvalue())
+    return lines or [f"{target} is {name} already"]
+
+
+def read(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """A preset's values as plain Python.
+
+    Raises:
+        UserError: unknown preset, no YAML, or no mapping of sections.
+    """
+    if name not in (presets := available(folder)):
+        raise UserError(f"preset: found {name!r}, expected one of {', '.join(presets)}")
+    return _read_sections(folder / f"{name}.yaml")
+
+
+def _read_sections(path: Path) -> dict[str, Any]:
+    found = read_yaml(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected sections such as `train:`, found {type(found).__name__}")
+    return found
+
+
+def _merge(document: Any, changes: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(document.get(key), Mapping) and value:
+            yield from _merge(document[key], value, f"{prefix}{key}.")
+        elif document.get(key, ...) != value:
+            yield f"{prefix}{key}: {_text(document.get(key))} → {_text(value)}"
+            document[key] = value
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,1 @@
+"""The results of one run: rows, figures, terminal, page."""

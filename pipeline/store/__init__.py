@@ -1,0 +1,1 @@
+"""The files that stages leave for each other: data sets, labels, features, models, checkpoints."""

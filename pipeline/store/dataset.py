@@ -1,0 +1,170 @@
+"""The HDF5 files that pass from stage to stage. Each names, by digest, what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mlnt.images.statistics import PixelSums
+from pipeline import files
+from pipeline.images.decode import ImageOptions
+from pipeline.images.files import FileDecoder, ImageFiles
+from pipeline.store import hdf5
+from pipeline.store.names import Names
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """data/dataset.h5: the images and what their source says about them.
+
+    Attributes:
+        images: uint8 [N, C, H, W], or the files to decode them from.
+        labels: given labels [N].
+        split: TRAIN, VALIDATION or TEST [N].
+        source_index: position in the source [N]; for CIFAR-10 torchvision's index.
+        names: file names or the like [N].
+        class_names: one for each label.
+        source: `data.source`.
+        labels_are_true: whether the source vouches for its labels.
+    """
+
+    images: NDArray[np.uint8] | ImageFiles
+    labels: NDArray[np.int64]
+    split: NDArray[np.uint8]
+    source_index: NDArray[np.int64]
+    names: Sequence[str]
+    class_names: list[str]
+    source: str
+    labels_are_true: bool
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """data/labels.h5: the labels to train on.
+
+    Attributes:
+        labels: given (noisy) labels [N].
+        true_labels: [N], or None where nobody knows them.
+        split: as in the dataset, with the validation split taken off.
+        intended_matrix: the noise asked for [C, C], or None for human labels and own data.
+        dataset_digest: of the dataset that they belong to.
+    """
+
+    labels: NDArray[np.int64]
+    true_labels: NDArray[np.int64] | None
+    split: NDArray[np.uint8]
+    intended_matrix: NDArray[np.float64] | None
+    dataset_digest: str
+    digest: str = ""
+
+    def rows(self, split: int) -> NDArray[np.int64]:
+        """The samples of a split, in sample order."""
+        return np.flatnonzero(self.split == split)
+
+
+def write_dataset(dataset: Dataset) -> None:
+    names = Names.of(dataset.names)
+    arrays: dict[str, NDArray[Any]] = {
+        "labels": dataset.labels,
+        "split": dataset.split,
+        "source_index": dataset.source_index,
+        "names": names.text,
+        "name_ends": names.ends,
+    }
+    about: dict[str, Any] = {
+        "class_names": dataset.class_names,
+        "source": dataset.source,
+        "labels_are_true": dataset.labels_are_true,
+    }
+    where: dict[str, Any] = {}
+    images = dataset.images
+    if isinstance(images, ImageFiles):
+        arrays |= {"file_sizes": images.sizes, "pixel_total": images.sums.total, "pixel_levels": images.sums.levels}
+        about["files"] = {
+            "shape": images.decode.shape,
+            "options": images.decode.options._asdict(),
+            "summed": images.sums.count,
+        }
+        where["root"] = images.decode.root  # not in the digest: moved files are the same data
+    else:
+        arrays["images"] = images
+    with hdf5.create(files.DATASET) as (file, _):
+        hdf5.store(file, arrays, {**about, **where, "digest": hdf5.digest(arrays, about)})
+
+
+def read_dataset() -> Dataset:
+    """
+    Raises:
+        UserError: missing or damaged.
+    """
+    with hdf5.opened(files.DATASET, "download") as file:
+        about = hdf5.about(file)
+        names = Names(file["names"][:], file["name_ends"][:])
+        listed, root = about.pop("files", None), about.pop("root", "")
+        return Dataset(
+            images=file["images"][:] if listed is None else _image_files(file, names, root, listed),
+            labels=file["labels"][:],
+            split=file["split"][:],
+            source_index=file["source_index"][:],
+            names=names,
+            **about,
+        )
+
+
+def _image_files(file: h5py.File, names: Names, root: str, listed: dict[str, Any]) -> ImageFiles:
+    channels, height, width = listed["shape"]
+    decoder = FileDecoder(root, (channels, height, width), ImageOptions(**listed["options"]))
+    sums = PixelSums(listed["summed"], file["pixel_total"][:], file["pixel_levels"][:])
+    return ImageFiles(names, file["file_sizes"][:], decoder, sums)
+
+
+def write_labels(labels: Labels) -> None:
+    optional = {"true_labels": labels.true_labels, "intended_matrix": labels.intended_matrix}
+    arrays: dict[str, NDArray[Any]] = {"labels": labels.labels, "split": labels.split}
+    arrays |= {name: array for name, array in optional.items() if array is not None}
+    about: dict[str, Any] = {"dataset_digest": labels.dataset_digest}
+    with hdf5.create(files.LABELS) as (file, _):
+        hdf5.store(file, arrays, {**about, "digest": hdf5.digest(arrays, about)})
+
+
+def read_labels(dataset: Dataset) -> Labels:
+    """
+    Raises:
+        UserError: missing, damaged, or made for other data.
+    """
+    with hdf5.opened(files.LABELS, "inject-noise") as file:
+        hdf5.check_origin(file, files.LABELS, "dataset", dataset.digest, "inject-noise")
+        return Labels(
+            labels=file["labels"][:],
+            true_labels=file["true_labels"][:] if "true_labels" in file else None,
+            split=file["split"][:],
+            intended_matrix=file["intended_matrix"][:] if "intended_matrix" in file else None,
+            **hdf5.about(file),
+        )
+
+
+def write_soft_labels(path: Path, table: NDArray[np.float32], labels: Labels) -> None:
+    """The labels that Joint Optimization's first step arrives at: a row per training sample."""
+    with hdf5.create(path) as (file, _):
+        hdf5.store(file, {"soft_labels": table}, {"labels_digest": labels.digest})
+
+
+def read_soft_labels(path: Path, labels: Labels) -> NDArray[np.float32]:
+    """
+    Raises:
+        UserError: missing, damaged, or made from other labels.
+    """
+    with hdf5.opened(path, "baseline joint_optimization_1") as file:
+        hdf5.check_origin(file, path, "labels", labels.digest, "baseline joint_optimization_1")
+        table: NDArray[np.float32] = file["soft_labels"][:]
+        return table

@@ -1,0 +1,152 @@
+"""models/<stage>/: the weights of a finished training stage, as safetensors, and what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from mlnt.images.batches import InputStatistics
+from mlnt.training.loop import MODELS, ModelName, Training
+from pipeline import files
+from pipeline.errors import UserError
+
+CHOICES = ("best", "last")
+CHECKSUM = "sha256"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """models/<stage>/model.json.
+
+    Attributes:
+        network: `model.name`.
+        labels_digest: of the labels it was trained on.
+        mentor: the better model on validation; its best weights are the next iteration's mentor.
+        best_epoch, validation_accuracy: by model.
+        kept_fraction: share of the training samples in D′; 1 without a filter.
+        kept_purity: share of correct labels among them; None where nobody knows.
+    """
+
+    network: str
+    labels_digest: str
+    mentor: ModelName
+    best_epoch: dict[str, int]
+    validation_accuracy: dict[str, float]
+    kept_fraction: float
+    kept_purity: float | None
+
+
+def folder(stage: str) -> Path:
+    return files.MODELS / stage
+
+
+def weights_file(stage: str, model: str, choice: str) -> Path:
+    return folder(stage) / f"{model}_{choice}.safetensors"
+
+
+def save_models(stage: str, training: Training, statistics: InputStatistics, card: ModelCard) -> None:
+    """Write student and teacher, best and last, the input statistics, and last of all the card.
+
+    Without the card nobody reads the rest: where this is interrupted, no weights of two runs pass for one.
+    """
+    files.remove(folder(stage) / "model.json")
+    for name in MODELS:
+        save_tensors(weights_file(stage, name, "last"), training.module(name).state_dict())
+        save_tensors(weights_file(stage, name, "best"), training.best[name].weights)
+    save_tensors(folder(stage) / "input.safetensors", {"mean": statistics.mean, "std": statistics.std})
+    files.write_json(folder(stage) / "model.json", asdict(card))
+
+
+def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:
+    """
+    Raises:
+        UserError: missing, or trained with another network or on other labels.
+    """
+    path = folder(stage) / "model.json"
+    values = files.read_json(path)
+    try:
+        card = ModelCard(**values)
+    except TypeError as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+    for what, found, expected in (
+        ("network", card.network, network),
+        ("labels", card.labels_digest, labels_digest),
+    ):
+        if found != expected:
+            raise UserError(
+                f"{path}: trained with other {what} ({found[:24]}, expected {expected[:24]}); run `dvc repro`"
+            )
+    return card
+
+
+def load_into(module: nn.Module, path: Path) -> nn.Module:
+    """Load a weights file into the network; mutates and returns it.
+
+    Raises:
+        UserError: missing, damaged, or of another network.
+    """
+    try:
+        module.load_state_dict(load_tensors(path))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: not the weights of this network ({reason}); run `dvc repro`") from error
+    return module
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """
+    Raises:
+        UserError: missing or damaged.
+    """
+    return load_with_metadata(path)[0]
+
+
+def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `save_tensors` was given.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `dvc repro` makes it") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+    if metadata.pop(CHECKSUM, "") != _checksum(tensors, metadata):
+        raise UserError(f"{path}: damaged (another checksum); delete it and run `dvc repro` again")
+    return tensors, metadata
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Atomic, with a checksum; tensors go to the CPU in their plain memory format.
+
+    Raises:
+        RunError: the folder cannot be written or the disk is full.
+    """
+    plain = {
+        key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format) for key, value in tensors.items()
+    }
+    about = dict(metadata or {})
+    about[CHECKSUM] = _checksum(plain, about)
+    with files.replacing(path) as temporary:
+        # Not `save_file`, which writes beside the file it is given: after kill -9 nobody would remove that one.
+        temporary.write_bytes(save(plain, about))
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""What the stages with a network share: the machine, the network, the data, fitting."""

@@ -1,0 +1,107 @@
+"""The network of params.yaml: a fresh one, an empty one for saved weights, or a stage's best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from mlnt import networks, seeding
+from pipeline import files
+from pipeline.errors import UserError
+from pipeline.params.schema import Model, Params, Train
+from pipeline.store import models
+from pipeline.store.dataset import Dataset, Labels
+
+
+def build_network(
+    params: Params, dataset: Dataset, device: torch.device, iteration: int, num_outputs: int | None = None
+) -> nn.Module:
+    """A fresh network, with one output a class unless told otherwise.
+
+    The initialisation depends on the seed, the iteration and the number of outputs alone, so that cross entropy and
+    MLNT start alike in iteration 1 and their difference is that of the method.
+
+    Raises:
+        UserError: unknown name, weights of another network, weights that cannot be had, or a network that does not take
+            images of this size.
+    """
+    model: Model = params.model
+    try:
+        module = networks.create_model(
+            model.name,
+            num_classes=num_outputs or len(dataset.class_names),
+            in_chans=dataset.images.shape[1],
+            seed=seeding.derive(params.seed, "initialisation", iteration),
+            pretrained=model.pretrained,
+            weights=Path(model.weights).expanduser() if model.weights else None,
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"model.weights: {model.weights}: no such file") from error
+    except ValueError as error:
+        raise UserError(f"model: {error}") from error
+    except SafetensorError as error:
+        raise UserError(f"model.weights: {model.weights}: damaged or no safetensors file ({error})") from error
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"model: {model.name} could not be built with these weights: {error}") from error
+    if model.name not in networks.BUILT_IN:
+        _try_blank_image(module, params, dataset.images.shape[1:])
+    return place(module, params.train, device)
+
+
+def _try_blank_image(module: nn.Module, params: Params, shape: tuple[int, ...]) -> None:
+    """Many of timm's networks take images of one size alone, which shows in their forward pass.
+
+    Raises:
+        UserError: it fails.
+    """
+    was_training = module.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module.eval()(torch.zeros(1, *shape))
+    except Exception as error:  # each network has checks of its own, or none
+        own = (getattr(module, "pretrained_cfg", None) or {}).get("input_size")
+        expected = f"{own[1]} × {own[2]}, for which it was made" if own else "another size"
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"model.name: {params.model.name} does not take images of {shape[1]} × {shape[2]} ({cause}); expected "
+            f"{expected}: set data.resize (found {params.data.resize or 'null'}) and data.crop (found "
+            f"{params.data.crop or 'null'}), or choose another network"
+        ) from error
+    finally:
+        module.train(was_training)
+
+
+def start_digest(model: Model) -> str:
+    """Of the file that the network starts from, "" for none: for the checkpoint's identity."""
+    return files.file_digest(Path(model.weights).expanduser()) if model.weights else ""
+
+
+def empty_network(params: Params, dataset: Dataset, device: torch.device) -> nn.Module:
+    """The network without its weights being fetched: for weights that a stage has saved."""
+    module = networks.create_model(
+        params.model.name, num_classes=len(dataset.class_names), in_chans=dataset.images.shape[1], seed=0
+    )
+    return place(module, params.train, device)
+
+
+def place(module: nn.Module, train: Train, device: torch.device) -> nn.Module:
+    module = module.to(device)
+    return module.to(memory_format=torch.channels_last) if train.channels_last else module
+
+
+def best_weights(params: Params, labels: Labels, stage: str) -> Path:
+    """The file with the weights of a stage's best model."""
+    card = models.read_card(stage, params.model.name, labels.digest)
+    return models.weights_file(stage, card.mentor, "best")
+
+
+def load_best(
+    params: Params, dataset: Dataset, labels: Labels, stage: str, device: torch.device
+) -> tuple[nn.Module, str]:
+    """A stage's best model on validation, in eval mode without gradient, and the digest of its weights."""
+    path = best_weights(params, labels, stage)
+    module = models.load_into(empty_network(params, dataset, device), path)
+    return module.eval().requires_grad_(False), files.file_digest(path)

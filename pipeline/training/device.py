@@ -1,0 +1,82 @@
+"""The machine: device, threads, precision, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import sys
+
+import torch
+
+from pipeline.errors import UserError
+from pipeline.params.schema import Train
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h>
+
+
+def prepare(train: Train) -> torch.device:
+    """Set threads, allocator and determinism for this process and choose the device: CUDA when there is one.
+
+    Raises:
+        UserError: `train.device` is cuda and there is none.
+    """
+    if train.threads is not None:
+        torch.set_num_threads(train.threads)
+    keep_freed_memory()
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's first call
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    has_cuda = torch.cuda.is_available()
+    if train.device == "cuda" and not has_cuda:
+        raise UserError("train.device: found cuda, but torch sees no GPU; `mlnt doctor` says why; expected auto or cpu")
+    return torch.device("cuda" if has_cuda and train.device != "cpu" else "cpu")
+
+
+def keep_freed_memory() -> bool:
+    """Let this process reuse freed memory instead of returning it to the system; whether that could be arranged.
+
+    A training step frees and allocates the same gigabytes again and again. By default glibc returns each large block
+    at once, and the system clears its pages before it hands them out again: some percents of a step on a CPU
+    (docs/performance.md). The numbers are the same. Only with glibc; elsewhere nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # musl has none
+        return False
+    # No block is mapped by itself, and no free end of the heap, however long, is cut off.
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
+
+
+def require_compiler(device: torch.device) -> None:
+    """torch.compile writes C++ for the CPU; for a GPU, triton does, with a C compiler to start what it wrote.
+
+    Raises:
+        UserError: `train.compile` is true and they are not installed.
+    """
+    if device.type == "cuda":
+        needed = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    else:
+        needed = [os.environ.get("CXX", "g++")]
+    missing = [] if any(map(shutil.which, needed)) else [" or ".join(needed)]
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        missing.append("triton")
+    if missing:
+        raise UserError(
+            f"train.compile: found true, but not {' and '.join(missing)}, which torch.compile needs; install them "
+            "(container: build the image with --build-arg COMPILE=yes) or set train.compile to false"
+        )
+
+
+def amp_dtype(train: Train) -> torch.dtype | None:
+    return torch.bfloat16 if train.amp == "bfloat16" else None

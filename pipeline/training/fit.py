@@ -1,0 +1,164 @@
+"""Fitting a network, whatever the system: the loop with its checkpoints, and what it leaves behind."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import PIL
+import torch
+
+from mlnt.training.loop import DivergedError, Training
+from pipeline import console, files, signals
+from pipeline.errors import RunError
+from pipeline.params.schema import Params
+from pipeline.store import checkpoints, models
+from pipeline.systems.registry import BASELINES
+from pipeline.training.build import start_digest
+from pipeline.training.device import describe
+from pipeline.training.session import Session
+
+
+def fit(
+    session: Session,
+    stage: str,
+    title: str,
+    training: Training,
+    inputs: list[str],
+    rates: Mapping[str, float],
+    also_write: Callable[[], None] = lambda: None,
+) -> str:
+    """Train, or go on from a checkpoint; write models, history and card; return a line that sums it up.
+
+    Args:
+        inputs: digests of everything it trains on apart from the labels, for the checkpoint's identity.
+        rates: the parameters to lower where it diverges, by name.
+        also_write: called when all epochs are done, before the checkpoint is removed.
+
+    Raises:
+        UserError: another process is training the same.
+        RunError: the loss was not finite.
+    """
+    params = session.params
+    trained_with = params.model_dump(mode="json", by_alias=True, exclude=_idle(stage))
+    identity = {
+        "stage": stage,
+        "params": trained_with,
+        "inputs": [session.labels.digest, *inputs, start_digest(params.model)],
+        "code": [torch.__version__, PIL.__version__, checkpoints.code_digest()],
+    }
+    kept, purity = training.kept, session.correct()
+    if purity is not None and kept is not None:
+        purity = purity[kept]
+    with checkpoints.opened(stage, identity) as saved, measured(stage, session.device) as clock:
+        console.say(f"{title} on {describe(session.device)}")
+        try:
+            _train(training, params, stage, saved, clock)
+        except DivergedError as error:
+            saved.note_divergence(stage, trained_with, str(error))
+            raise RunError(
+                f"{stage}: {error}; lower {' or '.join(f'{key} ({value})' for key, value in rates.items())}"
+            ) from error
+        card = models.ModelCard(
+            network=params.model.name,
+            labels_digest=session.labels.digest,
+            mentor=training.mentor(),
+            best_epoch={name: best.epoch for name, best in training.best.items()},
+            validation_accuracy={name: best.accuracy for name, best in training.best.items()},
+            kept_fraction=1.0 if kept is None else float(kept.double().mean()),
+            kept_purity=None if purity is None else float(purity.double().mean()),
+        )
+        models.save_models(stage, training, session.statistics, card)
+        files.write_csv(files.PLOTS / f"{stage}.csv", training.history)
+        also_write()
+        saved.remove()
+    best = card.validation_accuracy[card.mentor]
+    return f"{title}: best on validation is the {card.mentor} of epoch {card.best_epoch[card.mentor]}, {best:.2%}"
+
+
+def _idle(stage: str) -> dict[str, Any]:
+    """What of the parameters changes nothing about a stage's training."""
+    others = {"evaluate", "report", "features", *(b.section for b in BASELINES.values())}
+    own = {BASELINES[stage].section} if stage in BASELINES else set()
+    return {"train": {"checkpoint_every"}, "data": {"workers"}, **dict.fromkeys(others - own, True)}
+
+
+def _train(training: Training, params: Params, stage: str, saved: checkpoints.Checkpoint, clock: Clock) -> None:
+    if (state := saved.load()) is not None:
+        training.load_state_dict(*state)
+        console.say(f"{stage}: going on after step {training.steps_done} of {training.num_steps}")
+    started = training.steps_done
+    clock.steps = training.num_steps - started
+    every = max(1, params.train.checkpoint_every.in_steps(training.steps_per_epoch))
+
+    def save() -> None:
+        with clock.saving():
+            saved.save(*training.state_dict())
+
+    def before(step: int) -> None:
+        bar.at(step)
+        if step > started and (stop.requested or step % every == 0):
+            save()
+        if stop.requested:
+            console.say(f"{stage}: stopped before step {step} of {training.num_steps}; the same command goes on there")
+            stop.now()
+
+    with signals.deferred() as stop, console.progress(stage, training.num_steps) as bar:
+        for row in training.epochs(on_step=before):
+            bar.note(
+                f"epoch {len(training.history)}/{training.num_epochs}  loss {row['class_loss']:.3f}  validation "
+                f"{row['student_validation_accuracy']:.1%} / {row['teacher_validation_accuracy']:.1%}"
+            )
+        if stop.requested:  # in the last evaluation
+            save()
+            console.say(f"{stage}: stopped after its last step; the same command goes on there")
+            stop.now()
+
+
+@dataclass
+class Clock:
+    """What the stage tells.
+
+    Attributes:
+        steps: training steps made in this process.
+        checkpoint_seconds: spent on writing checkpoints.
+    """
+
+    steps: int = 0
+    checkpoint_seconds: float = 0.0
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.checkpoint_seconds += time.perf_counter() - start
+
+
+@contextmanager
+def measured(stage: str, device: torch.device) -> Iterator[Clock]:
+    """Write timings/<stage>.json when the block ends well. That it cannot be written is said, and no more: what the
+    stage has made is there."""
+    clock = Clock()
+    start = time.perf_counter()
+    yield clock
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - start
+    values = {
+        "seconds": seconds,
+        "checkpoint_seconds": clock.checkpoint_seconds,
+        "milliseconds_per_step": 1000 * seconds / clock.steps if clock.steps else None,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "device": describe(device),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+    }
+    try:
+        files.write_json(files.TIMINGS / f"{stage}.json", values)
+    except RunError as error:
+        console.warn(f"{error}; how long {stage} took is not kept, the rest is")
