@@ -13,7 +13,7 @@ ENV PATH=/opt/uv/bin:$PATH UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy UV_COMPILE_BYTECO
 
 # The environment comes from the hashed lock alone: a change of source leaves it cached.
 FROM uv AS deps
-# yes: with what train.compile needs, a compiler, headers and triton.
+# yes: with what compute.compile needs, a compiler, headers and triton.
 ARG COMPILE=
 COPY container/slim.sh /opt/slim.sh
 RUN --mount=type=bind,source=requirements.lock,target=/requirements.lock \

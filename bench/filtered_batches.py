@@ -96,7 +96,7 @@ Found = dict[tuple[str, str], dict[tuple[str, str], float]]
 def from_kept(params: Params, stage: str) -> dict[tuple[str, str], float]:
     """The stage with class batches from D′: accuracies by model and epoch."""
     with closing(Session.open(params)) as session:
-        assert (params.mlnt.update, params.mlnt.teacher_bn) == ("sequential", "own")
+        assert (params.mlnt.update, params.teacher.batch_norm) == ("sequential", "own")
         assert (params.train.crop_padding, params.train.horizontal_flip) == (0, False)
         system = BY_STAGE[stage]
         network, _ = session.best_network(system.mentor_stage or "")
@@ -120,7 +120,7 @@ def from_kept(params: Params, stage: str) -> dict[tuple[str, str], float]:
 def run_seed(task: tuple[str, float, float, int, Path]) -> Found:
     kind, rate, tau, seed, folder = task
     torch.set_num_threads(1)
-    changes = [f'noise.kind="{kind}"', f"noise.rate={rate}", f"mentor.tau={tau}", "train.threads=1"]
+    changes = [f'noise.kind="{kind}"', f"noise.rate={rate}", f"filter.tau={tau}", "compute.threads=1"]
     params = checked(read_changed(ROOT / "params.yaml", changes), seed)
     folder.mkdir()
     os.chdir(folder)

@@ -1,4 +1,4 @@
-"""What bfloat16 costs in accuracy: the same seeds with `train.amp: none` and `bfloat16`, compared in pairs.
+"""What bfloat16 costs in accuracy: the same seeds with `compute.amp: none` and `bfloat16`, compared in pairs.
 
     python bench/precision.py --seeds 10 --stages all --out docs/results/bfloat16_digits.csv
     python bench/precision.py --params cifar.yaml --seeds 3 --out docs/results/bfloat16_cifar10.csv
@@ -57,7 +57,7 @@ def main() -> None:
 def one_run(task: tuple[dict[str, Any], int, str, tuple[str, ...], Path]) -> dict[Cell, float]:
     values, seed, amp, stages, folder = task
     values = copy.deepcopy(values)
-    set_key(values, "train.amp", amp)
+    set_key(values, "compute.amp", amp)
     params = checked(values, seed)
     folder.mkdir(parents=True)
     os.chdir(folder)

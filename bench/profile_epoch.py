@@ -80,8 +80,8 @@ def main() -> None:
         setattr(Training, name, watch.around(title, getattr(Training, name)))
     setattr(Training, "_run_epoch", watch.around("epoch", Training._run_epoch))  # noqa: B010
     setattr(MLNTStep, "__call__", watch.around("step", MLNTStep.__call__))  # noqa: B010
-    if params.train.cuda_graphs:
-        raise SystemExit("error: train.cuda_graphs: inside a recorded step no part can be timed; --set it to false")
+    if params.compute.cuda_graphs:
+        raise SystemExit("error: compute.cuda_graphs: inside a recorded step no part can be timed; --set it to false")
     with aside(args.stage), watch.part("stage"):
         train.run(params, args.stage)
     show(watch, params, args.stage)

@@ -73,7 +73,7 @@ def scores(task: tuple[dict[str, Any], str, float, int, Path]) -> dict[float, fl
     found: dict[float, float] = {}
     for tau in TAUS:
         try:
-            found[tau] = score(values, {seed: folder}, "mentor.tau", tau, ["meta2"])[0]
+            found[tau] = score(values, {seed: folder}, "filter.tau", tau, ["meta2"])[0]
         except UserError as error:
             print(f"{kind} {rate}, seed {seed}: {error}")
     return found

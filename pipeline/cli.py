@@ -31,6 +31,7 @@ app = typer.Typer(
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.", show_default=True)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Baselines = Annotated[bool, typer.Option("--baselines", help="Of the systems that the paper compares with, too.")]
 PARAMS = Path("params.yaml")
 STAGES = "Stages of the pipeline"
 BESIDE = "Systems to compare with"
@@ -139,23 +140,23 @@ def meta_train(
 
 
 @app.command("evaluate", rich_help_panel=STAGES)
-def evaluate(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+def evaluate(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Judge every model on the test split and list the suspicious labels → metrics/evaluate.json, reports/."""
     with _errors(debug):
         checked = _load(params)
         from pipeline.stages import evaluate as stage
 
-        console.say(stage.run(checked))
+        console.say(stage.run(checked, baselines))
 
 
 @app.command("report", rich_help_panel=STAGES)
-def report(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+def report(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Gather metrics, curves and doubtful images into one page → reports/index.html."""
     with _errors(debug):
         checked = _load(params)
         from pipeline.stages import report as stage
 
-        console.say(stage.run(checked))
+        console.say(stage.run(checked, baselines))
 
 
 @app.command("baseline", rich_help_panel=BESIDE)
@@ -171,12 +172,9 @@ def baseline(
     with _errors(debug):
         from pipeline.systems.registry import BASELINES
 
-        if name not in BASELINES:
-            raise UserError(f"baseline: found {name!r}; expected one of {', '.join(BASELINES)}")
-        checked = _load(params)
-        from pipeline.stages import baseline as stage
-
-        console.say(stage.run(checked, name))
+        if name not in (names := [system.name for system in BASELINES]):
+            raise UserError(f"baseline: found {name!r}; expected one of {', '.join(names)}")
+        _train(name, params, debug)
 
 
 @app.command("sweep", rich_help_panel=BESIDE)

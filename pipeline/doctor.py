@@ -18,7 +18,7 @@ from rich.console import Console
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.params.load import load
-from pipeline.params.schema import Data
+from pipeline.params.schema import Data, Run
 
 GIB = 1 << 30
 ENOUGH_DISK_GIB = 2
@@ -91,7 +91,9 @@ def _torch(_: Path) -> Iterator[Finding]:
         for i in range(torch.cuda.device_count()):
             memory = torch.cuda.get_device_properties(i).total_memory / GIB
             yield Finding(
-                "ok", "cuda", f"GPU {i}: {torch.cuda.get_device_name(i)}, {memory:.0f} GiB; train.device: auto takes it"
+                "ok",
+                "cuda",
+                f"GPU {i}: {torch.cuda.get_device_name(i)}, {memory:.0f} GiB; compute.device: auto takes it",
             )
     elif shutil.which("nvidia-smi"):
         yield Finding(
@@ -157,14 +159,16 @@ def _params(path: Path) -> Iterator[Finding]:
         for line in str(error).splitlines():
             yield Finding("fail", "params", line)
         return
-    train = checked.train
+    compute = checked.compute
     yield Finding(
         "ok",
         "params",
         f"{path}: {checked.data.source}, {checked.noise.kind} noise, {checked.model.name}, seed {checked.seed}",
     )
-    if train.threads is not None and train.threads > (os.cpu_count() or 1):
-        yield Finding("note", "params", f"train.threads is {train.threads}, more than the {os.cpu_count()} cores here")
+    if compute.threads is not None and compute.threads > (os.cpu_count() or 1):
+        yield Finding(
+            "note", "params", f"compute.threads is {compute.threads}, more than the {os.cpu_count()} cores here"
+        )
     for key, name in (
         ("data.root", checked.data.root),
         ("noise.human_file", checked.noise.human_file if checked.noise.kind == "human" else None),
@@ -179,12 +183,12 @@ def _params(path: Path) -> Iterator[Finding]:
     if checked.data.source in ("imagefolder", "clothing1m") and not (checked.data.root or checked.data.url):
         yield Finding("fail", "data", f"data.root is null: set it to your data for data.source: {checked.data.source}")
     if checked.data.storage == "files":
-        yield from _files(checked.data)
+        yield from _files(checked.data, checked.run)
     done = [p for p in (files.DATASET, files.LABELS, files.FEATURES, files.REPORT) if p.exists()]
     yield Finding("ok", "results", f"there already: {', '.join(map(str, done))}" if done else "none yet")
 
 
-def _files(data: Data) -> Iterator[Finding]:
+def _files(data: Data, run: Run) -> Iterator[Finding]:
     """`data.storage: files`: of what can be read singly, by processes that hand batches over in shared memory."""
     if data.source not in ("imagefolder", "clothing1m"):
         yield Finding("fail", "data", f"data.storage: files wants data.source to be imagefolder, not {data.source}")
@@ -194,10 +198,10 @@ def _files(data: Data) -> Iterator[Finding]:
             "fail", "data", "data.storage: files wants data.root to be a folder or .csv file; unpack archives"
         )
     shared = Path("/dev/shm")  # noqa: S108
-    if data.num_workers and shared.is_dir() and (free := shutil.disk_usage(shared).free / GIB) < ENOUGH_SHARED_GIB:
+    if run.num_workers and shared.is_dir() and (free := shutil.disk_usage(shared).free / GIB) < ENOUGH_SHARED_GIB:
         yield Finding(
             "note",
             "memory",
-            f"{free:.2f} GiB of shared memory free for {data.num_workers} processes that read images; may be too "
+            f"{free:.2f} GiB of shared memory free for {run.num_workers} processes that read images; may be too "
             "little (docker run --shm-size=2g)",
         )

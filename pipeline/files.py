@@ -27,8 +27,14 @@ MODELS = Path("models")
 METRICS = Path("metrics")
 PLOTS = Path("plots")
 REPORTS = Path("reports")
+EVALUATION = METRICS / "evaluate.json"
+CONFUSIONS = REPORTS / "confusions.csv"
 LABEL_ISSUES = REPORTS / "label_issues.csv"
 REPORT = REPORTS / "index.html"
+BASELINE_EVALUATION = METRICS / "baselines.json"
+BASELINE_CONFUSIONS = REPORTS / "baselines_confusions.csv"
+BASELINE_LABEL_ISSUES = REPORTS / "baselines_label_issues.csv"
+BASELINE_REPORT = REPORTS / "baselines.html"
 TIMINGS = Path("timings")
 
 

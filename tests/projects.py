@@ -39,12 +39,12 @@ TINY: dict[str, Any] = {
     "train.batch_size": 32,
     "train.lr": 0.1,
     "train.lr_drop_epochs": [1],
-    "train.device": "cpu",
-    "train.threads": 1,
-    "train.checkpoint_every": 1,
+    "compute.device": "cpu",
+    "compute.threads": 1,
+    "run.checkpoint_every": 1,
     "mlnt.M": 2,
     "mlnt.eta": 0.4,
-    "mentor.tau": 0.05,  # networks of two epochs are hardly sure of anything
+    "filter.tau": 0.05,  # networks of two epochs are hardly sure of anything
     "evaluate.label_issue_threshold": None,
     "report.gallery": 12,
 }

@@ -27,7 +27,7 @@ from projects import OUTPUTS, STAGES, TINY, copy_project, digests, dvc, environm
 from pipeline.errors import UserError
 from pipeline.params.load import read_yaml
 
-PARAMS = {**TINY, "train.epochs": 24, "train.lr_drop_epochs": [16], "train.checkpoint_every": "7 steps"}
+PARAMS = {**TINY, "train.epochs": 24, "train.lr_drop_epochs": [16], "run.checkpoint_every": "7 steps"}
 PATIENCE_S = 120
 
 

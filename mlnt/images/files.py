@@ -113,7 +113,7 @@ class FileImages:
     def _lost(self, error: Exception) -> Exception:
         return self.lost(
             f"a process that reads images failed ({' '.join(str(error).split())}); is memory, or shared memory "
-            f"(/dev/shm), too small for {self.workers} of them? Fewer (data.workers) need less"
+            f"(/dev/shm), too small for {self.workers} of them? Fewer (run.workers) need less"
         )
 
     def _start(self) -> DataLoader[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,6 @@ from mlnt.images.batches import ImageStore, index_batches
 from mlnt.training.state import Network
 
 
-@torch.no_grad()
 def predict_logits(
     networks: Sequence[Network],
     images: ImageStore,
@@ -26,24 +25,36 @@ def predict_logits(
 
     `on_batch` hears after each batch how many samples are done. The modules' modes are restored afterwards.
     """
-    was_training = [network.module.training for network in networks]
     results: list[Tensor] = []
     done = 0
+    for logits in logits_by_batch(networks, images, indices, batch_size):
+        results = results or [part.new_empty(len(indices), part.shape[1]) for part in logits]
+        for result, part in zip(results, logits, strict=True):
+            result[done : done + len(part)] = part
+        done += len(logits[0])
+        on_batch(done)
+    return tuple(results)
+
+
+def logits_by_batch(
+    networks: Sequence[Network], images: ImageStore, indices: Tensor, batch_size: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Logits [B, C] of each network, batch after batch in the order of `indices`, on the CPU, in eval mode.
+
+    For what has no room for all samples by all classes. The modules' modes are restored at the end.
+    """
+    was_training = [network.module.training for network in networks]
     try:
         for network in networks:
             network.module.eval()
         for fetched in images.fetch(index_batches(indices, batch_size)):
-            batch = images.batch(fetched)
-            logits = [network(batch).cpu() for network in networks]
-            results = results or [part.new_empty(len(indices), part.shape[1]) for part in logits]
-            for result, part in zip(results, logits, strict=True):
-                result[done : done + len(part)] = part
-            done += len(batch)
-            on_batch(done)
+            with torch.no_grad():
+                batch = images.batch(fetched)
+                logits = tuple(network(batch).cpu() for network in networks)
+            yield logits
     finally:
         for network, mode in zip(networks, was_training, strict=True):
             network.module.train(mode)
-    return tuple(results)
 
 
 def accuracy(logits_NC: Tensor, labels_N: Tensor) -> float:

@@ -35,7 +35,13 @@ def seconds(runs: Iterable[Values], stages: Sequence[str]) -> float | None:
         params = check(values, PARAMS)
         if params.data.source not in SOURCES:
             return None
-        key = (params.data.source, params.model.name, params.train.batch_size, params.train.amp, params.train.threads)
+        key = (
+            params.data.source,
+            params.model.name,
+            params.train.batch_size,
+            params.compute.amp,
+            params.compute.threads,
+        )
         if key not in per_pass:
             per_pass[key] = _pass_seconds(params)
         total += START_UP_SECONDS * (STAGES_BEFORE + len(stages))
@@ -60,13 +66,13 @@ def _passes(params: Params, stage: str) -> float:
 def _pass_seconds(params: Params) -> float:
     """A third of a forward and backward pass over one batch; the fastest of a few."""
     _, channels, pixels, classes = SOURCES[params.data.source]
-    device = prepare(params.train)
+    device = prepare(params.compute)
     module = place(
-        create_model(params.model.name, num_classes=classes, in_chans=channels, seed=0), params.train, device
+        create_model(params.model.name, num_classes=classes, in_chans=channels, seed=0), params.compute, device
     )
     images = torch.zeros(params.train.batch_size, channels, pixels, pixels, device=device)
     labels = torch.zeros(len(images), dtype=torch.int64, device=device)
-    dtype = amp_dtype(params.train)
+    dtype = amp_dtype(params.compute)
     found = []
     for _ in range(TIMED):
         start = time.perf_counter()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.systems.registry import BASELINES, SYSTEMS
+from pipeline.systems.registry import BASELINES, DEFAULT
 
 Values = dict[str, Any]
 PARAMS = Path("params.yaml")
-ALL_STAGES = tuple(system.stage for system in SYSTEMS) + tuple(BASELINES)
+ALL_STAGES = tuple(system.stage for system in (*DEFAULT, *BASELINES))
 FIRST_ITERATION = ("pretrain", "meta1")
 SYMMETRIC_RATES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 ASYMMETRIC_RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -114,9 +114,9 @@ SWEEPS = {
     ),
     "figure6": Sweep(
         "Figure 6: threshold τ of the mentor, MLNT 2 student",
-        _grid("mentor.tau", "τ", (0.1, 0.2, 0.3, 0.4, 0.5), (("asymmetric", 0.2), ("asymmetric", 0.4))),
+        _grid("filter.tau", "τ", (0.1, 0.2, 0.3, 0.4, 0.5), (("asymmetric", 0.2), ("asymmetric", 0.4))),
         (*FIRST_ITERATION, "meta2"),
-        "mentor.tau",
+        "filter.tau",
     ),
     "noise-kinds": Sweep(
         "Kinds of noise, all at r = 0.4",
@@ -133,7 +133,7 @@ SWEEPS = {
 }
 
 
-# preset → (kind, rate) → mentor.tau where it is not the preset's: chosen on validation data, by bench/select_tau.py.
+# preset → (kind, rate) → filter.tau where it is not the preset's: chosen on validation data, by bench/select_tau.py.
 TAU: dict[str, dict[tuple[str, float], float]] = {
     "digits": {
         ("symmetric", 0.1): 0.1,
@@ -157,7 +157,7 @@ def values_of(base: Values, preset: Values, preset_name: str, cell: Cell, seed: 
     changes: dict[str, Any] = {"seed": seed}
     where = (cell.changes.get("noise.kind"), cell.changes.get("noise.rate"))
     if (tau := TAU.get(preset_name, {}).get(where)) is not None:  # type: ignore[arg-type]
-        changes["mentor.tau"] = tau
+        changes["filter.tau"] = tau
     for key, value in {**changes, **cell.changes}.items():
         section, _, name = key.rpartition(".")
         (values[section] if section else values)[name] = value

@@ -65,7 +65,7 @@ def relevant_keys(stages: tuple[str, ...]) -> frozenset[str]:
         deps, params = ([str(v) for v in baseline["do"][key]] for key in ("deps", "params"))
         known[name] = {
             "deps": [dep.replace("${item.needs}", item["needs"]) for dep in deps],
-            "params": [key.replace("${item.section}", item["section"]) for key in params],
+            "params": [key.replace("${item.method}", item["method"]) for key in params],
             "outs": [f"models/{name}"],
         }
     producers = {out: stage for stage, entry in known.items() for out in entry["outs"]}

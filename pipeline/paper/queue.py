@@ -116,7 +116,7 @@ def targets(stages: Iterable[str]) -> list[str]:
     for chain in (("pretrain", "meta1", "meta2", "meta3"), ("control2", "control3")):
         if wanted := [stage for stage in chain if stage in chosen]:
             found.append(wanted[-1])
-    baselines = [stage for stage in BASELINES if stage in chosen]
+    baselines = [system.stage for system in BASELINES if system.stage in chosen]
     if len(baselines) == len(BASELINES):
         return [*found, "baselines/dvc.yaml"]
     return found + [f"baselines/dvc.yaml:baseline@{stage}" for stage in baselines]

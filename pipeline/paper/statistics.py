@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pipeline.errors import UserError
 from pipeline.paper.grid import Cell, Sweep, Values, values_of
 from pipeline.paper.history import Finished, HistoryRows, identity
-from pipeline.systems.registry import BASELINES, SYSTEMS, model_title
+from pipeline.systems.registry import SYSTEMS
 
 
 class Row(NamedTuple):
@@ -26,34 +26,12 @@ class Row(NamedTuple):
     paper: str
 
 
-ORDINALS = {"mlnt_1": "1st", "mlnt_2": "2nd", "mlnt_3": "3rd"}
-PAPER_BASELINES = {
-    "forward": "Forward [16]",
-    "joint_optimization": "Joint Optimization [24]",
-    "cnn_crf": "CNN-CRF [27]",
-}
-
-
-def _rows() -> tuple[Row, ...]:
-    """Cross entropy, the controls, the baselines, MLNT."""
-    found = []
-    for system in SYSTEMS:
-        for model in ("student", "teacher"):
-            paper = f"MLNT-{model} ({ORDINALS[system.name]} iter.)" if system.meta else ""
-            if (system.name, model) == ("cross_entropy", "student"):
-                paper = "Cross Entropy (reproduced)"
-            found.append(Row(model_title(system, model), system.stage, model, paper))
-    others = [
-        Row(baseline.title + suffix, name, model, PAPER_BASELINES.get(name, "") if model == "student" else "")
-        for name, baseline in BASELINES.items()
-        if name != "joint_optimization_1"
-        for model, suffix in (("student", ""), ("teacher", ", EMA"))
-    ]
-    first_of_mlnt = next(i for i, row in enumerate(found) if row.stage == "meta1")
-    return (*found[:first_of_mlnt], *others, *found[first_of_mlnt:])
-
-
-ROWS = _rows()
+ROWS = tuple(
+    Row(title, system.stage, model, paper)
+    for system in SYSTEMS
+    if system.in_tables
+    for model, title, paper in system.models
+)
 CROSS_ENTROPY = ROWS[0]
 
 

@@ -90,7 +90,7 @@ def run(preset: str, out: Path) -> None:
 def _figure7() -> Section | None:
     """Of the run in this folder, as far as it is one of these parameters."""
     current = load(PARAMS)
-    if FINAL.mentor_stage not in history.fresh_here(read_yaml(PARAMS)):
+    if FINAL.mentor not in history.fresh_here(read_yaml(PARAMS)):
         console.say("figure7: left out; models/ has no finished run of params.yaml (`dvc repro` makes one)")
         return None
     try:
@@ -180,7 +180,7 @@ def _notes(sweep: Sweep, cells: Mapping[str, Runs]) -> list[str]:
                 for stage, message in stages.items()
             ]
     taus = {label: {run.params["mentor"]["tau"] for run in runs.by_seed.values()} for label, runs in cells.items()}
-    if "meta2" in sweep.stages and sweep.axis != "mentor.tau" and len(set().union(*taus.values())) > 1:
+    if "meta2" in sweep.stages and sweep.axis != "filter.tau" and len(set().union(*taus.values())) > 1:
         each = ", ".join(f"{label} {min(found):g}" for label, found in taus.items() if found)
         chosen = "For the noises of Tables 1 and 2 it was chosen on validation data, for others it is the preset's."
         notes.append(f"The mentor's threshold τ: {each}. {chosen}")

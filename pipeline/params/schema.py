@@ -75,18 +75,7 @@ class Data(Section):
     crop: Positive | None
     on_bad_image: Literal["error", "skip"]
     max_image_mpixels: PositiveRate
-    max_unpacked_gib: PositiveRate
-    max_download_gib: PositiveRate
-    normalize: Literal["mean_image", "channel"]
     storage: Literal["memory", "files"]
-    workers: Count | None
-
-    @property
-    def num_workers(self) -> int:
-        """null is one for each core that this process may use."""
-        if self.workers is not None:
-            return self.workers
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Noise(Section):
@@ -115,6 +104,7 @@ class Model(Section):
     name: Annotated[str, Field(min_length=1)]
     pretrained: bool
     weights: str | None
+    normalize: Literal["mean_image", "channel"]
 
 
 class Train(Section):
@@ -127,7 +117,17 @@ class Train(Section):
     weight_decay: Rate
     crop_padding: Count
     horizontal_flip: bool
-    eval_batch_size: Positive
+
+
+class Teacher(Section):
+    gamma: Fraction
+    gamma_start: Fraction
+    gamma_start_length: Length
+    gamma_start_iterations: Annotated[int, Field(ge=0, le=3)]
+    batch_norm: Literal["own", "ema"]
+
+
+class Compute(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: Positive | None
     amp: Literal["none", "bfloat16"]
@@ -135,14 +135,7 @@ class Train(Section):
     compile: bool
     cuda_graphs: bool
     deterministic: bool
-    checkpoint_every: Length
-
-    @field_validator("checkpoint_every")
-    @classmethod
-    def _some_steps(cls, value: Length) -> Length:
-        if not (value.steps or value.epochs):
-            raise ValueError("expected more than 0")
-        return value
+    eval_batch_size: Positive
 
 
 class Mlnt(Section):
@@ -155,19 +148,17 @@ class Mlnt(Section):
     eta_ramp_length: Length
     eta_ramp_iterations: Annotated[int, Field(ge=0, le=3)]
     eta_decays: bool
-    gamma_start: Fraction
-    gamma_start_length: Length
-    gamma_start_iterations: Annotated[int, Field(ge=0, le=3)]
-    gamma: Fraction
     order: Literal["first", "second"]
     batched: bool
     update: Literal["sequential", "joint"]
     kl_reduction: Literal["batchmean", "mean"]
-    teacher_bn: Literal["own", "ema"]
+
+
+class Filter(Section):
+    tau: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Mentor(Section):
-    tau: Annotated[float, Field(ge=0, lt=1)]
     lambda_: Annotated[Fraction, Field(alias="lambda")]
     lambda_ramp: Literal["linear", "constant"]
 
@@ -211,7 +202,6 @@ class CnnCrf(Section):
 
 class Features(Section):
     dtype: Literal["float32", "float16"]
-    max_memory_gib: Rate
 
 
 class Evaluate(Section):
@@ -222,37 +212,65 @@ class Report(Section):
     gallery: Count
 
 
+class Run(Section):
+    """Where and how a stage runs: no result depends on it, and no stage of dvc.yaml lists it."""
+
+    checkpoint_every: Length
+    workers: Count | None
+    max_features_gib: Rate
+    max_unpacked_gib: PositiveRate
+    max_download_gib: PositiveRate
+
+    @property
+    def num_workers(self) -> int:
+        """null is one for each core that this process may use."""
+        if self.workers is not None:
+            return self.workers
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _some_steps(cls, value: Length) -> Length:
+        if not (value.steps or value.epochs):
+            raise ValueError("expected more than 0")
+        return value
+
+
 class Params(Section):
     seed: Count
     data: Data
     noise: Noise
     model: Model
     train: Train
+    teacher: Teacher
+    compute: Compute
     features: Features
     mlnt: Mlnt
+    filter: Filter
     mentor: Mentor
     forward: Forward
     joint_optimization: JointOptimization
     cnn_crf: CnnCrf
     evaluate: Evaluate
     report: Report
+    run: Run
 
     @model_validator(mode="after")
     def _together(self) -> Params:
-        if self.mlnt.batched and (self.mlnt.order == "second" or self.train.compile):
-            raise ValueError("mlnt.batched is true, which needs mlnt.order first and train.compile false")
+        if self.mlnt.batched and (self.mlnt.order == "second" or self.compute.compile):
+            raise ValueError("mlnt.batched is true, which needs mlnt.order first and compute.compile false")
         if self.mlnt.M > 0 and self.mlnt.neighbors >= self.train.batch_size:
             raise ValueError(
                 f"mlnt.neighbors is {self.mlnt.neighbors}, expected less than train.batch_size, {self.train.batch_size}"
             )
         if self.data.crop and self.data.resize and self.data.crop > self.data.resize:
             raise ValueError(f"data.crop is {self.data.crop}, expected at most data.resize, {self.data.resize}")
-        if self.train.compile and (self.mlnt.order == "second" or self.mlnt.update == "joint"):
+        if self.compute.compile and (self.mlnt.order == "second" or self.mlnt.update == "joint"):
             raise ValueError(
-                "train.compile is true, which torch supports only for mlnt.order first with mlnt.update sequential"
+                "compute.compile is true, which torch supports only for mlnt.order first with mlnt.update sequential"
             )
-        if self.train.compile and self.train.cuda_graphs:
-            raise ValueError("train.compile and train.cuda_graphs are both true, expected one of them")
+        if self.compute.compile and self.compute.cuda_graphs:
+            raise ValueError("compute.compile and compute.cuda_graphs are both true, expected one of them")
         if self.model.pretrained and self.model.weights:
             raise ValueError("model.pretrained and model.weights are both given, expected one of them")
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline import files
-from pipeline.systems.registry import BY_STAGE, model_title
+from pipeline.systems.registry import BY_STAGE
 
 # One colour a system, dashed for the student, solid for the teacher: the same in every panel.
-CURVES = (("pretrain", "#d1495b"), ("control3", "#edae49"), ("meta1", "#66a182"), ("meta3", "#00539c"))
+CURVES = {"pretrain": "#d1495b", "control3": "#edae49", "meta1": "#66a182", "meta3": "#00539c"}
+OTHER_COLORS = ("#8d6a9f", "#c77d3a", "#6b705c", "#2a9d8f", "#b5838d")
 
 LONGEST_TICK = 32
 """Characters of a class name beside a matrix."""
@@ -35,20 +37,24 @@ mpl.rcParams.update(
 )
 
 
-def progress_curves(plots: Path) -> str:
-    """Accuracy by epoch: on the noisy training labels, on validation, on test (the paper's Figure 3)."""
+def progress_curves(plots: Path, others: Sequence[str] = ()) -> str:
+    """Accuracy by epoch: on the noisy training labels, on validation, on test (the paper's Figure 3).
+
+    Args:
+        others: stages to show beside those of the default run.
+    """
+    curves = CURVES | dict(zip(others, itertools.cycle(OTHER_COLORS), strict=False))
     sets = [("train", "on the noisy training labels"), ("validation", "on validation"), ("test", "on test")]
-    histories = {stage: files.read_csv(plots / f"{stage}.csv") for stage, _ in CURVES}
+    histories = {stage: files.read_csv(plots / f"{stage}.csv") for stage in curves}
     present = [(key, title) for key, title in sets if f"student_{key}_accuracy" in histories["pretrain"][0]]
     figure = Figure(figsize=(3.6 * len(present), 3.4), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(present), squeeze=False)[0], present, strict=True):
-        for stage, color in CURVES:
-            for model, style in (("student", "--"), ("teacher", "-")):
+        for stage, color in curves.items():
+            for (model, label, _), style in zip(BY_STAGE[stage].models, ("--", "-"), strict=True):
                 values = [row[f"{model}_{key}_accuracy"] for row in histories[stage]]
                 if "" in values:
                     continue
                 epochs = [int(row["epoch"]) for row in histories[stage]]
-                label = model_title(BY_STAGE[stage], model)
                 axes.plot(epochs, [100 * float(v) for v in values], style, color=color, lw=1.3, label=label)
         axes.set_title(f"accuracy {title}, %", loc="left")
         axes.set_xlabel("epoch")

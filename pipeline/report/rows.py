@@ -3,53 +3,81 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from pipeline import files
-from pipeline.systems.registry import SYSTEMS, model_title
-
-EVALUATE = files.METRICS / "evaluate.json"
+from pipeline.store import models
+from pipeline.systems.mlnt import MLNT
+from pipeline.systems.registry import BASELINES, CROSS_ENTROPY, SYSTEMS
 
 
 @dataclass(frozen=True)
 class Row:
     """One model of one system; accuracies as fractions, None where they cannot be known.
 
-    `mentor` marks the better model of the two on validation.
+    Attributes:
+        mentor: whether it is the better model of the two on validation.
+        ours: whether it is one of MLNT.
+        label_issues: how well the system's best model finds the wrong labels, as metrics/evaluate.json has it.
     """
 
+    system: str
     title: str
     mentor: bool
+    ours: bool
     validation_best: float
     test_best: float | None
     test_last: float | None
     kept_fraction: float
     kept_purity: float | None
     paper: str
+    label_issues: Mapping[str, Any]
 
 
-def rows(metrics: dict[str, Any], paper: dict[str, str]) -> list[Row]:
-    """From metrics/evaluate.json; `paper` as `paper_column` gives it."""
+def rows(metrics: Mapping[str, Any], paper: Mapping[str, str]) -> list[Row]:
+    """Two for each system that was judged, in the order of the registry; `paper` as `paper_column` gives it."""
     table: list[Row] = []
-    for system in SYSTEMS:
+    for system in (each for each in SYSTEMS if each.name in metrics):
         values = metrics[system.name]
-        for model in ("student", "teacher"):
+        for model, title, papers_name in system.models:
             best, last = values[model]["best"], values[model]["last"]
             table.append(
                 Row(
-                    title=model_title(system, model),
+                    system=system.title,
+                    title=title,
                     mentor=values["mentor"] == model,
+                    ours=system in MLNT,
                     validation_best=best["validation_accuracy"],
                     test_best=best.get("test_accuracy"),
                     test_last=last.get("test_accuracy"),
                     kept_fraction=values["kept_fraction"],
                     kept_purity=values["kept_purity"],
-                    paper=paper.get(_paper_method(system.name, model), ""),
+                    paper=paper.get(papers_name, ""),
+                    label_issues=values["label_issues"],
                 )
             )
     return table
+
+
+def baseline_metrics() -> dict[str, Any]:
+    """What was found of those baselines that were trained on the labels of this run; nothing where there are none.
+
+    Raises:
+        UserError: a damaged file.
+    """
+    if not files.BASELINE_EVALUATION.exists():
+        return {}
+    metrics: dict[str, Any] = files.read_json(files.BASELINE_EVALUATION)
+    labels = models.labels_digest(CROSS_ENTROPY.stage)
+    stages = {system.name: system.stage for system in BASELINES}
+    return {
+        name: values
+        for name, values in metrics.items()
+        if name in stages and models.is_there(stages[name]) and models.labels_digest(stages[name]) == labels
+    }
 
 
 def paper_column(source: str, kind: str, rate: float) -> dict[str, str]:
@@ -78,10 +106,3 @@ def paper_column(source: str, kind: str, rate: float) -> dict[str, str]:
 
 def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
-
-
-def _paper_method(system: str, model: str) -> str:
-    if system == "cross_entropy" and model == "student":
-        return "Cross Entropy (reproduced)"
-    ordinal = {"mlnt_1": "1st", "mlnt_2": "2nd", "mlnt_3": "3rd"}.get(system)
-    return f"MLNT-{model} ({ordinal} iter.)" if ordinal else ""

@@ -6,9 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import files
-from pipeline.paper.statistics import accuracy
-from pipeline.report.rows import EVALUATE, Row, percent, rows
-from pipeline.systems.registry import BASELINES
+from pipeline.report.rows import baseline_metrics, percent, rows
 
 
 def show() -> None:
@@ -17,10 +15,10 @@ def show() -> None:
     Raises:
         UserError: there is no finished run.
     """
-    metrics = files.read_json(EVALUATE)
+    metrics = {**files.read_json(files.EVALUATION), **baseline_metrics()}
     console = Console(highlight=False)
     samples = metrics["samples"]
-    table_rows = [*rows(metrics, {}), *_baseline_rows()]
+    table_rows = rows(metrics, {})
     has_test, known = samples["test"] > 0, table_rows[0].kept_purity is not None
     columns = ["validation", *(["test best", "test last"] if has_test else []), "kept", *(["correct"] if known else [])]
     table = Table("system")
@@ -45,30 +43,3 @@ def show() -> None:
         f"{files.REPORT}: curves, noise matrices, and the labels that are probably wrong.",
         soft_wrap=True,
     )
-
-
-def _baseline_rows() -> list[Row]:
-    """The students of the baselines that were trained on the labels of this run, from their histories."""
-    found: list[Row] = []
-    labels = files.read_json(files.MODELS / "pretrain" / "model.json")["labels_digest"]
-    for name, baseline in BASELINES.items():
-        path = files.MODELS / name / "model.json"
-        if name == "joint_optimization_1" or not path.exists():
-            continue
-        card = files.read_json(path)
-        if card["labels_digest"] != labels:
-            continue
-        history = files.read_csv(files.PLOTS / f"{name}.csv")
-        found.append(
-            Row(
-                title=baseline.title,
-                mentor=False,
-                validation_best=card["validation_accuracy"]["student"],
-                test_best=accuracy(history, "student", "best", "test"),
-                test_last=accuracy(history, "student", "last", "test"),
-                kept_fraction=1.0,
-                kept_purity=card["kept_purity"],
-                paper="",
-            )
-        )
-    return found

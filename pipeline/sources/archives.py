@@ -179,7 +179,7 @@ def _read(file: IO[bytes], most: int) -> bytes:
 
 def _too_large(path: Path, limit: int) -> UserError:
     return UserError(
-        f"data.max_unpacked_gib: {path} unpacks to more than {limit / GIB:g} GiB; raise it if you trust the archive"
+        f"run.max_unpacked_gib: {path} unpacks to more than {limit / GIB:g} GiB; raise it if you trust the archive"
     )
 
 

@@ -161,7 +161,7 @@ class _RefusedError(Exception):
 
 def _receive(answer: Any, part: IO[bytes], total: int | None, limit: int) -> None:
     """Append the answer to `part`."""
-    too_large = f"data.max_download_gib: {answer.url} has {{}} bytes, more than {limit / GIB:g} GiB"
+    too_large = f"run.max_download_gib: {answer.url} has {{}} bytes, more than {limit / GIB:g} GiB"
     if total is not None and total > limit:
         raise _RefusedError(too_large.format(total))
     while part.tell() != total and (chunk := _read(answer)):

@@ -100,7 +100,7 @@ def _each(tasks: Iterator[Task], workers: int) -> Iterator[Scanned]:
     except (BrokenProcessPool, MemoryError) as error:
         raise RunError(
             f"download: a process that decodes images failed ({str(error) or 'out of memory'}); is memory too small "
-            f"for {workers} of them? Fewer (data.workers) need less"
+            f"for {workers} of them? Fewer (run.workers) need less"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -35,21 +35,21 @@ def run(params: Params) -> str:
 
 
 def _load(params: Params) -> Dataset:
-    data = params.data
+    data, limits = params.data, params.run
     if data.storage == "files" and (data.source not in ("imagefolder", "clothing1m") or data.root is None):
         raise UserError(
             f"data.storage: found files, with data.source {data.source}{'' if data.root else ' and no data.root'}; "
             "expected imagefolder or clothing1m with data.root a folder or .csv file (unpack an archive), or memory"
         )
-    max_download = int(data.max_download_gib * GIB)
+    max_download = int(limits.max_download_gib * GIB)
     options = FileOptions(
         image=ImageOptions(data.channels, data.resize, data.crop, data.max_image_mpixels),
         on_bad_image=data.on_bad_image,
-        max_unpacked=int(data.max_unpacked_gib * GIB),
+        max_unpacked=int(limits.max_unpacked_gib * GIB),
         limit=data.limit,
         limit_test=data.limit_test,
         storage=data.storage,
-        workers=data.num_workers,
+        workers=limits.num_workers,
     )
     if data.source == "digits":
         return limit_dataset(digits.load(), data.limit, data.limit_test)

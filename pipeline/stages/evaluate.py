@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -17,49 +17,57 @@ from mlnt.training.evaluation import Confusion, accuracy, confusion
 from mlnt.training.loop import MODELS
 from mlnt.training.state import Network
 from pipeline import files
+from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store import models
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION
-from pipeline.systems.registry import FINAL, SYSTEMS, System
+from pipeline.systems.registry import BASELINES, DEFAULT, FINAL
 from pipeline.training.build import empty_network
 from pipeline.training.device import amp_dtype
 from pipeline.training.session import Session
+from pipeline.training.system import System
 
-METRICS = files.METRICS / "evaluate.json"
 SUMMARY = files.METRICS / "summary.json"
 CONFUSION = files.PLOTS / "confusion.csv"
-CONFUSIONS = files.REPORTS / "confusions.csv"
 ESTIMATED = files.REPORTS / "noise_estimated.csv"
 
 
-def run(params: Params) -> str:
+def run(params: Params, baselines: bool = False) -> str:
     """Write accuracies, confusion matrices and the table of label issues; what cannot be known is left out.
+
+    Args:
+        baselines: judge those of the baselines that were trained, not the systems of the default run.
 
     Raises:
         UserError: inputs that are missing, damaged or of another run.
     """
     with closing(Session.open(params)) as session:
-        return _evaluate(Evaluation(session))
+        return _baselines(Evaluation(session)) if baselines else _default(Evaluation(session))
 
 
-def _evaluate(evaluation: Evaluation) -> str:
-    metrics: dict[str, Any] = {"samples": {name: evaluation.count(i) for i, name in enumerate(SPLITS)}}
-    confusions: dict[tuple[System, str, str], Confusion] = {}
-    issues = evaluation.label_issues()
-    for system in SYSTEMS:
-        values, counts = evaluation.accuracies(system)
-        metrics[system.name] = values
-        confusions |= {(system, *kind): matrix for kind, matrix in counts.items()}
-        metrics[system.name]["label_issues"] = issues[system].metrics(evaluation.threshold)
-    files.write_json(METRICS, metrics)
-    files.write_json(SUMMARY, _summary(metrics))
-    files.write_csv(CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
-    files.write_csv(CONFUSION, evaluation.final_predictions())
+def _default(evaluation: Evaluation) -> str:
+    metrics, confusions, issues = evaluation.judge(DEFAULT)
     final = issues[FINAL]
+    files.write_json(files.EVALUATION, metrics)
+    files.write_json(SUMMARY, _summary(metrics))
+    files.write_csv(files.CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
+    files.write_csv(CONFUSION, evaluation.final_predictions())
     files.write_csv(ESTIMATED, evaluation.estimated_matrix(final))
     files.write_csv(files.LABEL_ISSUES, evaluation.issue_rows(final))
     doubted = int((final.score <= evaluation.threshold).sum())
-    return f"evaluate: {len(SYSTEMS)} systems; {doubted} of {len(final.score)} training labels are probably wrong"
+    return f"evaluate: {len(DEFAULT)} systems; {doubted} of {len(final.score)} training labels are probably wrong"
+
+
+def _baselines(evaluation: Evaluation) -> str:
+    trained = [system for system in BASELINES if system.in_tables and models.is_there(system.stage)]
+    if not trained:
+        raise UserError(f"{files.MODELS}: no baseline was trained; `dvc repro baselines/dvc.yaml` trains them")
+    metrics, confusions, issues = evaluation.judge(trained)
+    files.write_json(files.BASELINE_EVALUATION, metrics)
+    files.write_csv(files.BASELINE_CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
+    rows = ({"system": system.name, **row} for system, of in issues.items() for row in evaluation.issue_rows(of))
+    files.write_csv(files.BASELINE_LABEL_ISSUES, rows)
+    return f"evaluate: {len(trained)} baselines: {', '.join(system.title for system in trained)}"
 
 
 @dataclass(frozen=True)
@@ -98,10 +106,23 @@ class Evaluation:
         self.dataset = session.dataset
         self.labels = session.labels
         chosen = self.params.evaluate.label_issue_threshold
-        self.threshold = self.params.mentor.tau if chosen is None else chosen
+        self.threshold = self.params.filter.tau if chosen is None else chosen
 
     def count(self, split: int) -> int:
         return len(self.labels.rows(split))
+
+    def judge(
+        self, systems: Sequence[System]
+    ) -> tuple[dict[str, Any], dict[tuple[System, str, str], Confusion], dict[System, LabelIssues]]:
+        """The metrics of these systems by name, their confusion matrices on the test split, their label issues."""
+        metrics: dict[str, Any] = {"samples": {name: self.count(i) for i, name in enumerate(SPLITS)}}
+        confusions: dict[tuple[System, str, str], Confusion] = {}
+        issues = self.label_issues(systems)
+        for system in systems:
+            values, counts = self.accuracies(system)
+            metrics[system.name] = {**values, "label_issues": issues[system].metrics(self.threshold)}
+            confusions |= {(system, *kind): matrix for kind, matrix in counts.items()}
+        return metrics, confusions, issues
 
     def accuracies(self, system: System) -> tuple[dict[str, Any], dict[tuple[str, str], Confusion]]:
         """model → choice → accuracies, and the confusion matrices on the test split."""
@@ -129,22 +150,21 @@ class Evaluation:
                 }
         return values, counts
 
-    def label_issues(self) -> dict[System, LabelIssues]:
+    def label_issues(self, systems: Sequence[System]) -> dict[System, LabelIssues]:
         """What each system's best model on validation says of the training labels, all in one reading of the images."""
-        of_all, given = self._logits([self.session.best_network(system.stage)[0] for system in SYSTEMS], TRAIN)
-        return {system: self._issues(logits, given) for system, logits in zip(SYSTEMS, of_all, strict=True)}
-
-    def _issues(self, logits: Tensor, given: Tensor) -> LabelIssues:
-        probs = logits.softmax(dim=1)
-        rows = self.labels.rows(TRAIN)
-        true = self.labels.true_labels
-        return LabelIssues(
-            rows=rows,
-            given=given.numpy(),
-            predicted=probs.argmax(dim=1).numpy(),
-            score=mentor.given_label_probability(probs, given).numpy(),
-            wrong=None if true is None else true[rows] != given.numpy(),
-        )
+        networks = [self.session.best_network(system)[0] for system in systems]
+        rows, true = self.labels.rows(TRAIN), self.labels.true_labels
+        given = self.labels.labels[rows]
+        return {
+            system: LabelIssues(
+                rows=rows,
+                given=given,
+                predicted=scores.predicted.numpy(),
+                score=scores.given.numpy(),
+                wrong=None if true is None else true[rows] != given,
+            )
+            for system, scores in zip(systems, self.session.label_scores(networks, "evaluate, train"), strict=True)
+        }
 
     def issue_rows(self, issues: LabelIssues) -> Iterator[dict[str, Any]]:
         """The table of label issues in cleanlab's columns, most suspicious first."""
@@ -175,7 +195,7 @@ class Evaluation:
 
     def final_predictions(self) -> list[dict[str, Any]]:
         """The final model on the test split (validation, where there is none), a row per sample."""
-        network, _ = self.session.best_network(FINAL.stage)
+        network, _ = self.session.best_network(FINAL)
         (logits,), labels = self._logits([network], TEST if self.count(TEST) else VALIDATION)
         classes = self.dataset.class_names
         return [
@@ -184,9 +204,9 @@ class Evaluation:
         ]
 
     def _network(self, system: System, model: str, choice: str) -> Network:
-        module = empty_network(self.params, self.dataset, self.session.device)
+        module = empty_network(system, self.params, self.dataset, self.session.device)
         models.load_into(module, models.weights_file(system.stage, model, choice))
-        return Network(module, amp_dtype(self.params.train))
+        return Network(module, amp_dtype(self.params.compute))
 
     def _logits(self, networks: list[Network], split: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """Of each network, and the labels."""
@@ -195,7 +215,11 @@ class Evaluation:
 
 
 def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The few numbers that `dvc exp show` and `dvc metrics diff` are readable with: best-on-validation models."""
+    """The few numbers that `dvc exp show` and `dvc metrics diff` are readable with.
+
+    They are those of one fixed model a system, so that a difference is one of the system: the student of cross entropy,
+    the averages of the others, each at the epoch that is its best on validation. The mentor may be the other one.
+    """
     kind = "test_accuracy" if metrics["samples"]["test"] else "validation_accuracy"
     chosen = {"ce": ("cross_entropy", "student"), "ce_ema": ("cross_entropy", "teacher")}
     chosen |= {"ce_filter": ("ce_filter_3", "teacher")}

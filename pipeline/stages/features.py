@@ -16,6 +16,7 @@ from pipeline import console
 from pipeline.params.schema import Params
 from pipeline.store import features
 from pipeline.store.dataset import read_dataset, read_labels
+from pipeline.systems.registry import CROSS_ENTROPY
 from pipeline.training.build import load_best
 from pipeline.training.device import prepare
 from pipeline.training.session import image_store
@@ -27,10 +28,10 @@ def run(params: Params) -> str:
     Raises:
         UserError: inputs that are missing, damaged or of another run.
     """
-    device = prepare(params.train)
+    device = prepare(params.compute)
     dataset = read_dataset()
     labels = read_labels(dataset)
-    module, digest = load_best(params, dataset, labels, "pretrain", device)
+    module, digest = load_best(CROSS_ENTROPY, params, dataset, labels, device)
     images, _ = image_store(params, dataset, labels, device)
     rows = torch.arange(len(images))
 
@@ -46,6 +47,6 @@ def run(params: Params) -> str:
 
     with closing(images):
         width = next(chunks([rows[:1]])).shape[1]
-        batches = index_batches(rows, params.train.eval_batch_size)
+        batches = index_batches(rows, params.compute.eval_batch_size)
         features.write_features(chunks(batches), len(rows), width, params.features.dtype, labels, digest)
     return f"features: {len(rows)} rows of {width} numbers"

@@ -16,24 +16,28 @@ from pipeline import files
 from pipeline.params.schema import Params
 from pipeline.report import figures, rows
 from pipeline.store.dataset import TRAIN, Dataset, read_dataset, read_labels
-from pipeline.systems.registry import FINAL, SYSTEMS
+from pipeline.systems.registry import BASELINES, FINAL
 
 SMALLEST_PICTURE = 64
 
 
-def run(params: Params) -> str:
+def run(params: Params, baselines: bool = False) -> str:
     """Write the report.
+
+    Args:
+        baselines: show the baselines that were judged too, in a page of its own.
 
     Raises:
         UserError: inputs that are missing, damaged or of another run.
     """
     dataset = read_dataset()
     labels = read_labels(dataset)
-    metrics = files.read_json(rows.EVALUATE)
+    metrics = files.read_json(files.EVALUATION)
+    others = rows.baseline_metrics() if baselines else {}
     noise = files.read_json(files.METRICS / "noise.json")
     issues = _issues(params.report.gallery)
     chosen = params.evaluate.label_issue_threshold
-    threshold = params.mentor.tau if chosen is None else chosen
+    threshold = params.filter.tau if chosen is None else chosen
     known = labels.true_labels is not None
     clothing = dataset.source == "clothing1m"
     paper = rows.paper_column(dataset.source, params.noise.kind, params.noise.rate) if known or clothing else {}
@@ -47,19 +51,14 @@ def run(params: Params) -> str:
             shape=dataset.images.shape[1:],
             noise=noise,
             metrics=metrics,
-            systems=SYSTEMS,
-            rows=rows.rows(metrics, paper),
+            rows=rows.rows({**metrics, **others}, paper),
             known=known,
             paper=f"paper, {'Clothing1M' if clothing else 'CIFAR-10'}" if paper else "",
             percent=rows.percent,
-            curves=figures.progress_curves(files.PLOTS),
+            curves=figures.progress_curves(files.PLOTS, [each.stage for each in BASELINES if each.name in others]),
             matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names)),
             confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
-            histogram=figures.score_histogram(
-                issues.scores,
-                issues.wrong if known else None,
-                threshold,
-            ),
+            histogram=figures.score_histogram(issues.scores, issues.wrong if known else None, threshold),
             threshold=threshold,
             num_issues=issues.listed,
             num_train=len(labels.rows(TRAIN)),
@@ -67,8 +66,9 @@ def run(params: Params) -> str:
             final=final,
         )
     )
-    files.write_text(files.REPORT, page)
-    return f"report: open {files.REPORT} in a browser; `mlnt show` prints its table"
+    target = files.BASELINE_REPORT if baselines else files.REPORT
+    files.write_text(target, page)
+    return f"report: open {target} in a browser; `mlnt show` prints its table"
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _matrices(class_names: list[str]) -> dict[str, NDArray[np.float64]]:
 def _confusion(class_names: list[str], mentor: str) -> str:
     position = {name: i for i, name in enumerate(class_names)}
     counts = np.zeros((len(class_names), len(class_names)))
-    for row in files.csv_rows(files.REPORTS / "confusions.csv"):  # pairs of classes that no sample has are left out
+    for row in files.csv_rows(files.CONFUSIONS):  # pairs of classes that no sample has are left out
         if (row["system"], row["model"], row["choice"]) == (FINAL.name, mentor, "best"):
             counts[position[row["actual"]], position[row["predicted"]]] = float(row["count"])
     return figures.confusion_matrix(class_names, counts)

@@ -48,6 +48,20 @@ def folder(stage: str) -> Path:
     return files.MODELS / stage
 
 
+def is_there(stage: str) -> bool:
+    """Whether a stage has left its models."""
+    return (folder(stage) / "model.json").exists()
+
+
+def labels_digest(stage: str) -> str:
+    """Of the labels that a stage's models were trained on.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    return str(files.read_json(folder(stage) / "model.json").get("labels_digest"))
+
+
 def weights_file(stage: str, model: str, choice: str) -> Path:
     return folder(stage) / f"{model}_{choice}.safetensors"
 

@@ -11,15 +11,14 @@ from torch import nn
 from mlnt import networks, seeding
 from pipeline import files
 from pipeline.errors import UserError
-from pipeline.params.schema import Model, Params, Train
+from pipeline.params.schema import Compute, Model, Params
 from pipeline.store import models
 from pipeline.store.dataset import Dataset, Labels
+from pipeline.training.system import System
 
 
-def build_network(
-    params: Params, dataset: Dataset, device: torch.device, iteration: int, num_outputs: int | None = None
-) -> nn.Module:
-    """A fresh network, with one output a class unless told otherwise.
+def fresh_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:
+    """The network that a system starts from.
 
     The initialisation depends on the seed, the iteration and the number of outputs alone, so that cross entropy and
     MLNT start alike in iteration 1 and their difference is that of the method.
@@ -30,11 +29,11 @@ def build_network(
     """
     model: Model = params.model
     try:
-        module = networks.create_model(
+        backbone = networks.create_model(
             model.name,
-            num_classes=num_outputs or len(dataset.class_names),
+            num_classes=system.outputs_per_class * len(dataset.class_names),
             in_chans=dataset.images.shape[1],
-            seed=seeding.derive(params.seed, "initialisation", iteration),
+            seed=seeding.derive(params.seed, "initialisation", system.iteration),
             pretrained=model.pretrained,
             weights=Path(model.weights).expanduser() if model.weights else None,
         )
@@ -47,8 +46,12 @@ def build_network(
     except (OSError, RuntimeError) as error:
         raise UserError(f"model: {model.name} could not be built with these weights: {error}") from error
     if model.name not in networks.BUILT_IN:
-        _try_blank_image(module, params, dataset.images.shape[1:])
-    return place(module, params.train, device)
+        _try_blank_image(backbone, params, dataset.images.shape[1:])
+    return place(_wrapped(system, backbone, dataset), params.compute, device)
+
+
+def _wrapped(system: System, backbone: nn.Module, dataset: Dataset) -> nn.Module:
+    return backbone if system.wrap is None else system.wrap(backbone, len(dataset.class_names))
 
 
 def _try_blank_image(module: nn.Module, params: Params, shape: tuple[int, ...]) -> None:
@@ -79,17 +82,17 @@ def start_digest(model: Model) -> str:
     return files.file_digest(Path(model.weights).expanduser()) if model.weights else ""
 
 
-def empty_network(params: Params, dataset: Dataset, device: torch.device) -> nn.Module:
-    """The network without its weights being fetched: for weights that a stage has saved."""
-    module = networks.create_model(
-        params.model.name, num_classes=len(dataset.class_names), in_chans=dataset.images.shape[1], seed=0
-    )
-    return place(module, params.train, device)
+def empty_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:
+    """The network of a system without start weights being fetched: for weights that its stage has saved."""
+    outputs = system.outputs_per_class * len(dataset.class_names)
+    backbone = networks.create_model(params.model.name, num_classes=outputs, in_chans=dataset.images.shape[1], seed=0)
+    return place(_wrapped(system, backbone, dataset), params.compute, device)
 
 
-def place(module: nn.Module, train: Train, device: torch.device) -> nn.Module:
+def place(module: nn.Module, compute: Compute, device: torch.device) -> nn.Module:
+    """Moves the network to its device and memory format, and returns it."""
     module = module.to(device)
-    return module.to(memory_format=torch.channels_last) if train.channels_last else module
+    return module.to(memory_format=torch.channels_last) if compute.channels_last else module
 
 
 def best_weights(params: Params, labels: Labels, stage: str) -> Path:
@@ -99,9 +102,9 @@ def best_weights(params: Params, labels: Labels, stage: str) -> Path:
 
 
 def load_best(
-    params: Params, dataset: Dataset, labels: Labels, stage: str, device: torch.device
+    system: System, params: Params, dataset: Dataset, labels: Labels, device: torch.device
 ) -> tuple[nn.Module, str]:
-    """A stage's best model on validation, in eval mode without gradient, and the digest of its weights."""
-    path = best_weights(params, labels, stage)
-    module = models.load_into(empty_network(params, dataset, device), path)
+    """A system's best model on validation, in eval mode without gradient, and the digest of its weights."""
+    path = best_weights(params, labels, system.stage)
+    module = models.load_into(empty_network(system, params, dataset, device), path)
     return module.eval().requires_grad_(False), files.file_digest(path)

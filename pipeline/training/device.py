@@ -11,28 +11,30 @@ import sys
 import torch
 
 from pipeline.errors import UserError
-from pipeline.params.schema import Train
+from pipeline.params.schema import Compute
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h>
 
 
-def prepare(train: Train) -> torch.device:
+def prepare(compute: Compute) -> torch.device:
     """Set threads, allocator and determinism for this process and choose the device: CUDA when there is one.
 
     Raises:
-        UserError: `train.device` is cuda and there is none.
+        UserError: `compute.device` is cuda and there is none.
     """
-    if train.threads is not None:
-        torch.set_num_threads(train.threads)
+    if compute.threads is not None:
+        torch.set_num_threads(compute.threads)
     keep_freed_memory()
-    if train.deterministic:
+    if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's first call
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
     has_cuda = torch.cuda.is_available()
-    if train.device == "cuda" and not has_cuda:
-        raise UserError("train.device: found cuda, but torch sees no GPU; `mlnt doctor` says why; expected auto or cpu")
-    return torch.device("cuda" if has_cuda and train.device != "cpu" else "cpu")
+    if compute.device == "cuda" and not has_cuda:
+        raise UserError(
+            "compute.device: found cuda, but torch sees no GPU; `mlnt doctor` says why; expected auto or cpu"
+        )
+    return torch.device("cuda" if has_cuda and compute.device != "cpu" else "cpu")
 
 
 def keep_freed_memory() -> bool:
@@ -62,7 +64,7 @@ def require_compiler(device: torch.device) -> None:
     """torch.compile writes C++ for the CPU; for a GPU, triton does, with a C compiler to start what it wrote.
 
     Raises:
-        UserError: `train.compile` is true and they are not installed.
+        UserError: `compute.compile` is true and they are not installed.
     """
     if device.type == "cuda":
         needed = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
@@ -73,10 +75,10 @@ def require_compiler(device: torch.device) -> None:
         missing.append("triton")
     if missing:
         raise UserError(
-            f"train.compile: found true, but not {' and '.join(missing)}, which torch.compile needs; install them "
-            "(container: build the image with --build-arg COMPILE=yes) or set train.compile to false"
+            f"compute.compile: found true, but not {' and '.join(missing)}, which torch.compile needs; install them "
+            "(container: build the image with --build-arg COMPILE=yes) or set compute.compile to false"
         )
 
 
-def amp_dtype(train: Train) -> torch.dtype | None:
-    return torch.bfloat16 if train.amp == "bfloat16" else None
+def amp_dtype(compute: Compute) -> torch.dtype | None:
+    return torch.bfloat16 if compute.amp == "bfloat16" else None

@@ -5,10 +5,9 @@ from __future__ import annotations
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import PIL
 import torch
@@ -18,38 +17,28 @@ from pipeline import console, files, signals
 from pipeline.errors import RunError
 from pipeline.params.schema import Params
 from pipeline.store import checkpoints, models
-from pipeline.systems.registry import BASELINES
 from pipeline.training.build import start_digest
 from pipeline.training.device import describe
 from pipeline.training.session import Session
+from pipeline.training.system import COMMON_SECTIONS, Plan, System
 
 
-def fit(
-    session: Session,
-    stage: str,
-    title: str,
-    training: Training,
-    inputs: list[str],
-    rates: Mapping[str, float],
-    also_write: Callable[[], None] = lambda: None,
-) -> str:
+def fit(session: Session, system: System, plan: Plan, training: Training, mentor_digest: str = "") -> str:
     """Train, or go on from a checkpoint; write models, history and card; return a line that sums it up.
 
     Args:
-        inputs: digests of everything it trains on apart from the labels, for the checkpoint's identity.
-        rates: the parameters to lower where it diverges, by name.
-        also_write: called when all epochs are done, before the checkpoint is removed.
+        mentor_digest: of the weights that filter its samples, for the checkpoint's identity.
 
     Raises:
         UserError: another process is training the same.
         RunError: the loss was not finite.
     """
-    params = session.params
-    trained_with = params.model_dump(mode="json", by_alias=True, exclude=_idle(stage))
+    params, stage, title = session.params, system.stage, system.title
+    sections = {*COMMON_SECTIONS, *system.sections}
     identity = {
         "stage": stage,
-        "params": trained_with,
-        "inputs": [session.labels.digest, *inputs, start_digest(params.model)],
+        "params": params.model_dump(mode="json", by_alias=True, include=sections),
+        "inputs": [session.labels.digest, *plan.inputs, mentor_digest, start_digest(params.model)],
         "code": [torch.__version__, PIL.__version__, checkpoints.code_digest()],
     }
     kept, purity = training.kept, session.correct()
@@ -60,9 +49,9 @@ def fit(
         try:
             _train(training, params, stage, saved, clock)
         except DivergedError as error:
-            saved.note_divergence(stage, trained_with, str(error))
+            saved.note_divergence(stage, params.model_dump(mode="json", by_alias=True), str(error))
             raise RunError(
-                f"{stage}: {error}; lower {' or '.join(f'{key} ({value})' for key, value in rates.items())}"
+                f"{stage}: {error}; lower {' or '.join(f'{key} ({value})' for key, value in plan.lower.items())}"
             ) from error
         card = models.ModelCard(
             network=params.model.name,
@@ -75,17 +64,10 @@ def fit(
         )
         models.save_models(stage, training, session.statistics, card)
         files.write_csv(files.PLOTS / f"{stage}.csv", training.history)
-        also_write()
+        plan.finish()
         saved.remove()
     best = card.validation_accuracy[card.mentor]
     return f"{title}: best on validation is the {card.mentor} of epoch {card.best_epoch[card.mentor]}, {best:.2%}"
-
-
-def _idle(stage: str) -> dict[str, Any]:
-    """What of the parameters changes nothing about a stage's training."""
-    others = {"evaluate", "report", "features", *(b.section for b in BASELINES.values())}
-    own = {BASELINES[stage].section} if stage in BASELINES else set()
-    return {"train": {"checkpoint_every"}, "data": {"workers"}, **dict.fromkeys(others - own, True)}
 
 
 def _train(training: Training, params: Params, stage: str, saved: checkpoints.Checkpoint, clock: Clock) -> None:
@@ -94,7 +76,7 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
         console.say(f"{stage}: going on after step {training.steps_done} of {training.num_steps}")
     started = training.steps_done
     clock.steps = training.num_steps - started
-    every = max(1, params.train.checkpoint_every.in_steps(training.steps_per_epoch))
+    every = max(1, params.run.checkpoint_every.in_steps(training.steps_per_epoch))
 
     def save() -> None:
         with clock.saving():

@@ -7,30 +7,42 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlnt.images.batches import Augmentation, ImageStore, InputStatistics, MemoryImages, statistics_of
 from mlnt.images.statistics import PixelSums
+from mlnt.method.mentor import given_label_probability
 from mlnt.method.schedules import Schedule
+from mlnt.method.teacher import TeacherBatchNorm
+from mlnt.noise.matrices import realised_matrix
 from mlnt.training.data import FeatureRows, LabeledSet, TrainingData
-from mlnt.training.evaluation import predict_logits
+from mlnt.training.evaluation import logits_by_batch, predict_logits
 from mlnt.training.loop import Training, steps_per_epoch
-from mlnt.training.state import Network, StepFunction
+from mlnt.training.state import Network
 from pipeline import console, files
 from pipeline.errors import RunError, UserError
 from pipeline.images.files import ImageFiles
 from pipeline.params.schema import Params
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels
-from pipeline.training.build import load_best
+from pipeline.training.build import fresh_network, load_best
 from pipeline.training.device import amp_dtype, prepare, require_compiler
+from pipeline.training.system import Plan, Recipe, System
 
 
-class Recipe(NamedTuple):
-    """How long, and how fast."""
+class LabelScores(NamedTuple):
+    """A network's view of the training labels.
 
-    epochs: int
-    lr: float
-    lr_drop_epochs: tuple[int, ...]
+    Attributes:
+        predicted: its labels, int64 [N].
+        given: the probability of the given label, y · f(x, θ*), float32 [N]; low is suspicious.
+    """
+
+    predicted: Tensor
+    given: Tensor
+
+    @classmethod
+    def empty(cls, size: int) -> LabelScores:
+        return cls(torch.empty(size, dtype=torch.int64), torch.empty(size))
 
 
 @dataclass(frozen=True)
@@ -50,8 +62,8 @@ class Session:
         Raises:
             UserError: inputs that are missing, damaged or of another run, or a device that is not there.
         """
-        device = prepare(params.train)
-        if params.train.compile:
+        device = prepare(params.compute)
+        if params.compute.compile:
             require_compiler(device)
         dataset = read_dataset()
         labels = read_labels(dataset)
@@ -63,9 +75,9 @@ class Session:
         self.images.close()
 
     @property
-    def recipe(self) -> Recipe:
-        train = self.params.train
-        return Recipe(train.epochs, train.lr, train.lr_drop_epochs)
+    def optimizer(self) -> tuple[float, float, TeacherBatchNorm]:
+        """What a `LossStep` is made with: momentum, weight decay, and whose BatchNorm statistics the teacher has."""
+        return self.params.train.momentum, self.params.train.weight_decay, self.params.teacher.batch_norm
 
     def split(self, split: int) -> LabeledSet:
         rows = self.labels.rows(split)
@@ -78,22 +90,42 @@ class Session:
             raise UserError(f"{files.LABELS}: no validation samples; raise noise.validation_fraction")
         return TrainingData(self.images, self.split(TRAIN), evaluation, kept, features)
 
-    def best_network(self, stage: str) -> tuple[Network, str]:
-        """A stage's best model on validation, in eval mode without gradient, and the digest of its weights.
+    def best_network(self, system: System) -> tuple[Network, str]:
+        """A system's best model on validation, in eval mode without gradient, and the digest of its weights.
 
         Raises:
             UserError: missing, damaged, or of another run.
         """
-        module, digest = load_best(self.params, self.dataset, self.labels, stage, self.device)
-        return Network(module, amp_dtype(self.params.train)), digest
+        module, digest = load_best(system, self.params, self.dataset, self.labels, self.device)
+        return Network(module, amp_dtype(self.params.compute)), digest
 
     def logits(self, networks: Sequence[Network], split: int, title: str) -> tuple[Tensor, ...]:
         """Of each network [N, C], from one reading of the images; `title` is of the progress bar."""
         indices = self.split(split).indices
         with console.progress(title, len(indices)) as bar:
             return predict_logits(
-                networks, self.images, indices, self.params.train.eval_batch_size, lambda done: bar.at(done - 1)
+                networks, self.images, indices, self.params.compute.eval_batch_size, lambda done: bar.at(done - 1)
             )
+
+    def label_scores(self, networks: Sequence[Network], title: str) -> list[LabelScores]:
+        """What each network says of the training labels, from one reading of the images.
+
+        Logits are looked at batch by batch: of a million samples and a thousand classes they would take gigabytes.
+        """
+        train = self.split(TRAIN)
+        found = [LabelScores.empty(len(train.indices)) for _ in networks]
+        done = 0
+        with console.progress(title, len(train.indices)) as bar:
+            batches = logits_by_batch(networks, self.images, train.indices, self.params.compute.eval_batch_size)
+            for logits in batches:
+                rows = slice(done, done + len(logits[0]))
+                for scores, part in zip(found, logits, strict=True):
+                    probs = part.softmax(dim=1)
+                    scores.predicted[rows] = probs.argmax(dim=1)
+                    scores.given[rows] = given_label_probability(probs, train.labels[rows])
+                done = rows.stop
+                bar.at(done - 1)
+        return found
 
     def correct(self) -> Tensor | None:
         """Which training labels are right [n]; None where nobody knows."""
@@ -105,15 +137,63 @@ class Session:
         true = self.labels.true_labels
         return None if true is None else torch.from_numpy(true[self.labels.rows(TRAIN)])
 
-    def schedule(self, recipe: Recipe, iteration: int, meta: bool) -> Schedule:
+    def transition_matrix(self, section: str, otherwise: str = "") -> Tensor:
+        """T [C, C] as it was asked for; where it was not, counted from true and given labels.
+
+        Args:
+            section: of params.yaml, and `otherwise` a way without T, for the message.
+
+        Raises:
+            UserError: nobody knows it.
+        """
+        if self.labels.intended_matrix is not None:
+            return torch.from_numpy(self.labels.intended_matrix)
+        true = self.true_labels()
+        if true is None:
+            raise UserError(
+                f"{section}: needs the noise matrix, which nobody knows for noise.kind {self.params.noise.kind} on "
+                f"these data{'; ' if otherwise else ''}{otherwise}"
+            )
+        given, classes = self.split(TRAIN).labels, len(self.dataset.class_names)
+        counted = torch.from_numpy(realised_matrix(true.numpy(), given.numpy(), classes))
+        return torch.where(counted.isnan(), torch.eye(classes, dtype=counted.dtype), counted)  # a class without samples
+
+    def training(self, system: System, plan: Plan, kept: Tensor | None = None) -> Training:
+        """The loop, ready to run.
+
+        Args:
+            kept: D′ over the training set (10); None keeps all of it.
+        """
+        train, compute = self.params.train, self.params.compute
+        recipe = plan.recipe or Recipe(train.epochs, train.lr, train.lr_drop_epochs)
+        training = Training(
+            fresh_network(system, self.params, self.dataset, self.device),
+            plan.step,
+            self.training_data(kept, plan.features),
+            self._schedule(recipe, system.iteration, plan.meta),
+            seed=self.params.seed,
+            iteration=system.iteration,
+            epochs=recipe.epochs,
+            batch_size=train.batch_size,
+            eval_batch_size=compute.eval_batch_size,
+            augmentation=Augmentation(train.crop_padding, train.horizontal_flip),
+            amp_dtype=amp_dtype(compute),
+        )
+        if compute.compile:
+            training.compile()
+        if compute.cuda_graphs and self.device.type == "cuda":
+            training.record()
+        return training
+
+    def _schedule(self, recipe: Recipe, iteration: int, meta: bool) -> Schedule:
         """Rates by step; without `meta`, η is 0."""
-        train, mlnt = self.params.train, self.params.mlnt
+        train, mlnt, teacher, mentor = self.params.train, self.params.mlnt, self.params.teacher, self.params.mentor
         try:
             per_epoch = steps_per_epoch(len(self.labels.rows(TRAIN)), train.batch_size)
         except ValueError as error:
             raise UserError(f"train.batch_size: {error}; lower it") from error
         eta_ramp = mlnt.eta_ramp_length if iteration <= mlnt.eta_ramp_iterations else None
-        gamma_start = mlnt.gamma_start_length if iteration <= mlnt.gamma_start_iterations else None
+        gamma_start = teacher.gamma_start_length if iteration <= teacher.gamma_start_iterations else None
         return Schedule(
             lr=recipe.lr,
             lr_drop_steps=tuple(epoch * per_epoch for epoch in recipe.lr_drop_epochs),
@@ -122,45 +202,13 @@ class Session:
             meta_lr_ramp=mlnt.eta_ramp,
             meta_lr_ramp_steps=eta_ramp.in_steps(per_epoch) if eta_ramp else 0,
             meta_lr_decays=mlnt.eta_decays,
-            ema_decay_start=mlnt.gamma_start,
+            ema_decay_start=teacher.gamma_start,
             ema_decay_start_steps=gamma_start.in_steps(per_epoch) if gamma_start else 0,
-            ema_decay=mlnt.gamma,
-            teacher_weight=self.params.mentor.lambda_,
-            teacher_weight_ramp=self.params.mentor.lambda_ramp,
+            ema_decay=teacher.gamma,
+            teacher_weight=mentor.lambda_,
+            teacher_weight_ramp=mentor.lambda_ramp,
             num_steps=recipe.epochs * per_epoch,
         )
-
-    def training(
-        self,
-        student: nn.Module,
-        step: StepFunction,
-        data: TrainingData,
-        *,
-        iteration: int = 1,
-        meta: bool = False,
-        recipe: Recipe | None = None,
-    ) -> Training:
-        """The loop, ready to run; `recipe` is that of `train.*` unless given."""
-        train = self.params.train
-        recipe = recipe or self.recipe
-        training = Training(
-            student,
-            step,
-            data,
-            self.schedule(recipe, iteration, meta),
-            seed=self.params.seed,
-            iteration=iteration,
-            epochs=recipe.epochs,
-            batch_size=train.batch_size,
-            eval_batch_size=train.eval_batch_size,
-            augmentation=Augmentation(train.crop_padding, train.horizontal_flip),
-            amp_dtype=amp_dtype(train),
-        )
-        if train.compile:
-            training.compile()
-        if train.cuda_graphs and self.device.type == "cuda":
-            training.record()
-        return training
 
 
 def image_store(
@@ -174,18 +222,18 @@ def image_store(
         # Imported here: without files nobody waits for torch.utils.data.
         from mlnt.images.files import FileImages
 
-        statistics = statistics_of(dataset.images.sums, params.data.normalize)
+        statistics = statistics_of(dataset.images.sums, params.model.normalize)
         store = FileImages(
             dataset.images,
             statistics,
             device,
-            channels_last=params.train.channels_last,
-            workers=params.data.num_workers,
+            channels_last=params.compute.channels_last,
+            workers=params.run.num_workers,
             lost=RunError,
         )
         return store, statistics
     images, train = dataset.images, labels.rows(TRAIN)
     # In pieces: those of all training images would be a second copy of them.
     pieces = (images[train[at : at + 4096]] for at in range(0, len(train), 4096))
-    statistics = statistics_of(PixelSums.of(pieces, images.shape[1:]), params.data.normalize)
-    return MemoryImages(torch.from_numpy(images), statistics, device, params.train.channels_last), statistics
+    statistics = statistics_of(PixelSums.of(pieces, images.shape[1:]), params.model.normalize)
+    return MemoryImages(torch.from_numpy(images), statistics, device, params.compute.channels_last), statistics

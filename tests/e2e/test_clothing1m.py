@@ -26,18 +26,18 @@ SMALL: dict[str, Any] = {
     "data.root": "clothing1m",
     "data.resize": 40,
     "data.crop": 32,
-    "data.workers": 1,
+    "run.workers": 1,
     "model.pretrained": False,
     "model.weights": "resnet50.safetensors",
     "train.epochs": 1,
     "train.lr": 0.01,
-    "train.device": "cpu",
-    "train.threads": 1,
-    "train.checkpoint_every": "100 steps",
+    "compute.device": "cpu",
+    "compute.threads": 1,
+    "run.checkpoint_every": "100 steps",
     "mlnt.M": 1,
     "mlnt.eta_ramp_length": "3 steps",
-    "mlnt.gamma_start_length": "4 steps",
-    "mentor.tau": 0.07,  # networks of one epoch say 1/14 of every class
+    "teacher.gamma_start_length": "4 steps",
+    "filter.tau": 0.07,  # networks of one epoch say 1/14 of every class
     "report.gallery": 5,
 }
 

@@ -82,9 +82,9 @@ def downstream(stages: set[str]) -> set[str]:
     [
         ({"seed": 1}, set(STAGES) - {"download"}),
         ({"mlnt.M": 3}, META | END),
-        ({"mentor.tau": 0.06}, META - {"meta1"} | CONTROL | END),
+        ({"filter.tau": 0.06}, META - {"meta1"} | CONTROL | END),
         ({"evaluate.label_issue_threshold": 0.5}, END),
-        ({"train.checkpoint_every": 2}, {"report"}),
+        ({"run.checkpoint_every": 2}, {"report"}),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -281,7 +281,7 @@ def test_a_changed_line_rebuilds_a_small_layer(
 
 
 def test_torch_compile_needs_its_own_image(image: Image, docker: Docker, figures: list[str]) -> None:
-    compiled = ("dvc", "exp", "run", "-S", "train.compile=true", "-S", "train.epochs=1")
+    compiled = ("dvc", "exp", "run", "-S", "compute.compile=true", "-S", "train.epochs=1")
     compiled += ("-S", "mlnt.update=sequential", "-S", "mlnt.order=first", "-S", "train.lr_drop_epochs=[]")
     assert "--build-arg COMPILE=yes" in image.run(*compiled, "pretrain", expect=255)
     docker.add_to_base("libpython3-dev")  # Python.h, which a registry's Python image has

@@ -374,7 +374,7 @@ PARAMETERS = [
             (
                 "a misspelt key",
                 lambda text: text.replace("tau:", "tua:"),
-                "mentor.tua: no such parameter; did you mean mentor.tau?",
+                "mentor.tua: no such parameter; did you mean filter.tau?",
             ),
             ("a section less", lambda text: text.replace("mentor:", "mentors:"), "mentor: missing"),
         )
@@ -391,8 +391,8 @@ PARAMETERS = [
                 ("model.name: vit_tiny_patch16_224", "8 × 8", "224 × 224", "data.resize (found null)", "data.crop"),
             ),
             ("pretrain", "model.weights", "start.safetensors", ("model.weights: start.safetensors: no such file",)),
-            ("meta2", "mentor.tau", 0.999, ("mentor.tau: 0.999 keeps none of 159 training samples", "lower")),
-            ("control2", "mentor.tau", 0.999, ("mentor.tau: 0.999 keeps none of 159 training samples", "lower")),
+            ("meta2", "filter.tau", 0.999, ("filter.tau: 0.999 keeps none of 159 training samples", "lower")),
+            ("control2", "filter.tau", 0.999, ("filter.tau: 0.999 keeps none of 159 training samples", "lower")),
             ("noise", "noise.validation_fraction", 0.0, ("noise.validation_fraction: found 0.0",)),
             ("noise", "noise.rate", 1.5, ("noise.rate: found 1.5",)),
         )

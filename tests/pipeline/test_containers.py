@@ -332,7 +332,7 @@ def test_a_tar_archive_is_unpacked_up_to_the_limit(suffix: str, name: str, tmp_p
             assert [len(content) for _, content in archive.read([name], MIB)] == [MIB + 1]
             continue
         for use in (archive.members, lambda archive=archive: list(archive.read([name], 9 * MIB))):
-            with pytest.raises(UserError, match=r"^data.max_unpacked_gib: .*unpacks to more than 0.0029"):
+            with pytest.raises(UserError, match=r"^run.max_unpacked_gib: .*unpacks to more than 0.0029"):
                 use()
 
 
@@ -342,7 +342,7 @@ def test_a_zip_archive_is_unpacked_up_to_the_limit(method: int, tmp_path: Path) 
     names = Zip(path, 1).members().files  # the directory of an archive is not compressed
     assert [len(content) for _, content in Zip(path, 3 * MIB).read(names, 9 * MIB)] == [3 * MIB]
     assert [len(content) for _, content in Zip(path, 3 * MIB).read(names, MIB)] == [MIB + 1]
-    with pytest.raises(UserError, match=r"^data.max_unpacked_gib: .*unpacks to more than 0.0029"):
+    with pytest.raises(UserError, match=r"^run.max_unpacked_gib: .*unpacks to more than 0.0029"):
         list(Zip(path, 3 * MIB - 1).read(names, MIB))
 
 
@@ -379,8 +379,8 @@ FIRST = header("notes.txt", 0)
 @pytest.mark.parametrize(
     ("start", "expected"),
     [
-        (header("train/cat/1.png", 1 << 40), "data.max_unpacked_gib"),
-        (sparse("train/cat/1.png", 1 << 40) + header("train/dog/1.png", 0) + bytes(1024), "data.max_unpacked_gib"),
+        (header("train/cat/1.png", 1 << 40), "run.max_unpacked_gib"),
+        (sparse("train/cat/1.png", 1 << 40) + header("train/dog/1.png", 0) + bytes(1024), "run.max_unpacked_gib"),
         (FIRST + header("notes", 200 * MIB, tarfile.XHDTYPE), "damaged (a header of 209715200 bytes)"),
         (FIRST + header("notes", 200 * MIB, tarfile.GNUTYPE_LONGNAME), "damaged (a header of"),
         (header("train/cat/1.png", 3 * MIB), "damaged"),
@@ -483,7 +483,7 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
         [sys.executable, "-c", READ_ALL, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stderr == ""
-    cut, large = str(16 * MIB + 1), "data.max_unpacked_gib"
+    cut, large = str(16 * MIB + 1), "run.max_unpacked_gib"
     expected = [large if path.name.startswith("1024") else cut for path in paths]
     assert done.stdout.splitlines() == [f"{path.name} {end}" for path, end in zip(paths, expected, strict=True)]
 

@@ -53,7 +53,7 @@ META_ONLY = {
 CIFAR10 = {
     "data.source": "cifar10",
     "data.limit": None,
-    "data.normalize": "mean_image",
+    "model.normalize": "mean_image",
     "noise.symmetric_excludes_true": False,
     "noise.sampling": "exact",
     "noise.validation": "clean",
@@ -77,10 +77,10 @@ CIFAR10 = {
     "mlnt.eta_ramp_length": 20,
     "mlnt.eta_ramp_iterations": 1,
     "mlnt.eta_decays": False,
-    "mlnt.gamma_start": 0.99,
-    "mlnt.gamma_start_length": 20,
-    "mlnt.gamma_start_iterations": 3,
-    "mlnt.gamma": 0.999,
+    "teacher.gamma_start": 0.99,
+    "teacher.gamma_start_length": 20,
+    "teacher.gamma_start_iterations": 3,
+    "teacher.gamma": 0.999,
     "mlnt.order": "first",
     "mlnt.update": "sequential",
     "mlnt.kl_reduction": "batchmean",
@@ -113,19 +113,19 @@ RECIPES: dict[str, dict[str, Any]] = {
         "mlnt.eta_ramp_length": "2000 steps",
         "mlnt.eta_ramp_iterations": 1,
         "mlnt.eta_decays": False,
-        "mlnt.gamma_start": 0.99,
-        "mlnt.gamma_start_length": "2000 steps",
-        "mlnt.gamma_start_iterations": 1,
-        "mlnt.gamma": 0.999,
+        "teacher.gamma_start": 0.99,
+        "teacher.gamma_start_length": "2000 steps",
+        "teacher.gamma_start_iterations": 1,
+        "teacher.gamma": 0.999,
         "mlnt.order": "first",
         "mlnt.update": "sequential",
         "mlnt.kl_reduction": "batchmean",
-        "mentor.tau": 0.3,
+        "filter.tau": 0.3,
         "mentor.lambda": 0.5,
         "mentor.lambda_ramp": "linear",
     },
 }
-CHANGE_NO_RESULT = {"train.checkpoint_every", "data.workers", "features.max_memory_gib"}
+CHANGE_NO_RESULT = {"run.checkpoint_every", "run.workers", "run.max_features_gib"}
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 
 
@@ -244,7 +244,7 @@ def test_every_parameter_belongs_to_a_stage() -> None:
 @pytest.mark.parametrize("stage", ["pretrain", "control2", "control3"])
 def test_cross_entropy_does_not_depend_on_the_meta_update(stage: str) -> None:
     assert listed_params(stage) & META_ONLY == set()
-    assert ("mentor.tau" in listed_params(stage)) == stage.startswith("control")
+    assert ("filter.tau" in listed_params(stage)) == stage.startswith("control")
 
 
 def test_the_meta_stages_depend_on_all_of_the_method() -> None:
@@ -260,7 +260,7 @@ def test_the_training_stages_share_their_other_parameters() -> None:
         stage: {key for key in listed_params(stage) if not key.startswith(("mlnt.", "mentor."))} for stage in BY_STAGE
     }
     assert len({frozenset(keys) for keys in common.values()}) == 1
-    assert {key for key in leaf_keys() if key.startswith("train.")} - common["meta1"] == {"train.checkpoint_every"}
+    assert {key for key in leaf_keys() if key.startswith("train.")} - common["meta1"] == {"run.checkpoint_every"}
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "report"])

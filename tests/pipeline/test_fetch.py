@@ -211,7 +211,7 @@ def test_an_old_copy_stays_until_the_new_one_is_whole(server: Server, tmp_path: 
 @pytest.mark.parametrize("length", [None, -1], ids=["by its length", "while it comes"])
 def test_a_file_that_is_too_large_is_refused(server: Server, length: int | None, tmp_path: Path) -> None:
     server[0].length = length
-    fails(server[1], tmp_path, "data.max_download_gib", server[1], "300000 bytes, more than", limit=299_999)
+    fails(server[1], tmp_path, "run.max_download_gib", server[1], "300000 bytes, more than", limit=299_999)
     assert names(tmp_path) == []
     assert fetch(server[1], None, tmp_path, 300_000).read_bytes() == CONTENT
 

@@ -74,7 +74,7 @@ def copied(finished: Run, project: Path) -> Run:
 
 def test_the_gallery_shows_what_the_mentor_filters_out_the_surest_first(copied: Run) -> None:
     """Figure 7."""
-    found = gallery.filtered(make_params(mentor__tau=0.1))
+    found = gallery.filtered(make_params(filter__tau=0.1))
     assert found
     assert len(found) <= gallery.COUNT
     assert all(entry.given_score <= 0.1 < entry.predicted_score for entry in found)
@@ -194,7 +194,7 @@ def test_the_history_agrees_with_the_models(system: Any, finished: Run) -> None:
 
 
 def test_the_filter_keeps_what_the_mentor_believes(copied: Run) -> None:
-    params = make_params(mentor__tau=0.1)
+    params = make_params(filter__tau=0.1)
     dataset = read_dataset()
     labels = read_labels(dataset)
     module, _ = load_best(params, dataset, labels, "meta1", torch.device("cpu"))
@@ -254,7 +254,7 @@ def test_the_label_issues_are_cleanlabs_table_in_the_order_of_suspicion(copied: 
         assert row["name"] == dataset.names[index]
         assert row["given_label"] == str(labels.labels[index])
         assert row["true_label"] == str(dataset.labels[index])
-        assert (row["is_label_issue"] == "True") == (score <= copied.params.mentor.tau)
+        assert (row["is_label_issue"] == "True") == (score <= copied.params.filter.tau)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 1.0])
@@ -381,7 +381,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Run:
         lines.append(f'"{quoted}","{HOSTILE[i % 3]}"')
     (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
     changes = {"data__source": "imagefolder", "data__root": "labels.csv", "data__limit": None, "data__limit_test": None}
-    return run_all(folder, make_params(**changes, noise__kind="none", mentor__tau=0.2, report__gallery=100))
+    return run_all(folder, make_params(**changes, noise__kind="none", filter__tau=0.2, report__gallery=100))
 
 
 def test_own_images_without_test_and_truth_leave_out_what_nobody_knows(own: Run) -> None:
@@ -512,11 +512,11 @@ ALTERNATIVES: dict[str, Any] = {
     "data.crop": 4,
     "data.on_bad_image": "skip",
     "data.max_image_mpixels": 7,
-    "data.max_unpacked_gib": 7,
-    "data.max_download_gib": 7,
-    "data.normalize": "channel",
+    "run.max_unpacked_gib": 7,
+    "run.max_download_gib": 7,
+    "model.normalize": "channel",
     "data.storage": "files",
-    "data.workers": 0,
+    "run.workers": 0,
     "noise.kind": "matrix",
     "noise.rate": 0.1,
     "noise.symmetric_excludes_true": True,
@@ -539,17 +539,17 @@ ALTERNATIVES: dict[str, Any] = {
     "train.weight_decay": 0.01,
     "train.crop_padding": 1,
     "train.horizontal_flip": True,
-    "train.eval_batch_size": 33,
-    "train.device": "auto",
-    "train.threads": 2,
-    "train.amp": "bfloat16",
-    "train.channels_last": False,
-    "train.compile": False,  # not together with the second order below
-    "train.cuda_graphs": True,
-    "train.deterministic": True,
-    "train.checkpoint_every": 7,
+    "compute.eval_batch_size": 33,
+    "compute.device": "auto",
+    "compute.threads": 2,
+    "compute.amp": "bfloat16",
+    "compute.channels_last": False,
+    "compute.compile": False,  # not together with the second order below
+    "compute.cuda_graphs": True,
+    "compute.deterministic": True,
+    "run.checkpoint_every": 7,
     "features.dtype": "float16",
-    "features.max_memory_gib": 0.0,
+    "run.max_features_gib": 0.0,
     "mlnt.M": 3,
     "mlnt.rho": 0.2,
     "mlnt.neighbors": 5,
@@ -559,16 +559,16 @@ ALTERNATIVES: dict[str, Any] = {
     "mlnt.eta_ramp_length": "3 steps",
     "mlnt.eta_ramp_iterations": 0,
     "mlnt.eta_decays": True,
-    "mlnt.gamma_start": 0.5,
-    "mlnt.gamma_start_length": "3 steps",
-    "mlnt.gamma_start_iterations": 0,
-    "mlnt.gamma": 0.9,
+    "teacher.gamma_start": 0.5,
+    "teacher.gamma_start_length": "3 steps",
+    "teacher.gamma_start_iterations": 0,
+    "teacher.gamma": 0.9,
     "mlnt.order": "second",
     "mlnt.batched": False,  # not together with the second order
     "mlnt.update": "joint",
     "mlnt.kl_reduction": "mean",
-    "mlnt.teacher_bn": "ema",
-    "mentor.tau": 0.2,
+    "teacher.batch_norm": "ema",
+    "filter.tau": 0.2,
     "mentor.lambda": 0.1,
     "mentor.lambda_ramp": "constant",
     "forward.percentile": 90,
@@ -612,7 +612,7 @@ def test_all_of_validation_and_test_may_be_large_or_small(project: Path) -> None
     """Sets smaller and larger than `eval_batch_size` give the same numbers."""
     results = []
     for size in (7, 512):
-        params = make_params(train__eval_batch_size=size)
+        params = make_params(compute__eval_batch_size=size)
         for stage in ("download", "noise", "pretrain"):
             run_stage(stage, params)
         results.append(files.read_json(Path("models/pretrain/model.json")))
@@ -779,9 +779,9 @@ def test_a_filter_that_keeps_little_is_said(copied: Run, monkeypatch: pytest.Mon
     assert said == []
     scores = [float(row["label_score"]) for row in copied.table("reports/label_issues.csv")]
     tau = sorted(scores)[int(0.9 * len(scores))]
-    run_stage("meta3", make_params(mentor__tau=tau))
+    run_stage("meta3", make_params(filter__tau=tau))
     assert len(said) == 1
-    assert "mentor.tau" in said[0]
+    assert "filter.tau" in said[0]
 
 
 def test_weights_to_start_from_are_taken(copied: Run) -> None:
@@ -818,7 +818,7 @@ def test_a_built_in_network_is_not_tried(copied: Run, monkeypatch: pytest.Monkey
 
 def test_a_gpu_that_is_not_there_is_refused(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused("pretrain", make_params(train__device="cuda"), "train.device: found cuda", "auto or cpu")
+    refused("pretrain", make_params(compute__device="cuda"), "compute.device: found cuda", "auto or cpu")
 
 
 @pytest.mark.parametrize("each", [1, 4])

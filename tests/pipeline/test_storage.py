@@ -211,7 +211,7 @@ def test_the_number_of_workers_changes_nothing(
     monkeypatch.chdir(tmp_path)
     copy_outputs(in_memory, tmp_path)
     before = results(tmp_path)
-    params = own(photos, data__storage="files", data__workers=workers)
+    params = own(photos, data__storage="files", run__workers=workers)
     for stage in ("download", "noise", "pretrain", "features", "meta1"):
         run_stage(stage, params)
     assert results(tmp_path) == before
@@ -228,7 +228,7 @@ def test_without_a_validation_part_the_statistics_are_those_of_all_training_imag
     labels = read_labels(dataset)
     assert len(labels.rows(VALIDATION)) == 8
     _, found = image_store(params, dataset, labels, torch.device("cpu"))
-    expected = input_statistics(torch.from_numpy(dataset.images[np.arange(40)]), params.data.normalize)
+    expected = input_statistics(torch.from_numpy(dataset.images[np.arange(40)]), params.model.normalize)
     assert torch.equal(found.mean, expected.mean)
 
 
@@ -251,7 +251,7 @@ def test_features_on_the_disk_train_as_those_in_memory(
     monkeypatch.chdir(tmp_path)
     found = []
     for limit in (1.0, 0.0):
-        params = own(photos, features__dtype=dtype, features__max_memory_gib=limit)
+        params = own(photos, features__dtype=dtype, run__max_features_gib=limit)
         for stage in ("features", "meta1"):
             run_stage(stage, params)
         found.append(results(tmp_path))
@@ -263,9 +263,9 @@ def test_the_gallery_of_figure_7_reads_files(
 ) -> None:
     copy_outputs(in_memory, tmp_path)
     monkeypatch.chdir(tmp_path)
-    expected = gallery.filtered(own(photos, mentor__tau=0.99))
+    expected = gallery.filtered(own(photos, filter__tau=0.99))
     assert expected
-    params = own(photos, data__storage="files", mentor__tau=0.99)
+    params = own(photos, data__storage="files", filter__tau=0.99)
     for stage in STAGES:
         if stage not in ("evaluate", "report"):
             run_stage(stage, params.model_copy(update={"mentor": own(photos).mentor}))
@@ -389,7 +389,7 @@ def smaller(size: int) -> bytes:
 def test_a_file_that_is_another_one_is_named(damage: str, workers: int, prepared: Path) -> None:
     spoil, expected = DAMAGES[damage]
     spoil(prepared / "train/day/3.png")
-    params = own(prepared, data__storage="files", data__workers=workers)
+    params = own(prepared, data__storage="files", run__workers=workers)
     with pytest.raises(
         UserError, match=f"^data.root: .*train/day/3.png {expected}.*`dvc repro -f -s download && dvc repro`$"
     ) as caught:

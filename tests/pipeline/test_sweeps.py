@@ -132,8 +132,8 @@ def test_an_experiment_of_a_table_serves_a_figure_but_not_the_other_way_round() 
     ("change", "same"),
     [
         ({"evaluate.label_issue_threshold": 0.4}, True),
-        ({"train.checkpoint_every": 7}, True),
-        ({"mentor.tau": 0.45}, True),  # nothing of the first iteration depends on it
+        ({"run.checkpoint_every": 7}, True),
+        ({"filter.tau": 0.45}, True),  # nothing of the first iteration depends on it
         ({"cnn_crf.weight_end": 1.0}, True),
         ({"mlnt.M": 4}, False),
         ({"noise.sampling": "bernoulli"}, False),

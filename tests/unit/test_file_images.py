@@ -103,7 +103,7 @@ def test_too_little_shared_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(files, "get_worker_info", object)
     monkeypatch.setattr(Tensor, "share_memory_", full)
     store = FileImages(Numbered(), STATISTICS, CPU, channels_last=False, workers=0, lost=OSError)
-    with pytest.raises(OSError, match=r"failed \(unable to allocate shared memory\); .*/dev/shm.*data.workers"):
+    with pytest.raises(OSError, match=r"failed \(unable to allocate shared memory\); .*/dev/shm.*run.workers"):
         next(store.fetch([torch.tensor([1])]))
 
 

@@ -1,0 +1,73 @@
+"""CNN-CRF, with a small clean set or the noise matrix (`mlnt.baselines.cnn_crf`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UserError
+from pipeline.training.system import Plan, System
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mlnt.training.state import Network
+    from pipeline.training.session import Session
+
+
+def _build(session: Session, _: System, __: Network | None) -> Plan:
+    import torch
+
+    from mlnt import seeding
+    from mlnt.baselines.cnn_crf import CRFStep, auxiliary_from_clean_set, auxiliary_from_transition
+    from mlnt.noise.matrices import stratified_split
+    from pipeline.store.dataset import TRAIN
+
+    chosen = session.params.cnn_crf
+    given = session.split(TRAIN).labels
+    known = torch.full_like(given, -1)
+    true = session.true_labels()
+    if chosen.clean_fraction > 0:
+        if true is None:
+            raise UserError(
+                f"cnn_crf.clean_fraction: found {chosen.clean_fraction}, but no true labels are known for these data; "
+                "CNN-CRF needs data whose true labels, or whose noise, are known"
+            )
+        generator = seeding.numpy_generator(session.params.seed, "clean set")
+        revealed = torch.from_numpy(stratified_split(true.numpy(), chosen.clean_fraction, generator))
+        known[revealed] = true[revealed]
+    if chosen.auxiliary == "clean_set":
+        clean = known >= 0
+        auxiliary = auxiliary_from_clean_set(known[clean], given[clean], len(session.dataset.class_names))
+    else:
+        auxiliary = auxiliary_from_transition(session.transition_matrix("cnn_crf").float())
+    step = CRFStep(
+        *session.optimizer,
+        auxiliary=auxiliary.to(session.device),
+        known=known.to(session.device),
+        weight_start=chosen.weight_start,
+        weight_end=chosen.weight_end,
+        weight_epochs=chosen.weight_epochs,
+    )
+    return Plan(step, lower={"train.lr": session.params.train.lr})
+
+
+def _network(backbone: nn.Module, num_classes: int) -> nn.Module:
+    from mlnt.baselines.cnn_crf import CRFNetwork
+
+    return CRFNetwork(backbone, num_classes)
+
+
+SYSTEMS = (
+    System(
+        name="cnn_crf",
+        title="CNN-CRF (own version)",
+        model_titles=("CNN-CRF (own version)", "CNN-CRF (own version), EMA"),
+        stage="cnn_crf",
+        build=_build,
+        sections=("cnn_crf",),
+        prior="a small clean set, or the noise matrix",
+        paper=("CNN-CRF [27]", ""),
+        outputs_per_class=2,
+        wrap=_network,
+    ),
+)

@@ -1,0 +1,72 @@
+"""Forward, with the true noise matrix and with an estimated one (`mlnt.baselines.forward`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UserError
+from pipeline.training.system import Plan, System
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mlnt.training.state import Network
+    from pipeline.training.session import Session
+
+
+def _true_matrix(session: Session, _: System, __: Network | None) -> Plan:
+    return _plan(session, session.transition_matrix("forward", "the baseline forward_estimated does without"))
+
+
+def _estimated_matrix(session: Session, _: System, __: Network | None) -> Plan:
+    """T from the cross-entropy network: its best model on validation."""
+    import torch
+
+    from mlnt.baselines.forward import estimate_transition_matrix
+    from pipeline.store.dataset import TRAIN
+    from pipeline.systems.mlnt import CONTROLS
+
+    network, digest = session.best_network(CONTROLS[0])
+    (logits,) = session.logits([network], TRAIN, "estimated T")
+    probs = logits.double().softmax(dim=1).numpy()
+    matrix = estimate_transition_matrix(probs, session.params.forward.percentile)
+    return _plan(session, torch.from_numpy(matrix), digest)
+
+
+def _plan(session: Session, matrix: Tensor, *inputs: str) -> Plan:
+    from mlnt.baselines.forward import ForwardStep
+    from pipeline.store.dataset import TRAIN
+
+    given = session.split(TRAIN).labels
+    unexplained = (matrix.sum(dim=0) == 0)[given]
+    if unexplained.any():
+        label = session.dataset.class_names[int(given[unexplained][0])]
+        raise UserError(
+            f"forward: the noise matrix never gives the label {label!r}, which {int(unexplained.sum())} training "
+            "samples have; expected a column that is not all zeros for each label"
+        )
+    step = ForwardStep(*session.optimizer, transition_matrix=matrix.float().to(session.device))
+    return Plan(step, inputs, lower={"train.lr": session.params.train.lr})
+
+
+SYSTEMS = (
+    System(
+        name="forward",
+        title="Forward, true T",
+        model_titles=("Forward, true T", "Forward, true T, EMA"),
+        stage="forward",
+        build=_true_matrix,
+        sections=("forward",),
+        prior="the noise matrix",
+        paper=("Forward [16]", ""),
+    ),
+    System(
+        name="forward_estimated",
+        title="Forward, estimated T",
+        model_titles=("Forward, estimated T", "Forward, estimated T, EMA"),
+        stage="forward_estimated",
+        build=_estimated_matrix,
+        sections=("forward",),
+        needs=("pretrain",),
+    ),
+)

@@ -1,0 +1,115 @@
+"""Cross entropy, its controls with a filter, and MLNT: one step function, with and without the meta update."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.training.system import Plan, System
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mlnt.training.state import Network
+    from pipeline.params.schema import Params
+    from pipeline.store.features import FeatureFile
+    from pipeline.training.session import Session
+
+
+def step_options(params: Params, meta: bool = True) -> dict[str, Any]:
+    """What `MLNTStep` is made with, but for a mentor; without `meta`, as cross entropy."""
+    mlnt = params.mlnt
+    return {
+        "num_synthetic": mlnt.M if meta else 0,
+        "replace_fraction": mlnt.rho,
+        "num_neighbors": mlnt.neighbors,
+        "inner_lr": mlnt.alpha,
+        "momentum": params.train.momentum,
+        "weight_decay": params.train.weight_decay,
+        "order": mlnt.order,
+        "update": mlnt.update,
+        "kl_reduction": mlnt.kl_reduction,
+        "teacher_bn": params.teacher.batch_norm,
+        "batched": mlnt.batched,
+    }
+
+
+def _cross_entropy(session: Session, _: System, mentor: Network | None) -> Plan:
+    from mlnt.method.step import MLNTStep
+
+    params = session.params
+    step = MLNTStep(**step_options(params, meta=False), mentor=mentor)
+    return Plan(step, lower={"train.lr": params.train.lr})
+
+
+def _mlnt(session: Session, _: System, mentor: Network | None) -> Plan:
+    from mlnt.method.step import MLNTStep
+
+    params = session.params
+    features, digest = _features(session)
+    step = MLNTStep(**step_options(params), mentor=mentor)
+    lower = {"train.lr": params.train.lr, "mlnt.eta": params.mlnt.eta, "mlnt.alpha": params.mlnt.alpha}
+    return Plan(step, [digest], features, meta=True, lower=lower)
+
+
+def _features(session: Session) -> tuple[Tensor | FeatureFile | None, str]:
+    """The rows of the training set in the feature store: in memory, if they fit there; None for M = 0."""
+    from pipeline import files
+    from pipeline.store.dataset import TRAIN
+    from pipeline.store.features import FeatureFile
+    from pipeline.training.build import best_weights
+
+    params = session.params
+    if params.mlnt.M == 0:
+        return None, ""
+    digest = files.file_digest(best_weights(params, session.labels, "pretrain"))
+    table = FeatureFile(session.labels, digest, session.labels.rows(TRAIN))
+    in_memory = table.gib <= params.run.max_features_gib
+    return table.read() if in_memory else table, f"{digest} {params.features.dtype}"
+
+
+def _control(iteration: int, mentor: str) -> System:
+    title = f"CE + filter {iteration}"
+    return System(
+        name=f"ce_filter_{iteration}",
+        title=title,
+        model_titles=(title, f"{title} EMA"),
+        stage=f"control{iteration}",
+        build=_cross_entropy,
+        sections=("filter",),
+        iteration=iteration,
+        mentor=mentor,
+        default=True,
+    )
+
+
+def _iteration(iteration: int, ordinal: str, mentor: str | None) -> System:
+    title = f"MLNT {iteration}"
+    return System(
+        name=f"mlnt_{iteration}",
+        title=title,
+        model_titles=(f"{title} student", f"{title} teacher"),
+        stage=f"meta{iteration}",
+        build=_mlnt,
+        sections=("mlnt", "filter", "mentor") if mentor else ("mlnt",),
+        iteration=iteration,
+        mentor=mentor,
+        needs=("pretrain",),
+        paper=(f"MLNT-student ({ordinal} iter.)", f"MLNT-teacher ({ordinal} iter.)"),
+        default=True,
+    )
+
+
+CONTROLS = (
+    System(
+        name="cross_entropy",
+        title="Cross Entropy",
+        model_titles=("Cross Entropy", "CE-EMA"),
+        stage="pretrain",
+        build=_cross_entropy,
+        paper=("Cross Entropy (reproduced)", ""),
+        default=True,
+    ),
+    _control(2, "pretrain"),
+    _control(3, "control2"),
+)
+MLNT = (_iteration(1, "1st", None), _iteration(2, "2nd", "meta1"), _iteration(3, "3rd", "meta2"))

@@ -1,0 +1,92 @@
+"""What a system is: one training stage, how its step is built, and what stands beside it in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait for torch
+    from torch import Tensor, nn
+
+    from mlnt.training.data import FeatureRows
+    from mlnt.training.state import Network, StepFunction
+    from pipeline.training.session import Session
+
+COMMON_SECTIONS = ("seed", "model", "train", "teacher", "compute")
+"""What every system reads of params.yaml; the data and the labels come as files."""
+
+
+class Recipe(NamedTuple):
+    """How long a network is trained, and how fast."""
+
+    epochs: int
+    lr: float
+    lr_drop_epochs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a system trains, for one run.
+
+    Attributes:
+        step: the step function.
+        inputs: digests of what it depends on beside the labels, the parameters and the mentor.
+        features: what its neighbours are found by; None without neighbours.
+        recipe: its own length and rates; None for those of `train`.
+        meta: whether η follows `mlnt.eta`; otherwise it is 0.
+        lower: parameters to lower where training diverges, with their values.
+        finish: what is to be written once all epochs are done.
+    """
+
+    step: StepFunction
+    inputs: Sequence[str] = ()
+    features: Tensor | FeatureRows | None = None
+    recipe: Recipe | None = None
+    meta: bool = False
+    lower: Mapping[str, float] = field(default_factory=dict)
+    finish: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class System:
+    """An entry of the registry.
+
+    Attributes:
+        name: in metrics and tables.
+        title: for people; a number is the iteration.
+        model_titles: what tables call its student and its teacher.
+        stage: in dvc.yaml, and the folder below models/.
+        build: makes the plan; it is given the mentor too.
+        sections: of params.yaml, those that it reads beside `COMMON_SECTIONS`.
+        iteration: names its random streams and, for MLNT, the place in the schedule.
+        mentor: the stage whose best model filters the samples; None keeps all of them.
+        needs: the stages before it whose models it reads, beside the mentor's.
+        prior: what it is told beside images and labels.
+        paper: what the paper's tables call its student and its teacher; empty where they have no such row.
+        default: whether `dvc repro` trains it; `dvc repro baselines/dvc.yaml` trains the others.
+        in_tables: False for a stage that only prepares another one.
+        outputs_per_class: of the backbone.
+        wrap: makes the network of the backbone and the number of classes; None takes the backbone as it is.
+    """
+
+    name: str
+    title: str
+    model_titles: tuple[str, str]
+    stage: str
+    build: Callable[[Session, System, Network | None], Plan]
+    sections: tuple[str, ...] = ()
+    iteration: int = 1
+    mentor: str | None = None
+    needs: tuple[str, ...] = ()
+    prior: str = "nothing"
+    paper: tuple[str, str] = ("", "")
+    default: bool = False
+    in_tables: bool = True
+    outputs_per_class: int = 1
+    wrap: Callable[[nn.Module, int], nn.Module] | None = None
+
+    @property
+    def models(self) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+        """(model, its title, the paper's name of it) for student and teacher."""
+        return ("student", self.model_titles[0], self.paper[0]), ("teacher", self.model_titles[1], self.paper[1])
