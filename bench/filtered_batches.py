@@ -15,13 +15,12 @@ import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
-from outcomes import paired, standard_error, write_table
 from runs import checked, read_changed, test_accuracies
 from torch import Tensor
 
@@ -34,11 +33,13 @@ from mlnt.method.step import MLNTStep
 from mlnt.training.foreach import add_scaled_
 from mlnt.training.state import Batch, StepMetrics, TrainState, correct, sgd_
 from pipeline import files
+from pipeline.files import write_csv
+from pipeline.paper.statistics import paired, standard_error
 from pipeline.params.schema import Params
 from pipeline.stages import download, features, noise, train
 from pipeline.store.dataset import TRAIN
+from pipeline.systems.mlnt import step_options
 from pipeline.systems.registry import BY_STAGE
-from pipeline.training.build import build_network
 from pipeline.training.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,21 +100,19 @@ def from_kept(params: Params, stage: str) -> dict[tuple[str, str], float]:
         assert (params.mlnt.update, params.teacher.batch_norm) == ("sequential", "own")
         assert (params.train.crop_padding, params.train.horizontal_flip) == (0, False)
         system = BY_STAGE[stage]
-        network, _ = session.best_network(system.mentor_stage or "")
+        network, _ = session.best_network(BY_STAGE[system.mentor or ""])
         kept = train._filter(session, network)
-        table, _ = train._features(session, system)
+        plan = system.build(session, system, network)
         train_set = session.split(TRAIN)
         step = FromKept(
-            **train.step_options(params, system.meta),
+            **step_options(params, plan.meta),
             mentor=network,
             images=session.images,
             rows=train_set.indices[kept],
             labels=train_set.labels[kept],
             seed=params.seed,
         )
-        student = build_network(params, session.dataset, session.device, system.iteration)
-        data = session.training_data(None, table)
-        training = session.training(student, step, data, iteration=system.iteration, meta=system.meta)
+        training = session.training(system, replace(plan, step=step))
         return test_accuracies(list(training.epochs()))
 
 
@@ -161,7 +160,7 @@ def main() -> None:
                 row |= {"difference": round(mean(difference), 2), "se": round(standard_error(difference), 2)}
                 table.append({**row, "n": len(runs)})
                 print(table[-1])
-    write_table(out, table)
+    write_csv(out, table)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,22 @@ from pipeline.params.schema import Params
 from pipeline.sources import imagefolder
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import noise
-from pipeline.stages.train import step_options
-from pipeline.store import models
-from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset
-from pipeline.store.names import Names
-from pipeline.systems.registry import SYSTEMS
-from pipeline.training.build import build_network
+from pipeline.store import cards, models
+from pipeline.store.dataset import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Dataset,
+    Labels,
+    Names,
+    read_dataset,
+    read_labels,
+    write_dataset,
+)
+from pipeline.systems.mlnt import step_options
+from pipeline.systems.registry import DEFAULT
 from pipeline.training.session import Session
+from pipeline.training.system import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 14
@@ -93,13 +102,12 @@ def with_labels(entries: int, args: argparse.Namespace) -> tuple[Dataset, Labels
 def write_untrained(params: Params) -> None:
     """models/ and plots/ as evaluate and report want them, of networks before their first step."""
     session = Session.open(params)
-    for system in SYSTEMS:
-        module = build_network(params, session.dataset, session.device, system.iteration)
-        training = session.training(module, MLNTStep(**step_options(params)), session.training_data())
+    for system in DEFAULT:
+        training = session.training(system, Plan(MLNTStep(**step_options(params))))
         for name in MODELS:
             training.best[name] = Best(0.0, 1, training.module(name).state_dict())
         each = dict.fromkeys(MODELS, 0.0)
-        card = models.ModelCard(
+        card = cards.ModelCard(
             params.model.name, session.labels.digest, "teacher", dict.fromkeys(MODELS, 1), each, 1.0, None
         )
         models.save_models(system.stage, training, session.statistics, card)

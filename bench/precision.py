@@ -9,7 +9,6 @@ Data and noise are the same for both. "best" is the epoch with the highest valid
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import multiprocessing
 import os
@@ -19,10 +18,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from outcomes import paired, standard_error, write_table
-from runs import checked, read_changed, set_key, test_accuracies
+from runs import checked, read_changed, test_accuracies
 
 from pipeline import files
+from pipeline.files import write_csv
+from pipeline.paper.statistics import paired, standard_error
+from pipeline.params.load import changed
 from pipeline.stages import download, features, noise, train
 
 STAGES = {"first": ("pretrain", "meta1"), "all": ("pretrain", "meta1", "meta2", "meta3", "control2", "control3")}
@@ -49,15 +50,14 @@ def main() -> None:
         with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             runs = list(pool.map(one_run, tasks))
     table = tabulate(runs[0::2], runs[1::2])
-    write_table(arguments.out, table)
+    write_csv(arguments.out, table)
     for row in table:
         print(json.dumps(row))
 
 
 def one_run(task: tuple[dict[str, Any], int, str, tuple[str, ...], Path]) -> dict[Cell, float]:
     values, seed, amp, stages, folder = task
-    values = copy.deepcopy(values)
-    set_key(values, "compute.amp", amp)
+    values = changed(values, {"compute.amp": amp})
     params = checked(values, seed)
     folder.mkdir(parents=True)
     os.chdir(folder)

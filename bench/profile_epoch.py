@@ -20,11 +20,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
-from runs import checked, set_key
+from runs import checked
 
 from mlnt.method.step import MLNTStep
 from mlnt.training.loop import Training
-from pipeline.params.load import read_yaml
+from pipeline.params.load import changed, read_yaml
 from pipeline.params.schema import Params
 from pipeline.stages import train
 
@@ -72,7 +72,7 @@ def main() -> None:
     values = read_yaml(args.params)
     for item in args.set:
         key, _, value = item.partition("=")
-        set_key(values, key, YAML(typ="safe").load(value))
+        values = changed(values, {key: YAML(typ="safe").load(value)})
     params = checked(values, values["seed"])
 
     watch = Watch()

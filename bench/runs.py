@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.paper.statistics import accuracy
-from pipeline.params.load import check, read_yaml
+from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params
 from pipeline.stages import download, evaluate, features, noise, train
 
@@ -17,18 +17,10 @@ def checked(values: dict[str, Any], seed: int) -> Params:
     return check({**values, "seed": seed}, Path("params.yaml"))
 
 
-def set_key(values: dict[str, Any], key: str, value: Any) -> None:
-    section, _, name = key.partition(".")
-    values[section][name] = value
-
-
 def read_changed(path: Path, changes: list[str]) -> dict[str, Any]:
     """A parameter file with KEY=VALUE changes, the values as JSON."""
-    values: dict[str, Any] = read_yaml(path)
-    for change in changes:
-        key, _, value = change.partition("=")
-        set_key(values, key, json.loads(value))
-    return values
+    pairs = [change.partition("=") for change in changes]
+    return changed(read_yaml(path), {key: json.loads(value) for key, _, value in pairs})
 
 
 def test_accuracies(history: list[Any]) -> dict[tuple[str, str], float]:

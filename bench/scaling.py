@@ -23,13 +23,13 @@ from typing import Any
 import matplotlib as mpl
 import torch
 from measure import Setting, Worker, hardware, package_step
-from outcomes import write_table
 
 from mlnt.images.batches import Augmentation, MemoryImages, input_statistics
 from mlnt.method.schedules import Schedule
 from mlnt.networks import create_model
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.loop import Training
+from pipeline.files import write_csv
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -180,7 +180,7 @@ def main() -> None:
     rows = [row for sweep in SWEEPS for row in step_rows(sweep, device, args.repeats)] + epoch_rows(
         device, args.repeats
     )
-    write_table(args.out.with_suffix(".csv"), rows)
+    write_csv(args.out.with_suffix(".csv"), rows)
     where = hardware(device)
     plot(rows, args.out.with_suffix(".png"), f"{BASE.network}, {where['device']}, torch {where['torch']}")
     print(json.dumps(where))

@@ -18,10 +18,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from outcomes import paired, standard_error, write_table
 from runs import checked, read_changed, run_pipeline
 
-from pipeline.systems.registry import FINAL, SYSTEMS, model_title
+from pipeline.files import write_csv
+from pipeline.paper.statistics import paired, standard_error
+from pipeline.systems.registry import DEFAULT, FINAL
 
 REFERENCE = (FINAL.name, "teacher")
 
@@ -41,7 +42,7 @@ def main() -> None:
         with ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:
             runs = list(pool.map(one_seed, tasks))
     table = tabulate(runs)
-    write_table(arguments.out, table)
+    write_csv(arguments.out, table)
     print_markdown(table)
 
 
@@ -55,9 +56,9 @@ def one_seed(task: tuple[dict[str, Any], int, Path]) -> dict[str, Any]:
 def tabulate(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each model, choice and measure; accuracies as percent."""
     table: list[dict[str, Any]] = []
-    for system in SYSTEMS:
-        for model in ("student", "teacher"):
-            row: dict[str, Any] = {"system": model_title(system, model), "n": len(runs)}
+    for system in DEFAULT:
+        for model, title, _ in system.models:
+            row: dict[str, Any] = {"system": title, "n": len(runs)}
             for choice in ("best", "last"):
                 found = accuracies(runs, system.name, model, choice)
                 row[f"test_{choice}"] = round(statistics.mean(found), 2)

@@ -16,20 +16,19 @@ round 4 decides the parameters of Joint Optimization and CNN-CRF.
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from outcomes import paired, standard_error, write_table
-from runs import checked, set_key
+from runs import checked
 
 from pipeline import files
-from pipeline.params.load import read_yaml
-from pipeline.stages import baseline, download, features, noise, train
-from pipeline.systems.registry import BASELINES
+from pipeline.files import write_csv
+from pipeline.paper.statistics import paired, standard_error
+from pipeline.params.load import changed, read_yaml
+from pipeline.stages import download, features, noise, train
 
 SEEDS = range(100, 105)
 SEARCH_M = 2
@@ -91,8 +90,7 @@ def main() -> None:
     values = read_yaml(arguments.params)
     out = arguments.out.resolve()
     start, grid = ROUNDS[arguments.round]
-    for key, value in {**start, "mlnt.M": SEARCH_M}.items():
-        set_key(values, key, value)
+    values = changed(values, {**start, "mlnt.M": SEARCH_M})
     table: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         seeds = {seed: Path(folder) / str(seed) for seed in SEEDS}
@@ -106,7 +104,7 @@ def main() -> None:
                 run_stage(values, seeds, stage)  # what the settings tried next start from
             scores = {choice: score(values, seeds, key, choice, stages) for choice in choices}
             kept = select(scores)
-            set_key(values, key, kept)
+            values = changed(values, {key: kept})
             for choice, found in scores.items():
                 table.append(
                     {
@@ -122,15 +120,14 @@ def main() -> None:
                     }
                 )
                 print(table[-1], flush=True)
-            write_table(out, table)
+            write_csv(out, table)
 
 
 def score(values: dict[str, Any], seeds: dict[int, Path], key: str, choice: Any, stages: list[str]) -> list[float]:
     """The criterion for each seed."""
-    changed = copy.deepcopy(values)
-    set_key(changed, key, choice)
+    tried = changed(values, {key: choice})
     for stage in stages:
-        run_stage(changed, seeds, stage)
+        run_stage(tried, seeds, stage)
     found: list[float] = []
     for place in seeds.values():
         history = files.read_csv(place / "plots" / f"{stages[-1]}.csv")
@@ -142,10 +139,7 @@ def score(values: dict[str, Any], seeds: dict[int, Path], key: str, choice: Any,
 def run_stage(values: dict[str, Any], seeds: dict[int, Path], stage: str) -> None:
     for seed, place in seeds.items():
         os.chdir(place)
-        if stage in BASELINES:
-            baseline.run(checked(values, seed), stage)
-        else:
-            train.run(checked(values, seed), stage)
+        train.run(checked(values, seed), stage)
         if stage == "pretrain":
             features.run(checked(values, seed))
 

@@ -18,13 +18,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from outcomes import write_table
-from runs import checked, set_key
+from runs import checked
 from select_recipe import run_stage, score, select
 
 from pipeline.errors import UserError
+from pipeline.files import write_csv
 from pipeline.paper.grid import ASYMMETRIC_RATES, SYMMETRIC_RATES
-from pipeline.params.load import read_yaml
+from pipeline.params.load import changed, read_yaml
 from pipeline.stages import download, noise
 
 SEEDS = (100, 101)
@@ -56,13 +56,12 @@ def main() -> None:
             row = {"noise": kind, "rate": rate, "tau": tau, "selected": tau == chosen, "validation_accuracy": mean}
             table.append({**row, "n": len(values)})
             print(table[-1])
-    write_table(out, table)
+    write_csv(out, table)
 
 
 def scores(task: tuple[dict[str, Any], str, float, int, Path]) -> dict[float, float]:
     values, kind, rate, seed, folder = task
-    for key, value in (("noise.kind", kind), ("noise.rate", rate)):
-        set_key(values, key, value)
+    values = changed(values, {"noise.kind": kind, "noise.rate": rate})
     folder.mkdir()
     os.chdir(folder)
     params = checked(values, seed)

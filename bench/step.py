@@ -24,9 +24,10 @@ from typing import Any
 
 import torch
 from measure import STEPS, Setting, Worker, hardware
-from outcomes import write_table
 from rich.console import Console
 from rich.table import Table
+
+from pipeline.files import write_csv
 
 BASELINE = "joint"
 OPTIONAL = ("joint, batched", "joint, bfloat16")
@@ -119,7 +120,7 @@ def main() -> None:
         show(rows)
         table += rows
         if args.out:
-            write_table(args.out, table)
+            write_csv(args.out, table)
 
 
 if __name__ == "__main__":

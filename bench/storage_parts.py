@@ -27,11 +27,11 @@ from mlnt.training.state import Network
 from pipeline import files
 from pipeline.images.files import ImageFiles
 from pipeline.stages import download, evaluate, noise, report
-from pipeline.stages.train import step_options
 from pipeline.store.dataset import TRAIN, Dataset, Labels, read_dataset, write_dataset
 from pipeline.store.features import FeatureFile, write_features
-from pipeline.training.build import build_network
+from pipeline.systems.mlnt import MLNT, step_options
 from pipeline.training.session import Session
+from pipeline.training.system import Plan
 
 Row = dict[str, Any]
 
@@ -96,13 +96,10 @@ def waiting(_: int, args: argparse.Namespace) -> Iterator[Row]:
             yield batch
 
     session.images.fetch = timed  # type: ignore[method-assign]
-    module = build_network(params, session.dataset, session.device, 1)
     width = 64
     train = session.split(TRAIN)
     features = torch.randn(len(train.indices), width, generator=seeding.generator(0, "features"))
-    training = session.training(
-        module, MLNTStep(**step_options(params)), session.training_data(None, features), meta=True
-    )
+    training = session.training(MLNT[0], Plan(MLNTStep(**step_options(params)), features=features, meta=True))
     begun: list[tuple[float, float]] = []
 
     def on_step(_step: int) -> None:

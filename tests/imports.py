@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mlnt", "pipeline")
 
 
-def closure(*start: str) -> set[str]:
-    """Paths, relative to the project, of everything that these files import, themselves included."""
+def closure(*start: str, stop: Collection[str] = ()) -> set[str]:
+    """Paths, relative to the project, of everything that these files import, themselves included; not what the files
+    of `stop` import."""
     found: set[str] = set()
     left = list(start)
     while left:
         path = left.pop()
         if path not in found:
             found.add(path)
-            left += _imported(path)
+            left += [] if path in stop else _imported(path)
     return found
 
 
@@ -33,6 +35,9 @@ def _imported(path: str) -> list[str]:
         for name in names:
             if name.split(".")[0] in PACKAGES:
                 module = Path(*name.split("."))
-                candidates = (module.with_suffix(".py"), module / "__init__.py")
+                candidates = (
+                    module.with_suffix(".py"),
+                    *(parent / "__init__.py" for parent in (module, *module.parents)),
+                )
                 files += [str(candidate) for candidate in candidates if (ROOT / candidate).is_file()]
     return files

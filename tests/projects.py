@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import shutil
@@ -15,8 +14,8 @@ import numpy as np
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.params.load import check, read_yaml
-from pipeline.params.schema import Params
+from pipeline.params.load import changed, check, read_yaml
+from pipeline.params.schema import Params, leaf_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,15 +56,6 @@ def default_values() -> dict[str, Any]:
     return values
 
 
-def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the values with other ones at dotted keys."""
-    result = copy.deepcopy(values)
-    for key, value in changes.items():
-        section, _, name = key.rpartition(".")
-        (result[section] if section else result)[name] = value
-    return result
-
-
 def make_params(**changes: Any) -> Params:
     """The tiny parameters with changes; `mlnt__M=3` is mlnt.M."""
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
@@ -88,17 +78,6 @@ def edit_params(path: Path, changes: dict[str, Any]) -> None:
         yaml.dump(changed(document, changes), file)
 
 
-def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted name → value; an empty section is a value."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found |= leaves(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
 def written_by(stage: str) -> list[str]:
     """Outs, metrics and plots of a stage."""
     kinds = ("outs", "metrics", "plots")
@@ -107,8 +86,9 @@ def written_by(stage: str) -> list[str]:
 
 
 def listed_params(stage: str) -> set[str]:
-    """The parameters that dvc.yaml names for a stage; none for the report, which has all of them."""
-    return {key for key in STAGES[stage]["params"] if isinstance(key, str)}
+    """The parameters in the sections that dvc.yaml names for a stage; none for the report, which has all of them."""
+    sections = {key for key in STAGES[stage]["params"] if isinstance(key, str)}
+    return {key for key in leaf_keys() if key.partition(".")[0] in sections}
 
 
 def digests(folder: Path, *below: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from mlnt.images.statistics import PixelSums
 from pipeline.errors import UserError
 from pipeline.images.decode import ImageOptions, UndecodableError, decode_image
-from pipeline.store.names import Names
 
 
 class ImageFile(NamedTuple):
@@ -76,7 +76,7 @@ class ImageFiles:
         sums: over the source's training images.
     """
 
-    names: Names
+    names: Sequence[str]
     sizes: NDArray[np.int64]
     decode: FileDecoder
     sums: PixelSums

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.params.load import changed, leaves
 from pipeline.systems.registry import BASELINES, DEFAULT
 
 Values = dict[str, Any]
@@ -152,32 +152,8 @@ def source_of(base: Values, preset: Values) -> str:
 
 def values_of(base: Values, preset: Values, preset_name: str, cell: Cell, seed: int) -> Values:
     """The parameters of one experiment: params.yaml, the preset over it, the threshold for this noise, the cell."""
-    values = copy.deepcopy(base)
-    _merge(values, preset)
     changes: dict[str, Any] = {"seed": seed}
     where = (cell.changes.get("noise.kind"), cell.changes.get("noise.rate"))
     if (tau := TAU.get(preset_name, {}).get(where)) is not None:  # type: ignore[arg-type]
         changes["filter.tau"] = tau
-    for key, value in {**changes, **cell.changes}.items():
-        section, _, name = key.rpartition(".")
-        (values[section] if section else values)[name] = value
-    return values
-
-
-def _merge(values: Values, changes: Mapping[str, Any]) -> None:
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(values.get(key), dict) and value and key != "mapping":
-            _merge(values[key], value)
-        else:
-            values[key] = value
-
-
-def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of two levels: section.name → value; a mapping below that is a value."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and not prefix:
-            flat |= leaves(value, f"{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    return changed(base, {**leaves(preset), **changes, **cell.changes})

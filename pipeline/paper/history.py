@@ -18,8 +18,8 @@ import yaml
 from ruamel.yaml import YAML
 
 from pipeline.errors import UserError
-from pipeline.paper.grid import ALL_STAGES, PARAMS, Values, leaves
-from pipeline.params.load import check
+from pipeline.paper.grid import ALL_STAGES, PARAMS, Values
+from pipeline.params.load import check, leaves
 
 LOCKS = ("dvc.lock", "baselines/dvc.lock")
 CHECKPOINTS = Path("checkpoints")

@@ -17,8 +17,9 @@ from typing import Any
 import psutil
 
 from pipeline.errors import RunError, UserError
-from pipeline.paper.grid import Values, leaves
+from pipeline.paper.grid import Values
 from pipeline.paper.history import checkpoint_folder, params_at, require_clean
+from pipeline.params.load import leaves
 from pipeline.systems.registry import BASELINES
 
 DVC = [sys.executable, "-m", "dvc"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,8 +127,17 @@ def figure(values: Iterable[float]) -> Figure | None:
     found = list(values)
     if not found:
         return None
-    error = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else None
-    return Figure(statistics.mean(found), error, len(found))
+    return Figure(statistics.mean(found), standard_error(found) if len(found) > 1 else None, len(found))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean, from the spread of two or more values; NaN for one."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
+
+
+def paired(left: Sequence[float], right: Sequence[float]) -> list[float]:
+    """left − right, seed by seed."""
+    return [a - b for a, b in zip(left, right, strict=True)]
 
 
 def p_value(left: Mapping[int, float], right: Mapping[int, float]) -> float | None:
@@ -155,22 +163,6 @@ def holm(p_values: Mapping[str, float | None], level: float = 0.05) -> set[str]:
             break
         passed.add(name)
     return passed
-
-
-def paper_numbers(file: str | None) -> dict[str, dict[str, tuple[float, float | None]]]:
-    """method → column → accuracy and standard error, from pipeline/paper/; empty for None."""
-    if file is None:
-        return {}
-    text = resources.files("pipeline.paper.numbers").joinpath(file).read_text(encoding="utf-8")
-    found: dict[str, dict[str, tuple[float, float | None]]] = {}
-    for row in csv.DictReader(text.splitlines()):
-        method = next(iter(row.values()))
-        found[method] = {
-            key: (float(value), float(error) if (error := row.get(f"stderr_{key}")) else None)
-            for key, value in row.items()
-            if value and not key.startswith("stderr_") and key != next(iter(row))
-        }
-    return found
 
 
 Columns = Mapping[str, Mapping[Row, Mapping[int, float]]]

@@ -10,6 +10,7 @@ from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.paper import figures, gallery, history, pages
 from pipeline.paper.grid import PARAMS, SWEEPS, Sweep, source_of
+from pipeline.paper.numbers import published
 from pipeline.paper.pages import CHOICES, Cell, Section, SystemTable
 from pipeline.paper.runner import read_bases
 from pipeline.paper.statistics import (
@@ -24,7 +25,6 @@ from pipeline.paper.statistics import (
     differences,
     figure,
     p_value,
-    paper_numbers,
     runs_of,
 )
 from pipeline.params.load import load, read_yaml
@@ -124,7 +124,7 @@ def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs], preset: str) ->
 
 
 def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice: str) -> SystemTable:
-    paper = paper_numbers(sweep.paper) if sweep.axis is None else _order_numbers(sweep)
+    paper = published(sweep.paper) if sweep.axis is None else _order_numbers(sweep)
     columns = {
         label: {row: values for row in rows if (values := runs.accuracies(row.stage, row.model, choice))}
         for label, runs in cells.items()
@@ -150,7 +150,7 @@ def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice:
 def _order_numbers(sweep: Sweep) -> dict[str, dict[str, tuple[float, float | None]]]:
     """Table 3 has a row for each order, ours a column for each noise and order."""
     rows = {"first": "First-order approx.", "second": "Full"}
-    known = paper_numbers(sweep.paper)
+    known = published(sweep.paper)
     return {
         "MLNT-student (1st iter.)": {
             f"{noise}, order={order}": number
@@ -193,7 +193,7 @@ def _notes(sweep: Sweep, cells: Mapping[str, Runs]) -> list[str]:
 def _records(sweep: Sweep, cells: Mapping[str, Runs]) -> list[dict[str, Any]]:
     """A line for each number: what the Markdown shows, and what it was computed from."""
     records: list[dict[str, Any]] = []
-    paper = paper_numbers(sweep.paper) if sweep.axis is None else _order_numbers(sweep)
+    paper = published(sweep.paper) if sweep.axis is None else _order_numbers(sweep)
     for label, runs in cells.items():
         for choice in CHOICES:
             reference = runs.accuracies(CROSS_ENTROPY.stage, CROSS_ENTROPY.model, choice)

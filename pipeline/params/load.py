@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,31 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
 from pipeline.params.schema import Params, leaf_keys
+
+MOVED = {
+    "data.normalize": "model.normalize",
+    "data.workers": "run.workers",
+    "data.max_unpacked_gib": "run.max_unpacked_gib",
+    "data.max_download_gib": "run.max_download_gib",
+    "features.max_memory_gib": "run.max_features_gib",
+    "mentor.tau": "filter.tau",
+    "mlnt.gamma": "teacher.gamma",
+    "mlnt.gamma_start": "teacher.gamma_start",
+    "mlnt.gamma_start_length": "teacher.gamma_start_length",
+    "mlnt.gamma_start_iterations": "teacher.gamma_start_iterations",
+    "mlnt.teacher_bn": "teacher.batch_norm",
+    "train.checkpoint_every": "run.checkpoint_every",
+    "train.eval_batch_size": "compute.eval_batch_size",
+    "train.device": "compute.device",
+    "train.threads": "compute.threads",
+    "train.amp": "compute.amp",
+    "train.channels_last": "compute.channels_last",
+    "train.compile": "compute.compile",
+    "train.cuda_graphs": "compute.cuda_graphs",
+    "train.deterministic": "compute.deterministic",
+}
+"""Where parameters of version 0.1 are now."""
+REMOVED = {"mlnt.batched": "it was never faster but for toy networks"}
 
 
 def load(path: Path) -> Params:
@@ -43,11 +70,39 @@ def check(values: Any, path: Path) -> Params:
     """Validate plain values; `path` is for the message."""
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected sections such as `train:`, found {type(values).__name__}")
+    if moved := [line for key in leaves(values) if (line := _moved(key))]:
+        raise UserError("\n".join(f"{path}: {line}" for line in moved))
     try:
         return Params.model_validate(values)
     except ValidationError as error:
         lines = [_explain(dict(item)) for item in error.errors()]
         raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def _moved(key: str) -> str | None:
+    if key in MOVED:
+        return f"{key}: is {MOVED[key]} since version 0.2; write its value there, below {MOVED[key].partition('.')[0]}:"
+    return f"{key}: is no parameter any more ({REMOVED[key]}); remove the line" if key in REMOVED else None
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of two levels: section.name → value; a mapping below that is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and not prefix:
+            flat |= leaves(value, f"{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the values with others at these dotted keys."""
+    result = copy.deepcopy(dict(values))
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        (result[section] if section else result)[name] = value
+    return result
 
 
 def _explain(error: dict[str, Any]) -> str:

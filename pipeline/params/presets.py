@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from pipeline import files
 from pipeline.errors import UserError
-from pipeline.params.load import check, read_yaml
+from pipeline.params.load import check, leaves, read_yaml
 
 FOLDER = Path("presets")
 
@@ -47,7 +47,7 @@ def apply(name: str, target: Path) -> list[str]:
     yaml.width = 200
     changes = yaml.load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     document = yaml.load(target.read_text(encoding="utf-8"))
-    lines = list(_merge(document, changes, ""))
+    lines = list(_merge(document, changes))
     buffer = io.StringIO()
     yaml.dump(document, buffer)
     check(YAML(typ="safe", pure=True).load(buffer.getvalue()), Path(f"{target} with {name}.yaml"))
@@ -74,13 +74,14 @@ def _read_sections(path: Path) -> dict[str, Any]:
     return found
 
 
-def _merge(document: Any, changes: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(document.get(key), Mapping) and value:
-            yield from _merge(document[key], value, f"{prefix}{key}.")
-        elif document.get(key, ...) != value:
-            yield f"{prefix}{key}: {_text(document.get(key))} → {_text(value)}"
-            document[key] = value
+def _merge(document: Any, changes: Mapping[str, Any]) -> Iterator[str]:
+    """Set each parameter of the preset; one that is a mapping itself is replaced as a whole."""
+    for key, value in leaves(changes).items():
+        section, _, name = key.rpartition(".")
+        place = document.setdefault(section, {}) if section else document
+        if not isinstance(place, dict) or place.get(name, ...) != value:
+            yield f"{key}: {_text(place.get(name) if isinstance(place, dict) else place)} → {_text(value)}"
+            place[name] = value
 
 
 def _text(value: Any) -> str:

@@ -149,7 +149,6 @@ class Mlnt(Section):
     eta_ramp_iterations: Annotated[int, Field(ge=0, le=3)]
     eta_decays: bool
     order: Literal["first", "second"]
-    batched: bool
     update: Literal["sequential", "joint"]
     kl_reduction: Literal["batchmean", "mean"]
 
@@ -257,8 +256,6 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _together(self) -> Params:
-        if self.mlnt.batched and (self.mlnt.order == "second" or self.compute.compile):
-            raise ValueError("mlnt.batched is true, which needs mlnt.order first and compute.compile false")
         if self.mlnt.M > 0 and self.mlnt.neighbors >= self.train.batch_size:
             raise ValueError(
                 f"mlnt.neighbors is {self.mlnt.neighbors}, expected less than train.batch_size, {self.train.batch_size}"

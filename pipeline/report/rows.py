@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from pipeline import files
-from pipeline.store import models
-from pipeline.systems.mlnt import MLNT
-from pipeline.systems.registry import BASELINES, CROSS_ENTROPY, SYSTEMS
+from pipeline.paper.numbers import published
+from pipeline.store import cards
+from pipeline.systems.registry import BASELINES, CROSS_ENTROPY, MLNT, SYSTEMS
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,12 @@ def baseline_metrics() -> dict[str, Any]:
     if not files.BASELINE_EVALUATION.exists():
         return {}
     metrics: dict[str, Any] = files.read_json(files.BASELINE_EVALUATION)
-    labels = models.labels_digest(CROSS_ENTROPY.stage)
+    labels = cards.labels_digest(CROSS_ENTROPY.stage)
     stages = {system.name: system.stage for system in BASELINES}
     return {
         name: values
         for name, values in metrics.items()
-        if name in stages and models.is_there(stages[name]) and models.labels_digest(stages[name]) == labels
+        if name in stages and cards.is_there(stages[name]) and cards.labels_digest(stages[name]) == labels
     }
 
 
@@ -93,15 +91,11 @@ def paper_column(source: str, kind: str, rate: float) -> dict[str, str]:
     name, column = tables.get(kind), f"r={0 if kind == 'none' else rate:g}"
     if source == "clothing1m":
         name, column = "table4_clothing1m.csv", "accuracy"
-    if name is None:
-        return {}
-    text = resources.files("pipeline.paper.numbers").joinpath(name).read_text(encoding="utf-8")
-    found: dict[str, str] = {}
-    for row in csv.DictReader(text.splitlines()):
-        if row.get(column):
-            error = row.get(f"stderr_{column}")
-            found[row["method"]] = f"{row[column]} ± {error}" if error else row[column]
-    return found
+    return {
+        method: f"{columns[column][0]:g}" + ("" if (error := columns[column][1]) is None else f" ± {error:g}")
+        for method, columns in published(name).items()
+        if column in columns
+    }
 
 
 def percent(value: float | None) -> str:

@@ -19,8 +19,7 @@ from pipeline.sources.containers import Container, Folder
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.members import first_few
 from pipeline.sources.scan import scan
-from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
-from pipeline.store.names import Names
+from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset, Names
 
 
 class Sample(NamedTuple):

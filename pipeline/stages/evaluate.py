@@ -19,7 +19,7 @@ from mlnt.training.state import Network
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
-from pipeline.store import models
+from pipeline.store import cards, models
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.systems.registry import BASELINES, DEFAULT, FINAL
 from pipeline.training.build import empty_network
@@ -59,7 +59,7 @@ def _default(evaluation: Evaluation) -> str:
 
 
 def _baselines(evaluation: Evaluation) -> str:
-    trained = [system for system in BASELINES if system.in_tables and models.is_there(system.stage)]
+    trained = [system for system in BASELINES if system.in_tables and cards.is_there(system.stage)]
     if not trained:
         raise UserError(f"{files.MODELS}: no baseline was trained; `dvc repro baselines/dvc.yaml` trains them")
     metrics, confusions, issues = evaluation.judge(trained)
@@ -126,7 +126,7 @@ class Evaluation:
 
     def accuracies(self, system: System) -> tuple[dict[str, Any], dict[tuple[str, str], Confusion]]:
         """model → choice → accuracies, and the confusion matrices on the test split."""
-        card = models.read_card(system.stage, self.params.model.name, self.labels.digest)
+        card = cards.read_card(system.stage, self.params.model.name, self.labels.digest)
         values: dict[str, Any] = {
             "mentor": card.mentor,
             "best_epoch": card.best_epoch,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,91 +14,33 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mlnt.images.batches import InputStatistics
-from mlnt.training.loop import MODELS, ModelName, Training
 from pipeline import files
 from pipeline.errors import UserError
+from pipeline.store.cards import ModelCard, folder
 
 CHOICES = ("best", "last")
 CHECKSUM = "sha256"
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """models/<stage>/model.json.
-
-    Attributes:
-        network: `model.name`.
-        labels_digest: of the labels it was trained on.
-        mentor: the better model on validation; its best weights are the next iteration's mentor.
-        best_epoch, validation_accuracy: by model.
-        kept_fraction: share of the training samples in D′; 1 without a filter.
-        kept_purity: share of correct labels among them; None where nobody knows.
-    """
-
-    network: str
-    labels_digest: str
-    mentor: ModelName
-    best_epoch: dict[str, int]
-    validation_accuracy: dict[str, float]
-    kept_fraction: float
-    kept_purity: float | None
-
-
-def folder(stage: str) -> Path:
-    return files.MODELS / stage
-
-
-def is_there(stage: str) -> bool:
-    """Whether a stage has left its models."""
-    return (folder(stage) / "model.json").exists()
-
-
-def labels_digest(stage: str) -> str:
-    """Of the labels that a stage's models were trained on.
-
-    Raises:
-        UserError: missing or damaged.
-    """
-    return str(files.read_json(folder(stage) / "model.json").get("labels_digest"))
 
 
 def weights_file(stage: str, model: str, choice: str) -> Path:
     return folder(stage) / f"{model}_{choice}.safetensors"
 
 
-def save_models(stage: str, training: Training, statistics: InputStatistics, card: ModelCard) -> None:
-    """Write student and teacher, best and last, the input statistics, and last of all the card.
+def save_models(
+    stage: str,
+    weights: Mapping[tuple[str, str], Mapping[str, Tensor]],
+    statistics: InputStatistics,
+    card: ModelCard,
+) -> None:
+    """Write the weights by (model, choice), the input statistics, and last of all the card.
 
     Without the card nobody reads the rest: where this is interrupted, no weights of two runs pass for one.
     """
     files.remove(folder(stage) / "model.json")
-    for name in MODELS:
-        save_tensors(weights_file(stage, name, "last"), training.module(name).state_dict())
-        save_tensors(weights_file(stage, name, "best"), training.best[name].weights)
+    for (model, choice), tensors in weights.items():
+        save_tensors(weights_file(stage, model, choice), tensors)
     save_tensors(folder(stage) / "input.safetensors", {"mean": statistics.mean, "std": statistics.std})
     files.write_json(folder(stage) / "model.json", asdict(card))
-
-
-def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:
-    """
-    Raises:
-        UserError: missing, or trained with another network or on other labels.
-    """
-    path = folder(stage) / "model.json"
-    values = files.read_json(path)
-    try:
-        card = ModelCard(**values)
-    except TypeError as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
-    for what, found, expected in (
-        ("network", card.network, network),
-        ("labels", card.labels_digest, labels_digest),
-    ):
-        if found != expected:
-            raise UserError(
-                f"{path}: trained with other {what} ({found[:24]}, expected {expected[:24]}); run `dvc repro`"
-            )
-    return card
 
 
 def load_into(module: nn.Module, path: Path) -> nn.Module:

@@ -29,7 +29,6 @@ def step_options(params: Params, meta: bool = True) -> dict[str, Any]:
         "update": mlnt.update,
         "kl_reduction": mlnt.kl_reduction,
         "teacher_bn": params.teacher.batch_norm,
-        "batched": mlnt.batched,
     }
 
 

@@ -11,4 +11,5 @@ DEFAULT = tuple(system for system in SYSTEMS if system.default)
 BASELINES = tuple(system for system in SYSTEMS if not system.default)
 """What `dvc repro baselines/dvc.yaml` trains."""
 CROSS_ENTROPY = mlnt.CONTROLS[0]
-FINAL = mlnt.MLNT[-1]
+MLNT = mlnt.MLNT
+FINAL = MLNT[-1]

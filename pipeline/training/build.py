@@ -12,7 +12,7 @@ from mlnt import networks, seeding
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.params.schema import Compute, Model, Params
-from pipeline.store import models
+from pipeline.store import cards, models
 from pipeline.store.dataset import Dataset, Labels
 from pipeline.training.system import System
 
@@ -97,7 +97,7 @@ def place(module: nn.Module, compute: Compute, device: torch.device) -> nn.Modul
 
 def best_weights(params: Params, labels: Labels, stage: str) -> Path:
     """The file with the weights of a stage's best model."""
-    card = models.read_card(stage, params.model.name, labels.digest)
+    card = cards.read_card(stage, params.model.name, labels.digest)
     return models.weights_file(stage, card.mentor, "best")
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import PIL
 import torch
+from torch import Tensor
 
-from mlnt.training.loop import DivergedError, Training
+from mlnt.training.loop import MODELS, DivergedError, Training
 from pipeline import console, files, signals
 from pipeline.errors import RunError
 from pipeline.params.schema import Params
-from pipeline.store import checkpoints, models
+from pipeline.store import cards, checkpoints, models
 from pipeline.training.build import start_digest
 from pipeline.training.device import describe
 from pipeline.training.session import Session
@@ -53,7 +54,7 @@ def fit(session: Session, system: System, plan: Plan, training: Training, mentor
             raise RunError(
                 f"{stage}: {error}; lower {' or '.join(f'{key} ({value})' for key, value in plan.lower.items())}"
             ) from error
-        card = models.ModelCard(
+        card = cards.ModelCard(
             network=params.model.name,
             labels_digest=session.labels.digest,
             mentor=training.mentor(),
@@ -62,7 +63,11 @@ def fit(session: Session, system: System, plan: Plan, training: Training, mentor
             kept_fraction=1.0 if kept is None else float(kept.double().mean()),
             kept_purity=None if purity is None else float(purity.double().mean()),
         )
-        models.save_models(stage, training, session.statistics, card)
+        weights: dict[tuple[str, str], dict[str, Tensor]] = {}
+        for name in MODELS:
+            weights[name, "last"] = training.module(name).state_dict()
+            weights[name, "best"] = training.best[name].weights
+        models.save_models(stage, weights, session.statistics, card)
         files.write_csv(files.PLOTS / f"{stage}.csv", training.history)
         plan.finish()
         saved.remove()

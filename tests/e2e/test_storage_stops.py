@@ -38,12 +38,12 @@ def changes(root: Path) -> dict[str, Any]:
         "data__source": "imagefolder",
         "data__root": str(root / "own"),
         "data__storage": "files",
-        "data__workers": 2,
+        "run__workers": 2,
         "data__limit": None,
         "noise__kind": "none",
         "train__epochs": 200,
         "train__batch_size": 20,
-        "train__checkpoint_every": "20 steps",
+        "run__checkpoint_every": "20 steps",
     }
 
 
@@ -118,5 +118,5 @@ def test_a_stage_that_was_stopped_ends_with_the_bits_of_one_that_was_not(prepare
     assert process.wait(120) == 0
     assert "going on after step" in (tmp_path / "log").read_text(encoding="utf-8")
     found = digests(prepared, "models", "plots")
-    run_stage("pretrain", make_params(**{**changes(tmp_path), "data__workers": 0}))
+    run_stage("pretrain", make_params(**{**changes(tmp_path), "run__workers": 0}))
     assert digests(prepared, "models", "plots") == found

@@ -374,7 +374,7 @@ PARAMETERS = [
             (
                 "a misspelt key",
                 lambda text: text.replace("tau:", "tua:"),
-                "mentor.tua: no such parameter; did you mean filter.tau?",
+                "filter.tua: no such parameter; did you mean filter.tau?",
             ),
             ("a section less", lambda text: text.replace("mentor:", "mentors:"), "mentor: missing"),
         )

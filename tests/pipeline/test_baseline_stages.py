@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from projects import copy_outputs, digests, make_params, run_stage
 
 from mlnt.baselines.cnn_crf import CRFStep
@@ -19,9 +20,11 @@ from mlnt.baselines.joint_optimization import LabelCorrectionStep
 from pipeline.errors import RunError, UserError
 from pipeline.params.schema import Params
 from pipeline.report.terminal import show
-from pipeline.stages import baseline
+from pipeline.stages import evaluate, report, train
 from pipeline.store.dataset import TRAIN, read_dataset, read_labels, read_soft_labels, write_dataset
-from pipeline.systems.registry import BASELINES
+from pipeline.systems.joint_optimization import SOFT_LABELS
+from pipeline.systems.registry import BASELINES, BY_STAGE, SYSTEMS
+from pipeline.training.build import fresh_network
 from pipeline.training.session import Session
 
 SMALL: dict[str, Any] = {
@@ -32,6 +35,9 @@ SMALL: dict[str, Any] = {
 }
 
 
+NAMES = [system.stage for system in BASELINES]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, labels, pretrain and every baseline."""
@@ -40,8 +46,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for stage in ("download", "noise", "pretrain"):
             run_stage(stage, make_params(**SMALL))
-        for name in BASELINES:
-            baseline.run(make_params(**SMALL), name)
+        for name in NAMES:
+            train.run(make_params(**SMALL), name)
     return folder
 
 
@@ -52,15 +58,11 @@ def copied(finished: Path, project: Path) -> Path:
 
 
 def plan_of(name: str, params: Params) -> Any:
-    return {
-        "forward": baseline._forward,
-        "forward_estimated": baseline._forward_estimated,
-        "joint_optimization_1": baseline._label_correction,
-        "cnn_crf": baseline._cnn_crf,
-    }[name](Session.open(params)).step
+    system = BY_STAGE[name]
+    return system.build(Session.open(params), system, None).step
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_baseline_leaves_models_history_and_card(name: str, finished: Path) -> None:
     with (finished / f"plots/{name}.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -120,11 +122,11 @@ def test_the_soft_labels_are_the_mean_of_the_last_predictions_row_for_row(
 
     monkeypatch.setattr(LabelCorrectionStep, "loss", loss)
     monkeypatch.setattr(LabelCorrectionStep, "begin_epoch", begin_epoch)
-    baseline.run(make_params(**SMALL), "joint_optimization_1")
+    train.run(make_params(**SMALL), "joint_optimization_1")
     assert len(history) == 4
-    written = read_soft_labels(baseline.SOFT_LABELS, labels)
+    written = read_soft_labels(SOFT_LABELS, labels)
     np.testing.assert_allclose(written, np.mean(history[-2:], axis=0), rtol=1e-5, atol=1e-6)
-    step = baseline._soft_labels(Session.open(make_params(**SMALL))).step
+    step = plan_of("joint_optimization", make_params(**SMALL))
     np.testing.assert_array_equal(step.soft_labels.numpy(), written)
 
 
@@ -133,8 +135,8 @@ def test_step_2_starts_from_other_weights_than_step_1(finished: Path) -> None:
     params = make_params(**SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(finished)
-        workspace = Session.open(params)
-        one, two = (baseline._network(workspace, "joint_optimization", iteration) for iteration in (1, 2))
+        systems = [BY_STAGE[name] for name in ("joint_optimization_1", "joint_optimization")]
+        one, two = (fresh_network(each, params, read_dataset(), torch.device("cpu")) for each in systems)
     first, second = (next(iter(network.parameters())) for network in (one, two))
     assert not np.allclose(first.detach().numpy(), second.detach().numpy())
 
@@ -147,12 +149,12 @@ def test_a_label_that_the_matrix_never_gives_is_named(copied: Path) -> None:
     labels = read_labels(read_dataset())
     assert (labels.labels[labels.rows(TRAIN)] == 0).any()  # what the floors leave over keeps its label
     with pytest.raises(UserError, match=r"the noise matrix never gives the label '0', which \d+ training samples have"):
-        baseline.run(params, "forward")
+        train.run(params, "forward")
 
 
 def test_a_baseline_again_gives_the_same_bits(copied: Path, finished: Path) -> None:
-    baseline.run(make_params(**SMALL), "cnn_crf")
-    baseline.run(make_params(**SMALL), "joint_optimization_1")
+    train.run(make_params(**SMALL), "cnn_crf")
+    train.run(make_params(**SMALL), "joint_optimization_1")
     for folder in ("models/cnn_crf", "models/joint_optimization_1"):
         assert digests(copied, folder) == digests(finished, folder)
 
@@ -194,42 +196,85 @@ def test_the_crf_is_told_a_tenth_of_the_true_labels(copied: Path) -> None:
     np.testing.assert_allclose(other.auxiliary.numpy(), 0.5 * np.eye(10) + 0.05, rtol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def judged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default run and the baselines, evaluated and reported."""
+    folder = tmp_path_factory.mktemp("judged")
+    copy_outputs(finished, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        params = make_params(**SMALL)
+        for stage in ("features", "meta1", "meta2", "meta3", "control2", "control3", "evaluate"):
+            run_stage(stage, params)
+        evaluate.run(params, baselines=True)
+        report.run(params, baselines=True)
+    return folder
+
+
+IN_TABLES = [system for system in BASELINES if system.in_tables]
+
+
+def test_every_baseline_is_judged_like_any_system(judged: Path) -> None:
+    ours, theirs = (json.loads((judged / f"metrics/{name}.json").read_text()) for name in ("evaluate", "baselines"))
+    assert list(theirs) == ["samples", *(system.name for system in IN_TABLES)]
+    assert theirs["samples"] == ours["samples"]
+    for system in IN_TABLES:
+        values = theirs[system.name]
+        assert set(values) == set(ours["cross_entropy"])
+        assert 0 < values["label_issues"]["auc"] <= 1
+        with (judged / f"plots/{system.stage}.csv").open() as file:
+            last = list(csv.DictReader(file))[-1]
+        for model in ("student", "teacher"):
+            assert values[model]["last"]["test_accuracy"] == pytest.approx(
+                float(last[f"{model}_test_accuracy"]), abs=1e-6
+            )
+    with (judged / "reports/baselines_label_issues.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(IN_TABLES) * ours["samples"]["train"]
+    assert {row["system"] for row in rows} == {system.name for system in IN_TABLES}
+
+
+def test_the_report_with_baselines_shows_every_system(judged: Path) -> None:
+    page = (judged / "reports/baselines.html").read_text(encoding="utf-8")
+    titles = [title for system in SYSTEMS if system.in_tables for title in system.model_titles]
+    places = [page.index(f"<td>{title}") for title in titles]
+    assert places == sorted(places)
+
+
 def test_the_table_on_the_terminal_has_the_baselines_of_these_labels(
-    copied: Path, capsys: pytest.CaptureFixture[str]
+    judged: Path, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for stage in ("features", "meta1", "meta2", "meta3", "control2", "control3", "evaluate"):
-        run_stage(stage, make_params(**SMALL))
+    copy_outputs(judged, project)
     show()
     shown = capsys.readouterr().out
-    for name, entry in BASELINES.items():
-        assert (entry.title in shown) == (name != "joint_optimization_1")
-    with Path("plots/forward.csv").open() as file:
-        last = list(csv.DictReader(file))[-1]
-    (line,) = [line for line in shown.splitlines() if BASELINES["forward"].title in line]
-    assert f"{100 * float(last['student_test_accuracy']):.1f}" in line
+    for system in BASELINES:
+        assert (system.title in shown) == system.in_tables
+    metrics = json.loads(Path("metrics/baselines.json").read_text())
+    line = next(line for line in shown.splitlines() if BY_STAGE["forward"].title in line)
+    assert f"{100 * metrics['forward']['student']['last']['test_accuracy']:.1f}" in line
     card = json.loads(Path("models/forward/model.json").read_text())
     Path("models/forward/model.json").write_text(json.dumps({**card, "labels_digest": "another"}))
     show()
-    assert BASELINES["forward"].title not in capsys.readouterr().out
+    assert BY_STAGE["forward"].title not in capsys.readouterr().out
 
 
 def test_step_2_without_step_1_names_the_file(copied: Path) -> None:
     (copied / "models/joint_optimization_1/soft_labels.h5").unlink()
     with pytest.raises(UserError, match=r"soft_labels.h5: no such file; `mlnt baseline joint_optimization_1` makes it"):
-        baseline.run(make_params(**SMALL), "joint_optimization")
+        train.run(make_params(**SMALL), "joint_optimization")
 
 
 def test_soft_labels_of_other_labels_are_refused(copied: Path) -> None:
     run_stage("noise", make_params(seed=1))
     with pytest.raises(UserError, match=r"soft_labels.h5: made with another labels"):
-        baseline.run(make_params(**SMALL, seed=1), "joint_optimization")
+        train.run(make_params(**SMALL, seed=1), "joint_optimization")
 
 
 @pytest.mark.parametrize(("name", "key"), [("joint_optimization_1", "joint_optimization.lr"), ("forward", "train.lr")])
 def test_a_baseline_that_diverges_names_its_rate_and_leaves_a_record(name: str, key: str, copied: Path) -> None:
     rate = {key.replace(".", "__"): 1e30}
     with pytest.raises(RunError, match=rf"^{name}: the loss was nan at step \d+; lower {key} \(1e\+30\)$"):
-        baseline.run(make_params(**SMALL, **rate), name)
+        train.run(make_params(**SMALL, **rate), name)
     records = list(Path("checkpoints").glob(f"{name}/*/diverged.json"))
     assert [json.loads(path.read_text())["stage"] for path in records] == [name]
 
@@ -257,5 +302,5 @@ def test_prior_knowledge_that_is_not_there_is_asked_for(
     params = make_params(noise__kind="none", **changes)
     run_stage("noise", params)
     with pytest.raises(UserError, match=message):
-        baseline.run(params, name)
+        train.run(params, name)
     assert not Path(f"models/{name}/.partial").exists()

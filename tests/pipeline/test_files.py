@@ -29,8 +29,9 @@ def test_no_space_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         import resource
         from pathlib import Path
         import numpy as np, torch
-        from pipeline import files, hdf5, weights
+        from pipeline import files
         from pipeline.errors import RunError
+        from pipeline.store import hdf5, models
 
         SIZE = 1 << 20
         noise = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
@@ -42,7 +43,7 @@ def test_no_space_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 
         writers = {
             "hdf5": write_hdf5,
-            "safetensors": lambda: weights.save_tensors(path, {"a": torch.from_numpy(noise)}),
+            "safetensors": lambda: models.save_tensors(path, {"a": torch.from_numpy(noise)}),
             "text": lambda: files.write_text(path, "a" * SIZE),
             "json": lambda: files.write_json(path, ["a" * SIZE]),
             "csv": lambda: files.write_csv(path, [{"a": "a" * SIZE}]),

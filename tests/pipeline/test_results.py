@@ -12,7 +12,7 @@ from pipeline.report.rows import paper_column
     [
         ("cifar10", "symmetric", 0.5, "MLNT-teacher (3rd iter.)", "90.65 ± 0.09"),
         ("digits", "symmetric", 0.5, "Cross Entropy (reproduced)", "84.62 ± 0.08"),
-        ("cifar10", "asymmetric", 0.4, "MLNT-student (1st iter.)", "88.70 ± 0.13"),
+        ("cifar10", "asymmetric", 0.4, "MLNT-student (1st iter.)", "88.7 ± 0.13"),
         ("cifar10", "none", 0.7, "MLNT-teacher (3rd iter.)", "93.52 ± 0.08"),
         ("clothing1m", "none", 0.0, "MLNT-student (3rd iter.)", "73.44"),
     ],

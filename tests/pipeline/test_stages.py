@@ -47,12 +47,13 @@ from pipeline.report.terminal import show
 from pipeline.store import checkpoints
 from pipeline.store.dataset import TRAIN, VALIDATION, read_dataset, read_labels
 from pipeline.store.features import FeatureFile
-from pipeline.systems.registry import SYSTEMS
-from pipeline.training.build import build_network, load_best
+from pipeline.systems.mlnt import MLNT
+from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
+from pipeline.training.build import fresh_network, load_best
 from pipeline.training.device import require_compiler
 from pipeline.training.session import image_store
 
-TRAINING = [system.stage for system in SYSTEMS]
+TRAINING = [system.stage for system in DEFAULT]
 MODELS = ("student", "teacher")
 CHOICES = ("best", "last")
 
@@ -117,11 +118,11 @@ def test_the_metrics_are_nested_as_documented(finished: Run) -> None:
     metrics = finished.json("metrics/evaluate.json")
     assert list(metrics) == ["samples", "cross_entropy", "ce_filter_2", "ce_filter_3", "mlnt_1", "mlnt_2", "mlnt_3"]
     assert metrics["samples"] == {"train": 159, "validation": 40, "test": 60}
-    for system in SYSTEMS:
+    for system in DEFAULT:
         values = metrics[system.name]
         assert values["mentor"] in MODELS
         assert 0 < values["kept_fraction"] <= 1
-        assert (values["kept_fraction"] == 1) or system.mentor_stage is not None
+        assert (values["kept_fraction"] == 1) or system.mentor is not None
         assert set(values["label_issues"]) == {"found_fraction", "precision", "recall", "auc"}
         for model in MODELS:
             for choice in CHOICES:
@@ -138,7 +139,7 @@ def test_the_metrics_agree_with_the_confusion_counts(finished: Run) -> None:
         counts[row["system"], row["model"], row["choice"], row["actual"], row["predicted"]] = int(row["count"])
     assert min(counts.values()) > 0  # of 1,000 classes, all pairs would be 24 million rows
     classes = "0123456789"
-    for system in SYSTEMS:
+    for system in DEFAULT:
         for model in MODELS:
             for choice in CHOICES:
                 table = np.array(
@@ -170,7 +171,7 @@ def test_the_summary_repeats_the_best_models(finished: Run) -> None:
     }
 
 
-@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+@pytest.mark.parametrize("system", DEFAULT, ids=lambda system: system.name)
 def test_the_history_agrees_with_the_models(system: Any, finished: Run) -> None:
     history = finished.table(f"plots/{system.stage}.csv")
     values = finished.json("metrics/evaluate.json")[system.name]
@@ -180,7 +181,7 @@ def test_the_history_agrees_with_the_models(system: Any, finished: Run) -> None:
     assert list(history[0]) == ["epoch", *rates, *sets]
     assert [row["epoch"] for row in history] == ["1", "2"]
     assert [float(row["lr"]) for row in history] == pytest.approx([0.1, 0.01])
-    assert all((float(row["meta_lr"]) > 0) == system.meta for row in history)
+    assert all((float(row["meta_lr"]) > 0) == (system in MLNT) for row in history)
     for model in MODELS:
         column = [float(row[f"{model}_validation_accuracy"]) for row in history]
         best = int(np.argmax(column))
@@ -197,7 +198,7 @@ def test_the_filter_keeps_what_the_mentor_believes(copied: Run) -> None:
     params = make_params(filter__tau=0.1)
     dataset = read_dataset()
     labels = read_labels(dataset)
-    module, _ = load_best(params, dataset, labels, "meta1", torch.device("cpu"))
+    module, _ = load_best(BY_STAGE["meta1"], params, dataset, labels, torch.device("cpu"))
     images, _ = image_store(params, dataset, labels, torch.device("cpu"))
     rows = labels.rows(TRAIN)
     with torch.no_grad():
@@ -216,7 +217,7 @@ def test_the_features_are_those_of_the_pretrained_network_in_sample_order(copied
     params, device = copied.params, torch.device("cpu")
     dataset = read_dataset()
     labels = read_labels(dataset)
-    module, digest = load_best(params, dataset, labels, "pretrain", device)
+    module, digest = load_best(CROSS_ENTROPY, params, dataset, labels, device)
     stored = FeatureFile(labels, digest, np.arange(len(dataset.labels))).read().numpy()
     images, _ = image_store(params, dataset, labels, device)
     shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -323,7 +324,7 @@ def test_the_report_is_one_self_contained_page(finished: Run) -> None:
     metrics = finished.json("metrics/evaluate.json")
     for title in ("Cross Entropy", "CE-EMA", "CE + filter 3", "MLNT 3 student", "MLNT 3 teacher"):
         assert title in page.text
-    for system in SYSTEMS:
+    for system in DEFAULT:
         for model in MODELS:
             for choice in CHOICES:
                 assert f"{100 * metrics[system.name][model][choice]['test_accuracy']:.1f}" in page.text
@@ -387,7 +388,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_own_images_without_test_and_truth_leave_out_what_nobody_knows(own: Run) -> None:
     metrics = own.json("metrics/evaluate.json")
     assert metrics["samples"] == {"train": 72, "validation": 18, "test": 0}
-    for system in SYSTEMS:
+    for system in DEFAULT:
         assert metrics[system.name]["kept_purity"] is None
         assert set(metrics[system.name]["label_issues"]) == {"found_fraction"}
         for model in MODELS:
@@ -564,7 +565,6 @@ ALTERNATIVES: dict[str, Any] = {
     "teacher.gamma_start_iterations": 0,
     "teacher.gamma": 0.9,
     "mlnt.order": "second",
-    "mlnt.batched": False,  # not together with the second order
     "mlnt.update": "joint",
     "mlnt.kl_reduction": "mean",
     "teacher.batch_norm": "ema",
@@ -800,7 +800,7 @@ def test_a_network_of_timm_is_tried_on_a_blank_image_and_left_as_it_was(copied: 
         lambda module, given: images.append(given[0].shape) if hasattr(module, "pretrained_cfg") else None
     )
     try:
-        module = build_network(params, dataset, torch.device("cpu"), 1)
+        module = fresh_network(CROSS_ENTROPY, params, dataset, torch.device("cpu"))
     finally:
         hook.remove()
     assert images == [(1, 1, 8, 8)]
@@ -813,7 +813,7 @@ def test_a_network_of_timm_is_tried_on_a_blank_image_and_left_as_it_was(copied: 
 
 def test_a_built_in_network_is_not_tried(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(PreActResNet, "forward")
-    build_network(copied.params, read_dataset(), torch.device("cpu"), 1)
+    fresh_network(CROSS_ENTROPY, copied.params, read_dataset(), torch.device("cpu"))
 
 
 def test_a_gpu_that_is_not_there_is_refused(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -857,7 +857,7 @@ def test_compiling_without_a_compiler_is_refused(
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"train\.compile: found true.*COMPILE=yes") as caught:
+    with pytest.raises(UserError, match=r"compute\.compile: found true.*COMPILE=yes") as caught:
         require_compiler(torch.device(device))
     assert missing in str(caught.value)
     for name in ("g++", "gcc"):

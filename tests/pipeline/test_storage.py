@@ -57,7 +57,7 @@ def own(root: Path, **changes: Any) -> Any:
         "data__limit_test": None,
         "data__resize": 9,
         "data__crop": 8,
-        "data__workers": 0,
+        "run__workers": 0,
         "noise__kind": "none",
         "train__batch_size": 16,
     }
@@ -268,7 +268,7 @@ def test_the_gallery_of_figure_7_reads_files(
     params = own(photos, data__storage="files", filter__tau=0.99)
     for stage in STAGES:
         if stage not in ("evaluate", "report"):
-            run_stage(stage, params.model_copy(update={"mentor": own(photos).mentor}))
+            run_stage(stage, params.model_copy(update={"filter": own(photos).filter}))
     found = gallery.filtered(params)
     assert [entry.given_score for entry in found] == [entry.given_score for entry in expected]
     assert all(np.array_equal(a.image, b.image) for a, b in zip(found, expected, strict=True))

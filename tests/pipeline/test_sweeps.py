@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from projects import ROOT, changed, default_values, edit_params
+from projects import ROOT, default_values, edit_params
 
 from pipeline.errors import RunError, UserError
 from pipeline.paper import gallery, pages, queue, runner, tables
@@ -20,10 +20,11 @@ from pipeline.paper import statistics as comparison
 from pipeline.paper.figures import Filtered
 from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, values_of
 from pipeline.paper.history import Finished, fresh_stages, identity, relevant_keys
+from pipeline.paper.numbers import published
 from pipeline.paper.queue import hydra, targets
 from pipeline.paper.runner import make_plan, only
 from pipeline.paper.statistics import CROSS_ENTROPY, ROWS, Figure, Row
-from pipeline.params.load import check, read_yaml
+from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
 from pipeline.store import checkpoints
 
@@ -89,7 +90,7 @@ def test_a_sweep_can_be_cut_down_to_some_cells() -> None:
 
 def test_the_tables_have_the_papers_columns() -> None:
     for name in ("table1", "table2"):
-        numbers = comparison.paper_numbers(SWEEPS[name].paper)
+        numbers = published(SWEEPS[name].paper)
         assert [cell.label for cell in SWEEPS[name].cells] == list(numbers["Cross Entropy (reproduced)"])
         ours = {row.paper for row in ROWS} - {""}
         assert set(numbers) - ours == {"Cross Entropy [24]"}
@@ -156,7 +157,7 @@ def test_the_parameters_of_a_baseline_count_for_it() -> None:
 
 def test_duplicates_count_once_and_the_newer_complete_one_counts() -> None:
     sweep = SWEEPS["figure3"]
-    cell = runner.cells[0]
+    cell = sweep.cells[0]
     runs = [
         experiment(cell, 0, 0.5, time=1, stages=FIRST_ITERATION),
         experiment(cell, 0, 0.6, time=2, stages=FIRST_ITERATION),
@@ -327,7 +328,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cells = SWEEPS["table1"].cells
     found = [experiment(cells[3], seed, 0.5 + 0.02 * seed) for seed in range(3)]
     found += [experiment(cell, 0, 0.6, stages=FIRST_ITERATION) for cell in SWEEPS["figure4"].cells[0:3:2]]
-    assert runner.stages == ALL_STAGES
+    assert SWEEPS["table1"].stages == ALL_STAGES
     folder = tmp_path / "checkpoints/meta2/0123"
     folder.mkdir(parents=True)
     write_divergence(folder, "meta2", check(values_of(BASE, DIGITS, "digits", cells[5], 4), Path("params.yaml")))

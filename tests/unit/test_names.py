@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.store.names import Names
+from pipeline.store.dataset import Names
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=9), min_size=1))

@@ -1,0 +1,71 @@
+"""models/<stage>/model.json: what the weights beside it are. Read without torch, for which reports would wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import files
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """models/<stage>/model.json.
+
+    Attributes:
+        network: `model.name`.
+        labels_digest: of the labels it was trained on.
+        mentor: the better model on validation; its best weights are the next iteration's mentor.
+        best_epoch, validation_accuracy: by model.
+        kept_fraction: share of the training samples in D′; 1 without a filter.
+        kept_purity: share of correct labels among them; None where nobody knows.
+    """
+
+    network: str
+    labels_digest: str
+    mentor: str
+    best_epoch: dict[str, int]
+    validation_accuracy: dict[str, float]
+    kept_fraction: float
+    kept_purity: float | None
+
+
+def folder(stage: str) -> Path:
+    return files.MODELS / stage
+
+
+def is_there(stage: str) -> bool:
+    """Whether a stage has left its models."""
+    return (folder(stage) / "model.json").exists()
+
+
+def labels_digest(stage: str) -> str:
+    """Of the labels that a stage's models were trained on.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    return str(files.read_json(folder(stage) / "model.json").get("labels_digest"))
+
+
+def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:
+    """
+    Raises:
+        UserError: missing, or trained with another network or on other labels.
+    """
+    path = folder(stage) / "model.json"
+    values = files.read_json(path)
+    try:
+        card = ModelCard(**values)
+    except TypeError as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+    for what, found, expected in (
+        ("network", card.network, network),
+        ("labels", card.labels_digest, labels_digest),
+    ):
+        if found != expected:
+            raise UserError(
+                f"{path}: trained with other {what} ({found[:24]}, expected {expected[:24]}); run `dvc repro`"
+            )
+    return card

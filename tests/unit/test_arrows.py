@@ -1,0 +1,84 @@
+"""Imports only descend: which package may import which. A new arrow is a decision, and is made here."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+BASE = {"errors", "console", "files", "signals"}
+"""Modules of the shell that every other may use."""
+
+LIBRARY = {
+    "images": set(),
+    "noise": set(),
+    "networks": set(),
+    "seeding": set(),
+    "training": {"images", "seeding"},
+    "method": {"training"},
+    "baselines": {"training", "method"},
+}
+SHELL = {
+    "errors": set(),
+    "console": set(),
+    "signals": set(),
+    "files": {"errors"},
+    "params": BASE,
+    "images": BASE,
+    "store": BASE | {"images"},
+    "sources": BASE | {"images", "store"},
+    "training": BASE | {"images", "store", "params"},
+    "systems": BASE | {"images", "store", "params", "training"},
+    "paper.numbers": set(),
+    "report": BASE | {"store", "systems", "paper.numbers"},
+    "stages": BASE | {"images", "store", "params", "sources", "training", "systems", "report"},
+    "paper": BASE | {"store", "params", "training", "systems", "report", "paper.numbers"},
+    "doctor": BASE | {"params"},
+    "cli": BASE | {"params", "systems", "report", "stages", "paper", "doctor"},
+    "__main__": {"cli", "signals"},
+}
+
+
+def part(module: str, known: dict[str, set[str]]) -> str:
+    """`pipeline.paper.numbers.x` → `paper.numbers`, `mlnt.method.step` → `method`."""
+    names = module.split(".")[1:]
+    two = ".".join(names[:2])
+    return two if two in known else (names or [""])[0]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules that a file imports, those inside of functions and for type checkers included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from pipeline import console` names a module, `from pipeline.files import GIB` none.
+            yield from (
+                [f"{node.module}.{alias.name}" for alias in node.names] if "." not in node.module else [node.module]
+            )
+
+
+@pytest.mark.parametrize(("package", "allowed"), [("mlnt", LIBRARY), ("pipeline", SHELL)])
+def test_imports_only_descend(package: str, allowed: dict[str, set[str]]) -> None:
+    found = set()
+    for path in sorted((ROOT / package).rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.name == "__init__.py" and path.parent.name == package:
+            continue  # the names that the library exports
+        source = part(module.removesuffix(".__init__"), allowed)
+        assert source in allowed, f"{module}: a new part; give it a row in this table"
+        targets = {part(name, allowed) for name in imports(path) if name.split(".")[0] == package}
+        found |= {(source, target) for target in targets - {source}}
+    assert {arrow for arrow in found if arrow[1] not in allowed[arrow[0]]} == set()
+    unused = {(source, target) for source, targets in allowed.items() for target in targets - BASE} - found
+    assert unused == set(), "arrows that nothing needs"
+
+
+def test_the_library_knows_nothing_of_the_shell() -> None:
+    assert not [
+        path for path in (ROOT / "mlnt").rglob("*.py") if any(n.split(".")[0] == "pipeline" for n in imports(path))
+    ]
