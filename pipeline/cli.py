@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from pipeline import console
 from pipeline.errors import RunError, UserError
@@ -18,8 +19,30 @@ from pipeline.errors import RunError, UserError
 if TYPE_CHECKING:
     from pipeline.params.schema import Params
 
+
+class _Command(TyperCommand):
+    """A command whose help does not say that `--help` takes a value, as Typer has it for every flag."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _flag(super().get_help_option(ctx))
+
+
+class _Group(TyperGroup):
+    """The same for the commands together."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _flag(super().get_help_option(ctx))
+
+
+def _flag(option: Any) -> Any:
+    if option is not None:
+        option.metavar = ""
+    return option
+
+
 app = typer.Typer(
     name="mlnt",
+    cls=_Group,
     help="Train image classifiers on partly wrong labels, and find those labels (MLNT, CVPR 2019).\n\n"
     "`dvc repro` runs the stages in order; the commands here run one of them, or look after the rest.",
     no_args_is_help=True,
@@ -30,8 +53,10 @@ app = typer.Typer(
 )
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.", show_default=True)]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Baselines = Annotated[bool, typer.Option("--baselines", help="Of the systems that the paper compares with, too.")]
+Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")]
+Baselines = Annotated[
+    bool, typer.Option("--baselines", metavar="", help="For the systems that the paper compares with.")
+]
 PARAMS = Path("params.yaml")
 STAGES = "Stages of the pipeline"
 BESIDE = "Systems to compare with"
@@ -62,7 +87,7 @@ def _errors(debug: bool) -> Iterator[None]:
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+def _version(version: Annotated[bool, typer.Option("--version", metavar="", help="Show the version.")] = False) -> None:
     if version:
         from importlib.metadata import version as installed
 
@@ -70,7 +95,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
         raise typer.Exit
 
 
-@app.command("download", rich_help_panel=STAGES)
+@app.command("download", cls=_Command, rich_help_panel=STAGES)
 def download(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Get the data set: its source → data/dataset.h5.
 
@@ -83,7 +108,7 @@ def download(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         console.say(stage.run(checked))
 
 
-@app.command("inject-noise", rich_help_panel=STAGES)
+@app.command("inject-noise", cls=_Command, rich_help_panel=STAGES)
 def inject_noise(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Split off validation samples and make labels wrong: data/dataset.h5 → data/labels.h5.
 
@@ -96,7 +121,7 @@ def inject_noise(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         console.say(stage.run(checked))
 
 
-@app.command("pretrain", rich_help_panel=STAGES)
+@app.command("pretrain", cls=_Command, rich_help_panel=STAGES)
 def pretrain(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Train by plain cross entropy on the noisy labels → models/pretrain/.
 
@@ -105,7 +130,7 @@ def pretrain(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     _train("pretrain", params, debug)
 
 
-@app.command("extract-features", rich_help_panel=STAGES)
+@app.command("extract-features", cls=_Command, rich_help_panel=STAGES)
 def extract_features(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Store the pre-trained network's features of every image → data/features.h5.
 
@@ -118,11 +143,14 @@ def extract_features(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         console.say(stage.run(checked))
 
 
-@app.command("meta-train", rich_help_panel=STAGES)
+@app.command("meta-train", cls=_Command, rich_help_panel=STAGES)
 def meta_train(
     iteration: Annotated[int, typer.Option(min=1, max=3, help="Which iteration; 2 and 3 need the one before.")],
     control: Annotated[
-        bool, typer.Option("--control", help="The control CE + filter: the same mentor rule and tau, no meta update.")
+        bool,
+        typer.Option(
+            "--control", metavar="", help="The control CE + filter: the same mentor rule and tau, no meta update."
+        ),
     ] = False,
     params: ParamsFile = PARAMS,
     debug: Debug = False,
@@ -139,7 +167,7 @@ def meta_train(
     _train(f"{'control' if control else 'meta'}{iteration}", params, debug)
 
 
-@app.command("evaluate", rich_help_panel=STAGES)
+@app.command("evaluate", cls=_Command, rich_help_panel=STAGES)
 def evaluate(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Judge every model on the test split and list the suspicious labels → metrics/evaluate.json, reports/."""
     with _errors(debug):
@@ -149,7 +177,7 @@ def evaluate(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: D
         console.say(stage.run(checked, baselines))
 
 
-@app.command("report", rich_help_panel=STAGES)
+@app.command("report", cls=_Command, rich_help_panel=STAGES)
 def report(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Gather metrics, curves and doubtful images into one page → reports/index.html."""
     with _errors(debug):
@@ -159,7 +187,7 @@ def report(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Deb
         console.say(stage.run(checked, baselines))
 
 
-@app.command("baseline", rich_help_panel=BESIDE)
+@app.command("baseline", cls=_Command, rich_help_panel=BESIDE)
 def baseline(
     name: Annotated[str, typer.Argument(help="Which; `mlnt baseline x` lists them.")],
     params: ParamsFile = PARAMS,
@@ -177,7 +205,7 @@ def baseline(
         _train(name, params, debug)
 
 
-@app.command("sweep", rich_help_panel=BESIDE)
+@app.command("sweep", cls=_Command, rich_help_panel=BESIDE)
 def sweep(
     name: Annotated[str, typer.Argument(help="table1 to table4, figure3 to figure6, or noise-kinds.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, 2, …")] = 5,
@@ -187,7 +215,7 @@ def sweep(
         typer.Option(help="Only this column, such as `r=0.5`; may be given again.", show_default="all"),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time.")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be queued.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would be queued.")] = False,
     debug: Debug = False,
 ) -> None:
     """Run the experiments of one of the paper's tables or figures, as DVC experiments.
@@ -200,7 +228,7 @@ def sweep(
         runner.run(name, seeds, preset, jobs, dry_run, cell or [])
 
 
-@app.command("tables", rich_help_panel=BESIDE)
+@app.command("tables", cls=_Command, rich_help_panel=BESIDE)
 def tables(
     preset: Annotated[str, typer.Option(help="The recipe that the sweeps were run with.")] = "digits",
     out: Annotated[Path | None, typer.Option(help="A folder for the files; reports/PRESET unless given.")] = None,
@@ -213,7 +241,7 @@ def tables(
         writer.run(preset, out or Path("reports") / preset)
 
 
-@app.command("show", rich_help_panel=HELPERS)
+@app.command("show", cls=_Command, rich_help_panel=HELPERS)
 def show(debug: Debug = False) -> None:
     """Print the table of results of the last run."""
     with _errors(debug):
@@ -222,7 +250,7 @@ def show(debug: Debug = False) -> None:
         print_table()
 
 
-@app.command("preset", rich_help_panel=HELPERS)
+@app.command("preset", cls=_Command, rich_help_panel=HELPERS)
 def preset(
     name: Annotated[str | None, typer.Argument(help="Which one; none lists them.")] = None,
     params: ParamsFile = PARAMS,
@@ -240,7 +268,7 @@ def preset(
                 typer.echo(line)
 
 
-@app.command("doctor", rich_help_panel=HELPERS)
+@app.command("doctor", cls=_Command, rich_help_panel=HELPERS)
 def doctor(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Look at this machine and project: what would run, what is missing, what to do. Exit status 2 if it cannot run."""
     with _errors(debug):

@@ -179,7 +179,7 @@ def _notes(sweep: Sweep, cells: Mapping[str, Runs]) -> list[str]:
                 f"{label}, seed {seed}: {stage} diverged ({message}); the whole experiment is missing"
                 for stage, message in stages.items()
             ]
-    taus = {label: {run.params["mentor"]["tau"] for run in runs.by_seed.values()} for label, runs in cells.items()}
+    taus = {label: {run.params["filter"]["tau"] for run in runs.by_seed.values()} for label, runs in cells.items()}
     if "meta2" in sweep.stages and sweep.axis != "filter.tau" and len(set().union(*taus.values())) > 1:
         each = ", ".join(f"{label} {min(found):g}" for label, found in taus.items() if found)
         chosen = "For the noises of Tables 1 and 2 it was chosen on validation data, for others it is the preset's."

@@ -37,7 +37,7 @@ MOVED = {
     "train.cuda_graphs": "compute.cuda_graphs",
     "train.deterministic": "compute.deterministic",
 }
-"""Where parameters of version 0.1 are now."""
+"""Parameters of older files, and where they are now."""
 REMOVED = {"mlnt.batched": "it was never faster but for toy networks"}
 
 
@@ -81,7 +81,7 @@ def check(values: Any, path: Path) -> Params:
 
 def _moved(key: str) -> str | None:
     if key in MOVED:
-        return f"{key}: is {MOVED[key]} since version 0.2; write its value there, below {MOVED[key].partition('.')[0]}:"
+        return f"{key}: moved; write its value as {MOVED[key]}"
     return f"{key}: is no parameter any more ({REMOVED[key]}); remove the line" if key in REMOVED else None
 
 

@@ -32,7 +32,7 @@ SHELL = {
     "store": BASE | {"images"},
     "sources": BASE | {"images", "store"},
     "training": BASE | {"images", "store", "params"},
-    "systems": BASE | {"images", "store", "params", "training"},
+    "systems": BASE | {"store", "params", "training"},
     "paper.numbers": set(),
     "report": BASE | {"store", "systems", "paper.numbers"},
     "stages": BASE | {"images", "store", "params", "sources", "training", "systems", "report"},
