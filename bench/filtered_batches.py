@@ -29,10 +29,9 @@ from mlnt import seeding
 from mlnt.images.batches import ImageStore
 from mlnt.method import teacher
 from mlnt.method.losses import classification_loss
-from mlnt.method.schedules import Rates
 from mlnt.method.step import MLNTStep
-from mlnt.training.foreach import add_scaled_
-from mlnt.training.state import Batch, StepMetrics, TrainState, correct, sgd_
+from mlnt.training.foreach import add_scaled_, sgd_
+from mlnt.training.state import Batch, Rates, StepMetrics, TrainState, correct
 from pipeline import files
 from pipeline.params.schema import Params
 from pipeline.stages import download, features, noise, train

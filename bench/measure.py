@@ -20,11 +20,10 @@ from rivals import PlainStep, ReleasedStep, Settings, by_hand, by_torchopt
 from torch import nn
 
 from mlnt.method.neighbors import Draws
-from mlnt.method.schedules import Rates
 from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
 from mlnt.seeding import generator
-from mlnt.training.state import Batch, TrainState
+from mlnt.training.state import Batch, Rates, TrainState
 from pipeline.training.device import keep_freed_memory
 
 RATES = Rates(lr=1e-3, meta_lr=1e-3, ema_decay=0.99, teacher_weight=0.0)  # small: the numbers stay tame for any count

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from mlnt.method import losses, neighbors, teacher
-from mlnt.method.schedules import Rates
 from mlnt.networks import pre_logit_features
-from mlnt.training.state import Batch, TrainState, sgd_
+from mlnt.training.foreach import sgd_
+from mlnt.training.state import Batch, Rates, TrainState
 
 
 @dataclass

@@ -25,7 +25,8 @@ import torch
 from measure import Setting, Worker, hardware, package_step
 from outcomes import write_table
 
-from mlnt.images.batches import Augmentation, MemoryImages, input_statistics
+from mlnt.images.batches import Augmentation, MemoryImages
+from mlnt.images.statistics import input_statistics
 from mlnt.method.schedules import Schedule
 from mlnt.networks import create_model
 from mlnt.training.data import LabeledSet, TrainingData

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mlnt.method import teacher
-from mlnt.method.schedules import Rates
-from mlnt.training.state import Batch, StepFunction, StepMetrics, TrainState, correct, sgd_
+from mlnt.training.foreach import sgd_
+from mlnt.training.state import Batch, Rates, StepFunction, StepMetrics, TrainState, correct
 
 
 @dataclass

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from mlnt.method import losses, mentor, neighbors, teacher
-from mlnt.method.schedules import Rates
-from mlnt.training.foreach import add_scaled_
-from mlnt.training.state import Batch, Network, StepFunction, StepMetrics, TrainState, correct, sgd_
+from mlnt.training.foreach import add_scaled_, sgd_
+from mlnt.training.state import Batch, Network, Rates, StepFunction, StepMetrics, TrainState, correct
 
 Order = Literal["first", "second"]
 Update = Literal["sequential", "joint"]

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mlnt.method.schedules import Rates
 from mlnt.training.draws import StepInputs
-from mlnt.training.state import StepMetrics
+from mlnt.training.state import Rates, StepMetrics
 
 StepOn = Callable[[StepInputs, Rates, bool], StepMetrics]
 Record = Callable[[Callable[[], StepMetrics], Sequence[Tensor]], tuple[Callable[[], None], StepMetrics]]
@@ -97,7 +96,7 @@ class CUDAGraphs:
                     tensor.copy_(value)
             torch.cuda.set_rng_state(random_state)
             graph = torch.cuda.CUDAGraph()
-            # Other threads may go on: one moves images to pinned memory ahead of the steps (`mlnt.file_images`).
+            # Other threads may go on: one moves images to pinned memory ahead of the steps (`mlnt.images.files`).
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 metrics = step()
         return graph.replay, metrics

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from mlnt import seeding
 from mlnt.images.batches import Augmentation, AugmentationDraws, augment
 from mlnt.method.neighbors import Draws
-from mlnt.method.schedules import Rates, Schedule
 from mlnt.training.cuda_graph import RecordedStep, StepOn
 from mlnt.training.data import TrainingData
 from mlnt.training.draws import StepInputs, draw_inputs
 from mlnt.training.evaluation import accuracy, predict_logits
-from mlnt.training.state import Batch, StepFunction, StepMetrics, TrainState, metrics_table
+from mlnt.training.state import Batch, Rates, RatesByStep, StepFunction, StepMetrics, TrainState, metrics_table
 
 ModelName = Literal["student", "teacher"]
 MODELS: tuple[ModelName, ModelName] = ("student", "teacher")
@@ -59,7 +58,7 @@ class Training:
         student: nn.Module,
         step: StepFunction,
         data: TrainingData,
-        schedule: Schedule,
+        schedule: RatesByStep,
         *,
         seed: int,
         iteration: int,

@@ -1,21 +1,44 @@
-"""What a training step works on and returns: the batch, the networks, the metrics; and SGD's update."""
+"""What a training step is called with, what it changes and what it returns: the interface of all step functions."""
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlnt.method import neighbors, teacher
-from mlnt.method.schedules import Rates
-from mlnt.training.foreach import Scalar, add_scaled_
+from mlnt.method import neighbors
+from mlnt.training.foreach import Scalar
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The values of one step: β, η, γ and λ; numbers, or scalar tensors where a recorded step reads them anew."""
+
+    lr: Scalar
+    meta_lr: Scalar
+    ema_decay: Scalar
+    teacher_weight: Scalar
+
+    @property
+    def meta(self) -> bool:
+        """Whether there is a meta update: η > 0. A tensor counts as positive; looking would wait for the device."""
+        return isinstance(self.meta_lr, Tensor) or self.meta_lr > 0
+
+
+class RatesByStep(Protocol):
+    """What the loop takes as a schedule; `mlnt.method.schedules.Schedule` is the paper's."""
+
+    def at(self, step: int) -> Rates:
+        """The rates of step `step` of the whole training, counted from 0."""
+        ...
 
 
 class Network:
@@ -89,11 +112,14 @@ class Batch:
 
 
 class TrainState:
-    """What a step changes: student θ, teacher θ̃ (a copy of the student), SGD's momentum buffers."""
+    """What a step changes: student θ, teacher θ̃, SGD's momentum buffers.
+
+    At first θ̃ = θ (Algorithm 1, line 2), a copy that needs no gradient, and the buffers are 0.
+    """
 
     def __init__(self, student: nn.Module, amp_dtype: torch.dtype | None = None) -> None:
         self.student = Network(student, amp_dtype)
-        self.teacher = Network(teacher.make_teacher(student), amp_dtype)
+        self.teacher = Network(copy.deepcopy(student).requires_grad_(False), amp_dtype)
         named = dict(self.teacher.module.named_parameters())
         self.teacher.parameters = [named[name] for name in self.student.names]
         self.momentum = [torch.zeros_like(p) for p in self.student.parameters]
@@ -165,25 +191,6 @@ class StepFunction(ABC):
     @abstractmethod
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
         """One step: mutates `state`, returns metrics."""
-
-
-@torch.no_grad()
-def sgd_(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    buffers: list[Tensor],
-    lr: Scalar,
-    momentum: float,
-    weight_decay: float,
-) -> None:
-    """SGD as `torch.optim.SGD` does it: d = g + wd·θ; v ← μv + d; θ ← θ − lr·v. Mutates parameters and buffers.
-
-    Written out because creating a `torch.optim` optimizer imports torch's compiler, at 3 s a stage.
-    """
-    decayed = torch._foreach_add(gradients, parameters, alpha=weight_decay)
-    torch._foreach_mul_(buffers, momentum)
-    torch._foreach_add_(buffers, decayed)
-    add_scaled_(parameters, buffers, -lr)
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:

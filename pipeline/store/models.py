@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mlnt.images.batches import InputStatistics
+from mlnt.images.statistics import InputStatistics
 from mlnt.training.loop import MODELS, ModelName, Training
 from pipeline import files
 from pipeline.errors import UserError

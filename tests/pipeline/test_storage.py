@@ -15,8 +15,8 @@ import pytest
 import torch
 from projects import STAGES, copy_outputs, digests, make_params, run_stage, write_picture
 
-from mlnt.images.batches import input_statistics, statistics_of
 from mlnt.images.files import FileImages
+from mlnt.images.statistics import input_statistics, statistics_of
 from pipeline import console
 from pipeline.errors import RunError, UserError
 from pipeline.images.decode import ImageOptions

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from mlnt import seeding
 from mlnt.images.batches import Augmentation
 from mlnt.method.neighbors import Draws
-from mlnt.method.schedules import Rates, Schedule
+from mlnt.method.schedules import Schedule
 from mlnt.method.step import MLNTStep
 from mlnt.networks import preact_resnet_tiny
 from mlnt.noise.matrices import symmetric_labels
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.loop import Training
-from mlnt.training.state import Batch, Network, StepFunction, StepMetrics, TrainState
+from mlnt.training.state import Batch, Network, Rates, StepFunction, StepMetrics, TrainState
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SIZE, BATCH_SIZE, EPOCHS = 160, 32, 4  # five steps an epoch

@@ -11,11 +11,10 @@ from rivals import PlainStep, ReleasedStep, Settings, by_hand, by_torchopt
 from torch import Tensor
 
 from mlnt.method import neighbors
-from mlnt.method.schedules import Rates
 from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model, pre_logit_features
 from mlnt.seeding import generator
-from mlnt.training.state import Batch, TrainState
+from mlnt.training.state import Batch, Rates, TrainState
 
 SETTINGS = Settings(num_synthetic=3, num_neighbors=4)
 RATES = Rates(lr=0.1, meta_lr=0.3, ema_decay=0.9, teacher_weight=0.0)

@@ -14,10 +14,9 @@ from algorithm1 import Hyper
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlnt.method.schedules import Rates
 from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
-from mlnt.training.state import Batch, Network, StepMetrics, TrainState
+from mlnt.training.state import Batch, Network, Rates, StepMetrics, TrainState
 
 NUM_CLASSES = 4
 BATCH_SIZE = 12

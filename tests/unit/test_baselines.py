@@ -32,9 +32,8 @@ from mlnt.baselines.cnn_crf import (
 from mlnt.baselines.forward import ForwardStep, estimate_transition_matrix, forward_loss
 from mlnt.baselines.joint_optimization import LabelCorrectionStep, SoftLabelStep, entropy, prior_loss, soft_label_loss
 from mlnt.baselines.loss_step import LossStep
-from mlnt.method.schedules import Rates
 from mlnt.method.step import MLNTStep
-from mlnt.training.state import Batch, TrainState
+from mlnt.training.state import Batch, Rates, TrainState
 
 OPTIMIZER = {"momentum": 0.9, "weight_decay": 1e-3, "teacher_bn": "own"}
 RATES = Rates(lr=0.1, meta_lr=0.0, ema_decay=0.9, teacher_weight=0.0)

@@ -19,12 +19,12 @@ from torch.utils._pytree import tree_leaves
 from mlnt.baselines.cnn_crf import CRFStep, auxiliary_from_transition
 from mlnt.baselines.forward import ForwardStep
 from mlnt.baselines.joint_optimization import SoftLabelStep
-from mlnt.images.batches import InputStatistics, MemoryImages
-from mlnt.method.schedules import Rates
+from mlnt.images.batches import MemoryImages
+from mlnt.images.statistics import InputStatistics
 from mlnt.networks import create_model
 from mlnt.training.data import TrainingData
 from mlnt.training.loop import Training
-from mlnt.training.state import Network, StepFunction, StepMetrics
+from mlnt.training.state import Network, Rates, StepFunction, StepMetrics
 
 
 class Tape(TorchDispatchMode):

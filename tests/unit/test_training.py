@@ -12,14 +12,15 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
-from mlnt.images.batches import Augmentation, InputStatistics, MemoryImages
+from mlnt.images.batches import Augmentation, MemoryImages
+from mlnt.images.statistics import InputStatistics
 from mlnt.method.neighbors import Draws, draw
-from mlnt.method.schedules import Rates, Schedule
+from mlnt.method.schedules import Schedule
 from mlnt.method.step import MLNTStep
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.evaluation import accuracy, confusion, predict_logits
 from mlnt.training.loop import MODELS, Best, DivergedError, Training, steps_per_epoch
-from mlnt.training.state import Batch, Network, StepFunction, StepMetrics, TrainState
+from mlnt.training.state import Batch, Network, Rates, StepFunction, StepMetrics, TrainState
 
 NUM_CLASSES = 4
 BATCH_SIZE = 8
