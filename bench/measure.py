@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from rivals import PlainStep, ReleasedStep, Settings, by_hand, by_torchopt
 from torch import nn
 
-from mlnt.method.neighbors import Draws
 from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
 from mlnt.seeding import generator
@@ -81,7 +80,7 @@ class Bench:
         self.labels = torch.randint(setting.classes, (setting.batch_size,), generator=draw).to(device)
         self.features = torch.randn(setting.batch_size, 128, generator=draw).to(device)
         drawn = package_step(setting.num_synthetic, "joint").draw(setting.batch_size, draw)
-        self.draws = None if drawn is None else Draws(*(each.to(device) for each in drawn))
+        self.draws = {name: each.to(device) for name, each in drawn.items()}
 
     def network(self) -> nn.Module:
         module = create_model(self.setting.network, num_classes=self.setting.classes, in_chans=3, seed=0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlnt.method import losses, mentor, neighbors, teacher
 from mlnt.training.foreach import add_scaled_, sgd_
-from mlnt.training.state import Batch, Network, Rates, StepFunction, StepMetrics, TrainState, correct
+from mlnt.training.state import Batch, Metrics, Network, Rates, StepFunction, TrainState, correct
 
 Order = Literal["first", "second"]
 Update = Literal["sequential", "joint"]
@@ -62,17 +62,22 @@ class MLNTStep(StepFunction):
             raise ValueError("batched passes are of first order; found order second")
         self.needs_features = self.num_synthetic > 0
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> neighbors.Draws | None:
-        """The random part of line 6 for all m, from a CPU generator; None for M = 0."""
+    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """The random part of line 6 for all m, `neighbors.Draws` by name, from a CPU generator; {} for M = 0."""
         if self.num_synthetic == 0:
-            return None
+            return {}
         num_replaced = round(self.replace_fraction * batch_size)
-        return neighbors.draw(self.num_synthetic, batch_size, self.num_neighbors, num_replaced, generator)
+        return neighbors.draw(self.num_synthetic, batch_size, self.num_neighbors, num_replaced, generator)._asdict()
 
-    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> Metrics:
         """One step; mutates `state`, draws nothing itself.
 
         Reads no value back from the device, and no shape depends on one: it can be recorded and replayed.
+
+        Returns:
+            L_c over the kept samples and L_meta, in nats, the latter only where there was a meta update; and how many
+            samples have the given label as prediction of the student and of the teacher, the latter only where it made
+            a forward pass: before the update, augmented, in train mode.
 
         Raises:
             ValueError: fewer than K + 1 samples, or no features where neighbours are needed.
@@ -111,12 +116,12 @@ class MLNTStep(StepFunction):
         teacher.update_average_(state.teacher.parameters, student.parameters, rates.ema_decay)
         if self.teacher_bn == "ema":
             teacher.update_buffers_(state.teacher.module, student.module, rates.ema_decay)
-        return StepMetrics(
-            class_loss.detach(),
-            meta_loss,
-            correct(logits, batch.labels),
-            None if teacher_logits is None else correct(teacher_logits, batch.labels),
-        )
+        metrics = {"class_loss": class_loss.detach(), "student_correct": correct(logits, batch.labels)}
+        if meta_loss is not None:
+            metrics["meta_loss"] = meta_loss
+        if teacher_logits is not None:
+            metrics["teacher_correct"] = correct(teacher_logits, batch.labels)
+        return metrics
 
     @torch.no_grad()
     def _teacher_logits(self, state: TrainState, batch: Batch, needed: bool) -> Tensor | None:
@@ -140,10 +145,11 @@ class MLNTStep(StepFunction):
         self, student: Network, logits: Tensor, batch: Batch, target: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """L_meta and its gradient, Algorithm 1, lines 5-10. `logits` is the student at θ, with its graph."""
-        if batch.features is None or batch.draws is None:
+        if batch.features is None or not batch.draws:
             raise ValueError("synthetic labels need the batch's features and draws, got none")
+        draws = neighbors.Draws(batch.draws["replaced_MB"], batch.draws["pick_MB"])
         neighbors_BK = neighbors.nearest_neighbors(batch.features, self.num_neighbors)
-        labels_MB = neighbors.synthetic_labels(batch.labels, neighbors_BK, batch.draws)  # line 6, for all m at once
+        labels_MB = neighbors.synthetic_labels(batch.labels, neighbors_BK, draws)  # line 6, for all m at once
         if self.batched:
             return self._all_at_once(student, logits, labels_MB, batch.images, target)
         gradient_at = self._second_order if self.order == "second" else self._first_order

@@ -61,8 +61,8 @@ def _train(session: Session, name: str) -> str:
 
     def keep_soft_labels() -> None:
         if isinstance(plan.step, LabelCorrectionStep):
-            plan.step.begin_epoch(training.num_epochs)
-            write_soft_labels(SOFT_LABELS, plan.step.soft_labels.cpu().numpy(), session.labels)
+            corrected = plan.step.corrected_labels(training.num_epochs)
+            write_soft_labels(SOFT_LABELS, corrected.cpu().numpy(), session.labels)
 
     key = "joint_optimization.lr" if isinstance(plan.step, LabelCorrectionStep) else "train.lr"
     rate = (plan.recipe or session.recipe).lr

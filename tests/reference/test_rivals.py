@@ -68,9 +68,8 @@ def test_the_released_step_is_the_joint_step_with_its_own_labels(order: str, mon
     """Its labels come from another order of random numbers: give it the package's."""
     _, batch = fresh()
     assert batch.features is not None
-    assert batch.draws is not None
     nearest = neighbors.nearest_neighbors(batch.features, SETTINGS.num_neighbors)
-    drawn = iter(neighbors.synthetic_labels(batch.labels, nearest, batch.draws))
+    drawn = iter(neighbors.synthetic_labels(batch.labels, nearest, neighbors.Draws(**batch.draws)))
     step = ReleasedStep(SETTINGS, order)
     monkeypatch.setattr(step, "_synthetic", lambda labels, features: next(drawn))
     expected = weights_after(package(order))

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from mlnt.images.batches import Augmentation, MemoryImages
 from mlnt.images.statistics import InputStatistics
-from mlnt.method.neighbors import Draws, draw
+from mlnt.method.neighbors import draw
 from mlnt.method.schedules import Schedule
 from mlnt.method.step import MLNTStep
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.evaluation import accuracy, confusion, predict_logits
 from mlnt.training.loop import MODELS, Best, DivergedError, Training, steps_per_epoch
-from mlnt.training.state import Batch, Network, Rates, StepFunction, StepMetrics, TrainState
+from mlnt.training.state import Batch, Metrics, Network, Rates, StepFunction, TrainState
 
 NUM_CLASSES = 4
 BATCH_SIZE = 8
@@ -97,22 +97,20 @@ class FakeStep(StepFunction):
     rates: list[Rates] = field(default_factory=list)
     num_synthetic: int = 2
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> Draws | None:
+    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         if not self.needs_features:
-            return None
-        return draw(self.num_synthetic, batch_size, 3, batch_size // 2, generator)
+            return {}
+        return draw(self.num_synthetic, batch_size, 3, batch_size // 2, generator)._asdict()
 
-    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> Metrics:
         call = len(self.batches)
         self.batches.append(batch)
         self.rates.append(rates)
         self.action(state, call)
-        return StepMetrics(
-            class_loss=torch.tensor(self.class_losses.get(call, 1.0)),
-            meta_loss=torch.tensor(self.meta_losses[call]) if call in self.meta_losses else None,
-            student_correct=torch.tensor(2),
-            teacher_correct=None,
-        )
+        metrics = {"class_loss": torch.tensor(self.class_losses.get(call, 1.0)), "student_correct": torch.tensor(2)}
+        if call in self.meta_losses:
+            metrics["meta_loss"] = torch.tensor(self.meta_losses[call])
+        return metrics
 
 
 def assert_same_state(one: Training, two: Training) -> None:
@@ -214,7 +212,7 @@ def test_another_seed_or_iteration_draws_another_order_and_augmentation(change: 
     flat = [{tuple(image.flatten().tolist()) for b in step.batches for image in b.images} for step in (one, two)]
     assert len(flat[0] & flat[1]) < len(flat[0]) / 2
     draws = [step.batches[0].draws for step in (one, two)]
-    assert not torch.equal(draws[0].pick_MB, draws[1].pick_MB)
+    assert not torch.equal(draws[0]["pick_MB"], draws[1]["pick_MB"])
 
 
 def test_streams_do_not_depend_on_each_other() -> None:
@@ -230,7 +228,7 @@ def test_streams_do_not_depend_on_each_other() -> None:
 def test_every_step_draws_its_own_synthetic_labels_and_augmentation() -> None:
     step = FakeStep()
     list(make_training(step).epochs())
-    draws = {tuple(batch.draws.pick_MB.flatten().tolist()) for batch in step.batches}
+    draws = {tuple(batch.draws["pick_MB"].flatten().tolist()) for batch in step.batches}
     assert len(draws) == len(step.batches) == 12
 
 
@@ -293,7 +291,7 @@ def test_without_filter_and_features_batches_have_none() -> None:
     step = FakeStep(needs_features=False)
     list(make_training(step, epochs=1).epochs())
     for batch in step.batches:
-        assert (batch.kept, batch.any_kept, batch.features, batch.draws) == (None, True, None, None)
+        assert (batch.kept, batch.any_kept, batch.features, batch.draws) == (None, True, None, {})
 
 
 @pytest.mark.parametrize(("size", "batch_size", "steps"), [(8, 8, 1), (15, 8, 1), (16, 8, 2), (27, 8, 3)])
