@@ -37,8 +37,8 @@ class Setting:
     classes: int = 10
 
 
-def package_step(num_synthetic: int, update: Any, batched: bool = False) -> MLNTStep:
-    return MLNTStep(num_synthetic, 0.5, 10, 0.2, 0.9, 1e-4, update=update, batched=batched)
+def package_step(num_synthetic: int, update: Any) -> MLNTStep:
+    return MLNTStep(num_synthetic, 0.5, 10, 0.2, 0.9, 1e-4, update=update)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ class Contender:
 STEPS = {
     "joint": Contender(lambda m: package_step(m, "joint"), True, True),
     "sequential": Contender(lambda m: package_step(m, "sequential"), True, True),
-    "joint, batched": Contender(lambda m: package_step(m, "joint", batched=True), True, True),
     "joint, bfloat16": Contender(lambda m: package_step(m, "joint"), True, True, torch.bfloat16),
     "plain, channels_last": Contender(lambda m: PlainStep(Settings(m), by_hand), True),
     "plain": Contender(lambda m: PlainStep(Settings(m), by_hand)),

@@ -160,7 +160,6 @@ class Mlnt(Section):
     gamma_start_iterations: Annotated[int, Field(ge=0, le=3)]
     gamma: Fraction
     order: Literal["first", "second"]
-    batched: bool
     update: Literal["sequential", "joint"]
     kl_reduction: Literal["batchmean", "mean"]
     teacher_bn: Literal["own", "ema"]
@@ -239,8 +238,6 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _together(self) -> Params:
-        if self.mlnt.batched and (self.mlnt.order == "second" or self.train.compile):
-            raise ValueError("mlnt.batched is true, which needs mlnt.order first and train.compile false")
         if self.mlnt.M > 0 and self.mlnt.neighbors >= self.train.batch_size:
             raise ValueError(
                 f"mlnt.neighbors is {self.mlnt.neighbors}, expected less than train.batch_size, {self.train.batch_size}"

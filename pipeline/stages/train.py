@@ -64,7 +64,6 @@ def step_options(params: Params, meta: bool = True) -> dict[str, Any]:
         "update": mlnt.update,
         "kl_reduction": mlnt.kl_reduction,
         "teacher_bn": mlnt.teacher_bn,
-        "batched": mlnt.batched,
     }
 
 

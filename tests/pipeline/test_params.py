@@ -124,8 +124,6 @@ def test_a_wrong_value_is_named_with_its_key(key: str, value: object) -> None:
         ({"train.compile": True, "train.cuda_graphs": True}, ["both true, expected one of them"]),
         ({"train.compile": True, "mlnt.order": "second"}, ["train.compile is true", "mlnt.order first"]),
         ({"train.compile": True, "mlnt.update": "joint"}, ["train.compile is true", "mlnt.update sequential"]),
-        ({"mlnt.batched": True, "mlnt.order": "second"}, ["mlnt.batched is true", "mlnt.order first"]),
-        ({"mlnt.batched": True, "train.compile": True}, ["mlnt.batched is true", "train.compile false"]),
         ({"noise.kind": "matrix", "noise.matrix_file": None}, ["noise", "matrix needs matrix_file"]),
         ({"noise.kind": "human", "noise.human_file": None}, ["noise", "human needs human_file"]),
         ({"noise.kind": "instance", "noise.sampling": "exact"}, ["noise", "sampling is exact, expected bernoulli"]),

@@ -564,7 +564,6 @@ ALTERNATIVES: dict[str, Any] = {
     "mlnt.gamma_start_iterations": 0,
     "mlnt.gamma": 0.9,
     "mlnt.order": "second",
-    "mlnt.batched": False,  # not together with the second order
     "mlnt.update": "joint",
     "mlnt.kl_reduction": "mean",
     "mlnt.teacher_bn": "ema",

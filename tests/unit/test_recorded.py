@@ -75,7 +75,6 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 PASSES: dict[str, dict[str, Any]] = {
     "first": {"order": "first"},
-    "batched": {"order": "first", "batched": True},
     "second": {"order": "second"},
 }
 
