@@ -43,7 +43,7 @@ class LossStep(StepFunction):
             with torch.no_grad():  # its BatchNorm statistics come from its own forward passes
                 metrics["teacher_correct"] = correct(state.teacher(batch.images), batch.labels)
         loss, logits = self.loss(state, batch)
-        gradient = list(torch.autograd.grad(loss, state.student.parameters))
+        gradient = list(torch.autograd.grad(loss, state.student.parameters, materialize_grads=True))
         sgd_(state.student.parameters, gradient, state.momentum, rates.lr, self.momentum, self.weight_decay)
         teacher.update_average_(state.teacher.parameters, state.student.parameters, rates.ema_decay)
         if not own:

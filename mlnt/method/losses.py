@@ -26,7 +26,8 @@ def classification_loss(logits_BC: Tensor, labels_B: Tensor, kept_B: Tensor | No
     if kept_B is None:
         return F.cross_entropy(logits_BC, labels_B)
     loss_B = F.cross_entropy(logits_BC, labels_B, reduction="none")
-    return (loss_B * kept_B).sum() / kept_B.sum().clamp(min=1)
+    # Not by a product with the mask: of a loss that has overflowed it would be NaN.
+    return torch.where(kept_B, loss_B, 0.0).sum() / kept_B.sum().clamp(min=1)
 
 
 def classification_gradient(probs_BC: Tensor, labels_B: Tensor) -> Tensor:

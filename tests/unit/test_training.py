@@ -12,6 +12,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
+from mlnt.baselines.forward import ForwardStep
 from mlnt.images.batches import Augmentation, MemoryImages
 from mlnt.images.statistics import InputStatistics
 from mlnt.method.neighbors import draw
@@ -310,6 +311,35 @@ def test_steps_hear_the_rates_of_their_number() -> None:
     list(make_training(step).epochs(heard.append))
     assert heard == list(range(12))
     assert step.rates == [SCHEDULE.at(i) for i in range(12)]
+
+
+# Parameters that take no part in the forward pass, as some networks of timm have them
+
+
+class WithUnused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(3))  # first, so that an order of gradients that slips would show
+        self.network = make_network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+def steps_of_every_kind() -> list[StepFunction]:
+    switches = [(order, update) for order in ("first", "second") for update in ("sequential", "joint")]
+    forward = ForwardStep(0.9, 1e-3, "own", transition_matrix=torch.eye(NUM_CLASSES))
+    return [forward, *(make_step(order=order, update=update) for order, update in switches)]
+
+
+@pytest.mark.parametrize("step", steps_of_every_kind(), ids=["loss", "first", "first joint", "second", "second joint"])
+def test_a_network_with_an_unused_parameter_trains_like_the_one_without(step: StepFunction) -> None:
+    plain, padded = make_training(step), make_training(step, network=WithUnused())
+    list(plain.epochs()), list(padded.epochs())
+    assert plain.history == padded.history
+    expected, actual = plain.module("student").state_dict(), padded.module("student").state_dict()
+    assert [name for name in expected if not torch.equal(expected[name], actual[f"network.{name}"])] == []
+    assert (actual["unused"] > 0.9).all()  # weight decay alone
 
 
 # History
