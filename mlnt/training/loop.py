@@ -19,16 +19,7 @@ from mlnt.training.data import TrainingData
 from mlnt.training.draws import StepInputs, augmentation_draws, below, draw_inputs, layer_randomness
 from mlnt.training.evaluation import accuracy, predict_logits
 from mlnt.training.metrics import epoch_columns, metrics_table, total_loss
-from mlnt.training.state import (
-    Batch,
-    EpochContext,
-    Metrics,
-    Network,
-    Rates,
-    RatesByStep,
-    StepFunction,
-    TrainState,
-)
+from mlnt.training.state import Batch, EpochContext, Metrics, Network, Rates, RatesByStep, StepFunction, TrainState
 
 ModelName = Literal["student", "teacher"]
 MODELS: tuple[ModelName, ModelName] = ("student", "teacher")
@@ -143,7 +134,7 @@ class Training:
         return "student" if self.best["student"].accuracy > self.best["teacher"].accuracy else "teacher"
 
     def _run_epoch(self, epoch: int, on_step: Callable[[int], None] | None) -> HistoryRow:
-        """From the first step that is not done; a step's randomness does not depend on how many came before it."""
+        """The rest of one epoch, from the first step that is not done: nothing random depends on what came before."""
         seed, iteration = self._address
         first = epoch * self.steps_per_epoch
         order = torch.randperm(
@@ -151,7 +142,7 @@ class Training:
         )
         positions_SB = order[: self.steps_per_epoch * self._batch_size].view(self.steps_per_epoch, self._batch_size)
         context = EpochContext(epoch, self.state, self._data.train.labels, self._predict)
-        if self._epochs_begun == epoch:  # else this training was stopped after the call
+        if self._epochs_begun == epoch:  # else the training that this one goes on with has made the call
             self._step.begin_epoch(context)
             self._epochs_begun += 1
         done = self.steps_done - first
