@@ -28,10 +28,9 @@ from mlnt import seeding
 from mlnt.images.batches import ImageStore
 from mlnt.method import teacher
 from mlnt.method.losses import classification_loss
-from mlnt.method.schedules import Rates
 from mlnt.method.step import MLNTStep
-from mlnt.training.foreach import add_scaled_
-from mlnt.training.state import Batch, StepMetrics, TrainState, correct, sgd_
+from mlnt.training.foreach import add_scaled_, sgd_
+from mlnt.training.state import Batch, Metrics, Rates, TrainState, correct
 from pipeline import files
 from pipeline.files import write_csv
 from pipeline.paper.statistics import paired, standard_error
@@ -71,7 +70,7 @@ class FromKept(MLNTStep):
         chosen, self._left = self._left[:size], self._left[size:]
         return self.images.batch(self.rows[chosen]), self.labels[chosen]
 
-    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> Metrics:
         student = state.student
         teacher_logits = self._teacher_logits(state, batch, needed=True)
         assert teacher_logits is not None
@@ -87,7 +86,7 @@ class FromKept(MLNTStep):
         gradient = list(torch.autograd.grad(loss, student.parameters))
         sgd_(student.parameters, gradient, state.momentum, rates.lr, self.momentum, self.weight_decay)
         teacher.update_average_(state.teacher.parameters, student.parameters, rates.ema_decay)
-        return StepMetrics(loss.detach(), None, correct(logits, labels), None)
+        return {"class_loss": loss.detach(), "student_correct": correct(logits, labels)}
 
 
 Found = dict[tuple[str, str], dict[tuple[str, str], float]]

@@ -19,12 +19,10 @@ import torch.nn.functional as F
 from rivals import PlainStep, ReleasedStep, Settings, by_hand, by_torchopt
 from torch import nn
 
-from mlnt.method.neighbors import Draws
-from mlnt.method.schedules import Rates
 from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
 from mlnt.seeding import generator
-from mlnt.training.state import Batch, TrainState
+from mlnt.training.state import Batch, Rates, TrainState
 from pipeline.training.device import keep_freed_memory
 
 RATES = Rates(lr=1e-3, meta_lr=1e-3, ema_decay=0.99, teacher_weight=0.0)  # small: the numbers stay tame for any count
@@ -39,8 +37,8 @@ class Setting:
     classes: int = 10
 
 
-def package_step(num_synthetic: int, update: Any, batched: bool = False) -> MLNTStep:
-    return MLNTStep(num_synthetic, 0.5, 10, 0.2, 0.9, 1e-4, update=update, batched=batched)
+def package_step(num_synthetic: int, update: Any) -> MLNTStep:
+    return MLNTStep(num_synthetic, 0.5, 10, 0.2, 0.9, 1e-4, update=update)
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ class Contender:
 STEPS = {
     "joint": Contender(lambda m: package_step(m, "joint"), True, True),
     "sequential": Contender(lambda m: package_step(m, "sequential"), True, True),
-    "joint, batched": Contender(lambda m: package_step(m, "joint", batched=True), True, True),
     "joint, bfloat16": Contender(lambda m: package_step(m, "joint"), True, True, torch.bfloat16),
     "plain, channels_last": Contender(lambda m: PlainStep(Settings(m), by_hand), True),
     "plain": Contender(lambda m: PlainStep(Settings(m), by_hand)),
@@ -82,7 +79,7 @@ class Bench:
         self.labels = torch.randint(setting.classes, (setting.batch_size,), generator=draw).to(device)
         self.features = torch.randn(setting.batch_size, 128, generator=draw).to(device)
         drawn = package_step(setting.num_synthetic, "joint").draw(setting.batch_size, draw)
-        self.draws = None if drawn is None else Draws(*(each.to(device) for each in drawn))
+        self.draws = {name: each.to(device) for name, each in drawn.items()}
 
     def network(self) -> nn.Module:
         module = create_model(self.setting.network, num_classes=self.setting.classes, in_chans=3, seed=0)

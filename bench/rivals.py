@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from mlnt.method import losses, neighbors, teacher
-from mlnt.method.schedules import Rates
 from mlnt.networks import pre_logit_features
-from mlnt.training.state import Batch, TrainState, sgd_
+from mlnt.training.foreach import sgd_
+from mlnt.training.state import Batch, Rates, TrainState
 
 
 @dataclass
@@ -92,12 +92,11 @@ class PlainStep:
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> None:
         s, net = self.settings, state.student
         assert batch.features is not None
-        assert batch.draws is not None
         with torch.no_grad():
             target = state.teacher.module(batch.images).softmax(1)
         nearest = neighbors.nearest_neighbors(batch.features, s.num_neighbors)
         meta = [torch.zeros_like(p) for p in net.parameters]
-        for labels in neighbors.synthetic_labels(batch.labels, nearest, batch.draws):
+        for labels in neighbors.synthetic_labels(batch.labels, nearest, neighbors.Draws(**batch.draws)):
             inner = torch.autograd.grad(F.cross_entropy(net.module(batch.images), labels), net.parameters)
             with torch.no_grad():
                 fast = self.inner_update(net.parameters, list(inner), s.inner_lr)

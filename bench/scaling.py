@@ -24,7 +24,8 @@ import matplotlib as mpl
 import torch
 from measure import Setting, Worker, hardware, package_step
 
-from mlnt.images.batches import Augmentation, MemoryImages, input_statistics
+from mlnt.images.batches import Augmentation, MemoryImages
+from mlnt.images.statistics import input_statistics
 from mlnt.method.schedules import Schedule
 from mlnt.networks import create_model
 from mlnt.training.data import LabeledSet, TrainingData

@@ -2,7 +2,7 @@
 
     python bench/step.py                       # all settings; a table for each
     python bench/step.py --setting narrow --rounds 5 --out step.csv
-    python bench/step.py --steps sequential "joint, batched"
+    python bench/step.py --steps "joint, bfloat16"
 
 Each step has a process of its own; they take turns, after a warm-up each. "ratio to joint" is the median over rounds of
 this step's time divided by that of the package's `joint` step in the same round. Peak memory is what a step takes
@@ -30,8 +30,8 @@ from rich.table import Table
 from pipeline.files import write_csv
 
 BASELINE = "joint"
-OPTIONAL = ("joint, batched", "joint, bfloat16")
-"""Only when asked for: M times the memory, and not exact."""
+OPTIONAL = ("joint, bfloat16",)
+"""Only when asked for: not exact."""
 SETTINGS = {
     "cpu": {
         "digits": Setting("preact_resnet_tiny", 8, 64, 5),

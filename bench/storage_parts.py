@@ -18,8 +18,9 @@ import torch
 from photos import CLASSES, make_params, repeated, with_labels, write_untrained
 
 from mlnt import seeding
-from mlnt.images.batches import index_batches, statistics_of
+from mlnt.images.batches import index_batches
 from mlnt.images.files import FileImages
+from mlnt.images.statistics import statistics_of
 from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
 from mlnt.training.evaluation import predict_logits

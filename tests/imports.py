@@ -1,4 +1,5 @@
-"""Which files of this project a module needs, found in its import statements, those inside functions included."""
+"""Which files of this project a module needs, found in its import statements: those inside functions too, but not those
+for the type checker alone."""
 
 from __future__ import annotations
 
@@ -25,7 +26,11 @@ def closure(*start: str, stop: Collection[str] = ()) -> set[str]:
 
 def _imported(path: str) -> list[str]:
     files: list[str] = []
-    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mlnt.baselines.loss_step import LossStep
-from mlnt.training.state import Batch, TrainState
+from mlnt.training.state import Batch, EpochContext, TrainState
 
 
 class CRFNetwork(nn.Module):
@@ -70,9 +70,13 @@ class CRFStep(LossStep):
         # On the device, so that a recorded step reads the value of its epoch.
         self._weight = torch.full((), self.weight_start, device=self.auxiliary.device)
 
-    def begin_epoch(self, epoch: int) -> None:
-        share = min(epoch / self.weight_epochs, 1.0) if self.weight_epochs else 1.0
+    def begin_epoch(self, epoch: EpochContext) -> None:
+        """Set a to its value for this epoch."""
+        share = min(epoch.number / self.weight_epochs, 1.0) if self.weight_epochs else 1.0
         self._weight.fill_(self.weight_start + share * (self.weight_end - self.weight_start))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"weight": self._weight}
 
     def loss(self, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
         module = state.student.module

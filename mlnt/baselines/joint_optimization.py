@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlnt.baselines.loss_step import LossStep
-from mlnt.training.state import Batch, TrainState
+from mlnt.training.state import Batch, EpochContext, TrainState
 
 
 @dataclass
@@ -65,19 +65,23 @@ class LabelCorrectionStep(SoftLabelStep):
         self._latest = self.soft_labels.clone()
         self._predictions = torch.zeros(self.average_epochs, *self.soft_labels.shape, device=self.soft_labels.device)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """From `first_update` epochs on, correct the labels.
+    def corrected_labels(self, epochs: int) -> Tensor:
+        """The labels [N, C] that follow from the first `epochs` epochs, which must be those that have been run.
 
-        Call it once more after the last epoch: `soft_labels` is then what step 2 trains on.
+        They are what the next epoch trains on; after the last epoch, what step 2 trains on.
         """
-        if epoch >= self.first_update:
-            self.soft_labels.copy_(self._predictions[:epoch].mean(dim=0))
+        return self.soft_labels if epochs < self.first_update else self._predictions[:epochs].mean(dim=0)
 
-    def end_epoch(self, epoch: int) -> None:
-        self._predictions[epoch % self.average_epochs] = self._latest
+    def begin_epoch(self, epoch: EpochContext) -> None:
+        """Correct the labels."""
+        self.soft_labels.copy_(self.corrected_labels(epoch.number))
+
+    def end_epoch(self, epoch: EpochContext) -> None:
+        """Keep this epoch's predictions in the place of the oldest."""
+        self._predictions[epoch.number % self.average_epochs] = self._latest
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"latest": self._latest, "predictions": self._predictions}  # the soft labels follow from them
+        return {"soft_labels": self.soft_labels, "latest": self._latest, "predictions": self._predictions}
 
     def loss(self, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = state.student(batch.images)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mlnt.method import teacher
-from mlnt.method.schedules import Rates
-from mlnt.training.state import Batch, StepFunction, StepMetrics, TrainState, correct, sgd_
+from mlnt.training.foreach import sgd_
+from mlnt.training.state import Batch, Metrics, Rates, StepFunction, TrainState, correct
 
 
 @dataclass
@@ -31,17 +31,21 @@ class LossStep(StepFunction):
     def loss(self, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
         """L, a scalar in nats with its graph, and the student's logits [B, C]."""
 
-    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
-        """One step; mutates `state`, draws nothing."""
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> Metrics:
+        """One step; mutates `state`, draws nothing.
+
+        Returns:
+            L as `class_loss`, and the counts of `MLNTStep`; a subclass may add others.
+        """
         own = self.teacher_bn == "own"
-        teacher_correct = None
+        metrics: Metrics = {}
         if own:
             with torch.no_grad():  # its BatchNorm statistics come from its own forward passes
-                teacher_correct = correct(state.teacher(batch.images), batch.labels)
+                metrics["teacher_correct"] = correct(state.teacher(batch.images), batch.labels)
         loss, logits = self.loss(state, batch)
-        gradient = list(torch.autograd.grad(loss, state.student.parameters))
+        gradient = list(torch.autograd.grad(loss, state.student.parameters, materialize_grads=True))
         sgd_(state.student.parameters, gradient, state.momentum, rates.lr, self.momentum, self.weight_decay)
         teacher.update_average_(state.teacher.parameters, state.student.parameters, rates.ema_decay)
         if not own:
             teacher.update_buffers_(state.teacher.module, state.student.module, rates.ema_decay)
-        return StepMetrics(loss.detach(), None, correct(logits, batch.labels), teacher_correct)
+        return metrics | {"class_loss": loss.detach(), "student_correct": correct(logits, batch.labels)}

@@ -1,18 +1,16 @@
-"""Images: normalised and augmented in batches, on the device; here those held in memory (`mlnt.file_images`: files)."""
+"""Images: normalised and augmented in batches, on the device; here those held in memory, in `files` those in files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlnt.images.statistics import PixelSums
-
-Normalize = Literal["mean_image", "channel"]
+from mlnt.images.statistics import InputStatistics
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class Augmentation:
 class ImageStore(Protocol):
     """What the loop and the evaluation need of a set of images, whatever they are stored in.
 
-    A batch is made in two parts: the second can be recorded together with a training step (`mlnt.recorded`), the
-    first cannot, and runs ahead where it takes time.
+    A batch is made in two parts: the second can be recorded together with a training step
+    (`mlnt.training.cuda_graph`), the first cannot, and runs ahead where it takes time.
     """
 
     @property
@@ -46,31 +44,6 @@ class ImageStore(Protocol):
     def close(self) -> None:
         """End what `fetch` may have started."""
         ...
-
-
-@dataclass(frozen=True)
-class InputStatistics:
-    """x ↦ (x / 255 − mean) / std, both broadcastable to [C, H, W]."""
-
-    mean: Tensor
-    std: Tensor
-
-
-def input_statistics(images_NCHW: Tensor, normalize: Normalize) -> InputStatistics:
-    """Statistics of uint8 training images on the CPU; sums are taken over chunks, so that memory stays bounded."""
-    chunks = (chunk.numpy() for chunk in torch.split(images_NCHW, 4096))
-    return statistics_of(PixelSums.of(chunks, tuple(images_NCHW.shape[1:])), normalize)
-
-
-def statistics_of(sums: PixelSums, normalize: Normalize) -> InputStatistics:
-    """Statistics in [0, 1].
-
-    `mean_image` subtracts the per-pixel mean (std 1); `channel` uses per-channel mean and standard deviation.
-    """
-    if normalize == "mean_image":
-        return InputStatistics(torch.from_numpy(sums.mean_image()).float(), torch.ones(()))
-    mean, variance = (torch.from_numpy(v).view(-1, 1, 1) for v in (sums.channel_mean(), sums.channel_variance()))
-    return InputStatistics(mean.float(), variance.clamp(min=1e-12).sqrt().float())
 
 
 class Normalization:

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mlnt.images import worker
-from mlnt.images.batches import InputStatistics, Normalization
+from mlnt.images.batches import Normalization
+from mlnt.images.statistics import InputStatistics
 
 Decode = Callable[[Any], NDArray[np.uint8]]
 

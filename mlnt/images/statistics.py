@@ -1,13 +1,22 @@
-"""Sums over the pixels of images, in integers: the same whatever the order, and however many processes add them up."""
+"""What images are normalised by, and the sums over their pixels that it is made of.
+
+The sums are integers: the same whatever the order, and however many processes add them up. Torch is imported inside
+functions, because the stages that only sum start without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Normalize = Literal["mean_image", "channel"]
 LEVELS = 256
 
 
@@ -67,3 +76,32 @@ class PixelSums:
         values = np.arange(LEVELS, dtype=np.int64) ** power
         moment: NDArray[np.float64] = (self.levels * values).sum(axis=1) / (pixels * 255**power)
         return moment
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """x ↦ (x / 255 − mean) / std, both broadcastable to [C, H, W], in float32 on the CPU."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def input_statistics(images_NCHW: Tensor, normalize: Normalize) -> InputStatistics:
+    """Statistics of uint8 training images on the CPU; sums are taken over chunks, so that memory stays bounded."""
+    import torch
+
+    chunks = (chunk.numpy() for chunk in torch.split(images_NCHW, 4096))
+    return statistics_of(PixelSums.of(chunks, tuple(images_NCHW.shape[1:])), normalize)
+
+
+def statistics_of(sums: PixelSums, normalize: Normalize) -> InputStatistics:
+    """Statistics in [0, 1].
+
+    `mean_image` subtracts the per-pixel mean (std 1); `channel` uses per-channel mean and standard deviation.
+    """
+    import torch
+
+    if normalize == "mean_image":
+        return InputStatistics(torch.from_numpy(sums.mean_image()).float(), torch.ones(()))
+    mean, variance = (torch.from_numpy(v).view(-1, 1, 1) for v in (sums.channel_mean(), sums.channel_variance()))
+    return InputStatistics(mean.float(), variance.clamp(min=1e-12).sqrt().float())

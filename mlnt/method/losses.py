@@ -26,7 +26,9 @@ def classification_loss(logits_BC: Tensor, labels_B: Tensor, kept_B: Tensor | No
     if kept_B is None:
         return F.cross_entropy(logits_BC, labels_B)
     loss_B = F.cross_entropy(logits_BC, labels_B, reduction="none")
-    return (loss_B * kept_B).sum() / kept_B.sum().clamp(min=1)
+    # Not by a product with the mask, which is NaN for a loss that has overflowed; nor by torch.where with a number,
+    # which a GPU would copy from the host, and a CUDA graph cannot record.
+    return loss_B.masked_fill(~kept_B, 0.0).sum() / kept_B.sum().clamp(min=1)
 
 
 def classification_gradient(probs_BC: Tensor, labels_B: Tensor) -> Tensor:

@@ -6,24 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
-from mlnt.training.foreach import Scalar
-
-
-@dataclass(frozen=True)
-class Rates:
-    """The values of one step: β, η, γ and λ; numbers, or scalar tensors where a recorded step reads them anew."""
-
-    lr: Scalar
-    meta_lr: Scalar
-    ema_decay: Scalar
-    teacher_weight: Scalar
-
-    @property
-    def meta(self) -> bool:
-        """Whether there is a meta update: η > 0. A tensor counts as positive; looking would wait for the device."""
-        return isinstance(self.meta_lr, Tensor) or self.meta_lr > 0
+from mlnt.training.state import Rates
 
 
 @dataclass(frozen=True)

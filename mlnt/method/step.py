@@ -2,7 +2,8 @@
 
 The M inner gradients of (2) share one forward pass at θ, because cross entropy is linear in the label:
 gₘ = Jᵀ((p − Ŷᵐ)/k) is one vector-Jacobian product on one retained graph. That is exact; the plain
-transcription in tests/reference/ is the judge.
+transcription in tests/reference/ is the judge. A parameter that takes no part in the forward pass has gradient 0
+(`materialize_grads`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ import torch
 from torch import Tensor
 
 from mlnt.method import losses, mentor, neighbors, teacher
-from mlnt.method.schedules import Rates
-from mlnt.training.foreach import add_scaled_
-from mlnt.training.state import Batch, Network, StepFunction, StepMetrics, TrainState, correct, sgd_
+from mlnt.training.foreach import add_scaled_, sgd_
+from mlnt.training.state import Batch, Metrics, Network, Rates, StepFunction, TrainState, correct
 
 Order = Literal["first", "second"]
 Update = Literal["sequential", "joint"]
@@ -40,8 +40,6 @@ class MLNTStep(StepFunction):
         teacher_bn: `own`: the teacher's BatchNorm statistics come from its own forward passes;
             `ema`: they follow the student's by (3).
         mentor: θ* in eval mode, for the target (12); None in iteration 1.
-        batched: the passes of all m as one, M times the memory; `first` alone. Faster where the network is so small
-            that starting operations takes longer than they do. The same but for the order of sums.
     """
 
     num_synthetic: int
@@ -55,25 +53,27 @@ class MLNTStep(StepFunction):
     kl_reduction: losses.KLReduction = "batchmean"
     teacher_bn: teacher.TeacherBatchNorm = "own"
     mentor: Network | None = None
-    batched: bool = False
     needs_features: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.batched and self.order == "second":
-            raise ValueError("batched passes are of first order; found order second")
         self.needs_features = self.num_synthetic > 0
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> neighbors.Draws | None:
-        """The random part of line 6 for all m, from a CPU generator; None for M = 0."""
+    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """The random part of line 6 for all m, `neighbors.Draws` by name, from a CPU generator; {} for M = 0."""
         if self.num_synthetic == 0:
-            return None
+            return {}
         num_replaced = round(self.replace_fraction * batch_size)
-        return neighbors.draw(self.num_synthetic, batch_size, self.num_neighbors, num_replaced, generator)
+        return neighbors.draw(self.num_synthetic, batch_size, self.num_neighbors, num_replaced, generator)._asdict()
 
-    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> Metrics:
         """One step; mutates `state`, draws nothing itself.
 
         Reads no value back from the device, and no shape depends on one: it can be recorded and replayed.
+
+        Returns:
+            L_c over the kept samples and L_meta, in nats, the latter only where there was a meta update; and how many
+            samples have the given label as prediction of the student and of the teacher, the latter only where it made
+            a forward pass: before the update, augmented, in train mode.
 
         Raises:
             ValueError: fewer than K + 1 samples, or no features where neighbours are needed.
@@ -102,7 +102,7 @@ class MLNTStep(StepFunction):
 
         class_loss = losses.classification_loss(logits, batch.labels, batch.kept)
         if batch.any_kept or meta_gradient is not None:
-            gradient = list(torch.autograd.grad(class_loss, student.parameters))
+            gradient = list(torch.autograd.grad(class_loss, student.parameters, materialize_grads=True))
             if meta_gradient is not None:
                 add_scaled_(gradient, meta_gradient, rates.meta_lr / rates.lr)
             # line 13: θ ← θ − β ∇L_c(X, Y, θ)                                                    (9)
@@ -112,12 +112,12 @@ class MLNTStep(StepFunction):
         teacher.update_average_(state.teacher.parameters, student.parameters, rates.ema_decay)
         if self.teacher_bn == "ema":
             teacher.update_buffers_(state.teacher.module, student.module, rates.ema_decay)
-        return StepMetrics(
-            class_loss.detach(),
-            meta_loss,
-            correct(logits, batch.labels),
-            None if teacher_logits is None else correct(teacher_logits, batch.labels),
-        )
+        metrics = {"class_loss": class_loss.detach(), "student_correct": correct(logits, batch.labels)}
+        if meta_loss is not None:
+            metrics["meta_loss"] = meta_loss
+        if teacher_logits is not None:
+            metrics["teacher_correct"] = correct(teacher_logits, batch.labels)
+        return metrics
 
     @torch.no_grad()
     def _teacher_logits(self, state: TrainState, batch: Batch, needed: bool) -> Tensor | None:
@@ -141,12 +141,11 @@ class MLNTStep(StepFunction):
         self, student: Network, logits: Tensor, batch: Batch, target: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """L_meta and its gradient, Algorithm 1, lines 5-10. `logits` is the student at θ, with its graph."""
-        if batch.features is None or batch.draws is None:
+        if batch.features is None or not batch.draws:
             raise ValueError("synthetic labels need the batch's features and draws, got none")
+        draws = neighbors.Draws(batch.draws["replaced_MB"], batch.draws["pick_MB"])
         neighbors_BK = neighbors.nearest_neighbors(batch.features, self.num_neighbors)
-        labels_MB = neighbors.synthetic_labels(batch.labels, neighbors_BK, batch.draws)  # line 6, for all m at once
-        if self.batched:
-            return self._all_at_once(student, logits, labels_MB, batch.images, target)
+        labels_MB = neighbors.synthetic_labels(batch.labels, neighbors_BK, draws)  # line 6, for all m at once
         gradient_at = self._second_order if self.order == "second" else self._first_order
         total = [torch.zeros_like(parameter) for parameter in student.parameters]
         loss = torch.zeros((), device=logits.device, dtype=logits.dtype)
@@ -162,7 +161,9 @@ class MLNTStep(StepFunction):
     ) -> tuple[Tensor, list[Tensor]]:
         """∇J at θ′ₘ, taken for ∇J at θ: the second derivatives of (7) are left out."""
         inner_gradient = losses.classification_gradient(logits.detach().softmax(dim=1), labels)
-        inner = torch.autograd.grad(logits, student.parameters, inner_gradient, retain_graph=True)
+        inner = torch.autograd.grad(
+            logits, student.parameters, inner_gradient, retain_graph=True, materialize_grads=True
+        )
         with torch.no_grad():  # line 7: θ′ₘ = θ − α ∇L_c(X, Ŷᵐ, θ)                               (2)
             fast = torch._foreach_add(student.parameters, list(inner), alpha=-self.inner_lr)
         for parameter in fast:
@@ -172,38 +173,17 @@ class MLNTStep(StepFunction):
         detached = fast_logits.detach()
         loss = losses.consistency_loss(target, detached, self.kl_reduction)  # line 8            (4, 5)
         gradient = losses.consistency_gradient(target, detached, self.kl_reduction)
-        return loss, list(torch.autograd.grad(fast_logits, fast, gradient))
-
-    def _all_at_once(
-        self, student: Network, logits: Tensor, labels_MB: Tensor, images: Tensor, target: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """L_meta and its gradient as the mean of `_first_order` over m, with a dimension for m before all others."""
-        probs = logits.detach().softmax(dim=1)
-        inner_gradient = torch.stack([losses.classification_gradient(probs, labels) for labels in labels_MB])
-        inner = torch.autograd.grad(
-            logits, student.parameters, inner_gradient, retain_graph=True, is_grads_batched=True
-        )
-        with torch.no_grad():  # line 7
-            pairs = zip(student.parameters, inner, strict=True)
-            fast = [torch.add(parameter, gradient, alpha=-self.inner_lr) for parameter, gradient in pairs]
-        for parameter in fast:
-            parameter.requires_grad_()
-        with student.frozen_statistics():
-            fast_logits = torch.vmap(lambda *own: student.at(own, images), randomness="different")(*fast)
-        detached = list(fast_logits.detach())
-        loss = torch.stack([losses.consistency_loss(target, of_m, self.kl_reduction) for of_m in detached])
-        gradient = torch.stack([losses.consistency_gradient(target, of_m, self.kl_reduction) for of_m in detached])
-        total = torch.autograd.grad(fast_logits, fast, gradient)
-        return loss.mean(), [of_parameter.mean(dim=0) for of_parameter in total]
+        return loss, list(torch.autograd.grad(fast_logits, fast, gradient, materialize_grads=True))
 
     def _second_order(
         self, student: Network, logits: Tensor, labels: Tensor, images: Tensor, target: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """∇θ J(θ − α ∇L_c(X, Ŷᵐ, θ)) = (I − αH) ∇J(θ′ₘ), H the Hessian of the inner loss: in full."""
-        inner = torch.autograd.grad(losses.classification_loss(logits, labels), student.parameters, create_graph=True)
+        inner_loss = losses.classification_loss(logits, labels)
+        inner = torch.autograd.grad(inner_loss, student.parameters, create_graph=True, materialize_grads=True)
         fast = torch._foreach_add(student.parameters, list(inner), alpha=-self.inner_lr)
         with student.frozen_statistics():
             fast_logits = student.at(fast, images)
         loss = losses.consistency_loss(target, fast_logits, self.kl_reduction)
-        gradient = torch.autograd.grad(loss, student.parameters, retain_graph=True)
+        gradient = torch.autograd.grad(loss, student.parameters, retain_graph=True, materialize_grads=True)
         return loss.detach(), list(gradient)

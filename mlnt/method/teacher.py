@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,11 +11,6 @@ from torch import Tensor, nn
 from mlnt.training.foreach import Scalar, lerp_
 
 TeacherBatchNorm = Literal["own", "ema"]
-
-
-def make_teacher(student: nn.Module) -> nn.Module:
-    """θ̃ = θ (Algorithm 1, line 2): a copy that needs no gradient."""
-    return copy.deepcopy(student).requires_grad_(False)
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """A training step recorded once and replayed as a CUDA graph: for networks whose kernels are launched slower than run.
 
-What changes from step to step goes into buffers at fixed addresses: the numbers of the batch, the random draws, the
-rates. Whatever decides which kernels run, η > 0 and whether a sample is kept, is known on the host, and has a
-recording of its own.
+What changes from step to step goes into buffers at fixed addresses: one for each of the step's inputs, by its name,
+and one for the rates. Whatever decides which kernels run, η > 0 and whether a sample is kept, is known on the host, and
+has a recording of its own.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mlnt.method.schedules import Rates
 from mlnt.training.draws import StepInputs
-from mlnt.training.state import StepMetrics
+from mlnt.training.state import Metrics, Rates
 
-StepOn = Callable[[StepInputs, Rates, bool], StepMetrics]
-Record = Callable[[Callable[[], StepMetrics], Sequence[Tensor]], tuple[Callable[[], None], StepMetrics]]
+StepOn = Callable[[StepInputs, Rates, bool], Metrics]
+Record = Callable[[Callable[[], Metrics], Sequence[Tensor]], tuple[Callable[[], None], Metrics]]
 WARM_UPS = 3  # cuDNN and cuBLAS choose kernels and allocate workspaces in the first ones
 
 
@@ -29,7 +28,7 @@ class Recording(NamedTuple):
     inputs: StepInputs
     rates: Tensor
     replay: Callable[[], None]
-    metrics: StepMetrics
+    metrics: Metrics
 
 
 class RecordedStep:
@@ -46,21 +45,20 @@ class RecordedStep:
         self._record = CUDAGraphs(changed[0].device) if record is None else record
         self._recordings: dict[tuple[bool, bool], Recording] = {}
 
-    def __call__(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> StepMetrics:
+    def __call__(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> Metrics:
         key = (rates.meta, any_kept)
         if key not in self._recordings:
             self._recordings[key] = self._recorded(inputs, rates, any_kept)
         recording = self._recordings[key]
-        for buffer, value in zip(recording.inputs, inputs, strict=True):
-            if buffer is not None and value is not None:
-                buffer.copy_(value)
+        for name, buffer in recording.inputs.items():
+            buffer.copy_(inputs[name])
         recording.rates.copy_(torch.tensor(astuple(rates), dtype=recording.rates.dtype), non_blocking=True)
         recording.replay()
         # The next replay overwrites its metrics.
-        return recording.metrics.clone()
+        return {name: value.clone() for name, value in recording.metrics.items()}
 
     def _recorded(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> Recording:
-        buffers = inputs.each(Tensor.clone)
+        buffers = {name: value.clone() for name, value in inputs.items()}
         # In double precision: 1 − γ is small.
         numbers = torch.tensor(astuple(rates), device=self._changed[0].device, dtype=torch.float64)
         at = Rates(*numbers.unbind())
@@ -77,9 +75,7 @@ class CUDAGraphs:
         self._device = device
         self._pool: Any = None
 
-    def __call__(
-        self, step: Callable[[], StepMetrics], changed: Sequence[Tensor]
-    ) -> tuple[Callable[[], None], StepMetrics]:
+    def __call__(self, step: Callable[[], Metrics], changed: Sequence[Tensor]) -> tuple[Callable[[], None], Metrics]:
         """Warm up on a side stream, put `changed` and the generator back, record."""
         with torch.cuda.device(self._device):
             if self._pool is None:
@@ -97,7 +93,7 @@ class CUDAGraphs:
                     tensor.copy_(value)
             torch.cuda.set_rng_state(random_state)
             graph = torch.cuda.CUDAGraph()
-            # Other threads may go on: one moves images to pinned memory ahead of the steps (`mlnt.file_images`).
+            # Other threads may go on: one moves images to pinned memory ahead of the steps (`mlnt.images.files`).
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 metrics = step()
         return graph.replay, metrics

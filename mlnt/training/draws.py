@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from mlnt import seeding
-from mlnt.images.batches import Augmentation, draw_augmentation
+from mlnt.images.batches import Augmentation, AugmentationDraws, draw_augmentation
 from mlnt.training.state import StepFunction
 
+StepInputs = dict[str, Tensor]
+"""What tells one step from another, but for the rates; of several steps, with one more dimension in front.
 
-class StepInputs(NamedTuple):
-    """What tells one step from another, but for the rates: positions in the training set [B], and all that is random.
+    positions           of its samples in the training set [B]
+    view 0/shift, …     `AugmentationDraws` of each view, those that are not None
+    draws/…             what `StepFunction.draw` gives, by its names
+    fetched             what its images are made from (`ImageStore.fetch`)
+    features            its rows of a feature table that is not in memory
 
-    With one more dimension in front: those of several steps. What is read for a step joins them last: what its images
-    are made from (`ImageStore.fetch`), and its rows of a feature table that is not in memory.
-    """
-
-    positions: Tensor
-    shift: Tensor | None
-    flip: Tensor | None
-    replaced_MB: Tensor | None
-    pick_MB: Tensor | None
-    fetched: Tensor | None = None
-    features: Tensor | None = None
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> StepInputs:
-        return StepInputs(change(self.positions), *(None if v is None else change(v) for v in self[1:]))
-
-    def at(self, step: int) -> StepInputs:
-        return self.each(lambda values: values[step])
+The last two are read when the step's turn comes.
+"""
 
 
 def draw_inputs(
@@ -41,22 +31,48 @@ def draw_inputs(
     """The inputs of the steps `first`, `first` + 1, …, whose samples are the rows of `positions_SB`; on the CPU.
 
     Each step draws from streams of its own, named by seed, iteration and step, so that nothing depends on how many
-    steps are drawn at a time.
+    steps are drawn at a time; each view from one of its own, so that none depends on how many views there are.
     """
-    steps = range(first, first + len(positions_SB))
     batch_size = positions_SB.shape[1]
-    augmentations = [
-        draw_augmentation(augmentation, batch_size, seeding.generator(seed, "augmentation", iteration, at))
-        for at in steps
+    steps = [
+        _draw_step(step, augmentation, batch_size, seed, (iteration, at))
+        for at in range(first, first + len(positions_SB))
     ]
-    draws = [step.draw(batch_size, seeding.generator(seed, "synthetic labels", iteration, at)) for at in steps]
-    return StepInputs(
-        positions_SB,
-        *(_stack(column) for column in zip(*augmentations, strict=True)),
-        *(_stack(column) for column in zip(*(draw or (None, None) for draw in draws), strict=True)),
-    )
+    return {"positions": positions_SB} | {name: torch.stack([drawn[name] for drawn in steps]) for name in steps[0]}
 
 
-def _stack(values: Sequence[Tensor | None]) -> Tensor | None:
-    known = [value for value in values if value is not None]
-    return torch.stack(known) if known else None
+def _draw_step(
+    step: StepFunction, augmentation: Augmentation, batch_size: int, seed: int, address: tuple[int, int]
+) -> StepInputs:
+    drawn: StepInputs = {}
+    for view in range(step.views):
+        stream = f"augmentation, view {view}" if view else "augmentation"
+        of_view = draw_augmentation(augmentation, batch_size, seeding.generator(seed, stream, *address))
+        drawn |= {f"view {view}/{name}": value for name, value in of_view._asdict().items() if value is not None}
+    # The stream has the name of what was drawn from it first; another name would be other numbers.
+    own = step.draw(batch_size, seeding.generator(seed, "synthetic labels", *address))
+    return drawn | {f"draws/{name}": value for name, value in own.items()}
+
+
+def augmentation_draws(inputs: StepInputs, view: int) -> AugmentationDraws:
+    """Those of one view, as `draw_inputs` has named them."""
+    return AugmentationDraws(inputs.get(f"view {view}/shift"), inputs.get(f"view {view}/flip"))
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, named by the rest."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@contextmanager
+def layer_randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """Random layers (dropout) draw from the global generators of the CPU and of `device`: inside the block these start
+    at `seed`, and afterwards they are where they were."""
+    gpus: list[int] = []
+    if device.type == "cuda":
+        gpus = [torch.cuda.current_device() if device.index is None else device.index]
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reaches every GPU
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu].manual_seed(seed)
+        yield

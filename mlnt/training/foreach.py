@@ -30,3 +30,22 @@ def lerp_(targets: Sequence[Tensor], values: Sequence[Tensor], weight: Scalar) -
         add_scaled_(targets, torch._foreach_sub(list(values), list(targets)), weight)
     else:
         torch._foreach_lerp_(list(targets), list(values), weight)
+
+
+@torch.no_grad()
+def sgd_(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    buffers: list[Tensor],
+    lr: Scalar,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    """SGD as `torch.optim.SGD` does it: d = g + wd·θ; v ← μv + d; θ ← θ − lr·v. Mutates parameters and buffers.
+
+    Written out because creating a `torch.optim` optimizer imports torch's compiler, at 3 s a stage.
+    """
+    decayed = torch._foreach_add(gradients, parameters, alpha=weight_decay)
+    torch._foreach_mul_(buffers, momentum)
+    torch._foreach_add_(buffers, decayed)
+    add_scaled_(parameters, buffers, -lr)

@@ -6,7 +6,6 @@ The method and its baselines differ only in the step function.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from mlnt import seeding
-from mlnt.images.batches import Augmentation, AugmentationDraws, augment
-from mlnt.method.neighbors import Draws
-from mlnt.method.schedules import Rates, Schedule
+from mlnt.images.batches import Augmentation, augment
 from mlnt.training.cuda_graph import RecordedStep, StepOn
 from mlnt.training.data import TrainingData
-from mlnt.training.draws import StepInputs, draw_inputs
+from mlnt.training.draws import StepInputs, augmentation_draws, below, draw_inputs, layer_randomness
 from mlnt.training.evaluation import accuracy, predict_logits
-from mlnt.training.state import Batch, StepFunction, StepMetrics, TrainState, metrics_table
+from mlnt.training.metrics import epoch_columns, metrics_table, total_loss
+from mlnt.training.state import Batch, EpochContext, Metrics, Network, Rates, RatesByStep, StepFunction, TrainState
 
 ModelName = Literal["student", "teacher"]
 MODELS: tuple[ModelName, ModelName] = ("student", "teacher")
@@ -46,8 +44,9 @@ class Best:
 class Training:
     """One iteration: `epochs()` runs what is left of it and yields a row of history after each epoch.
 
-    Randomness: `order`, `augmentation`, `synthetic labels` and `layers` (dropout) draw from streams named by
-    seed, iteration and epoch or step, so a run resumed from `state_dict()` repeats the uninterrupted one.
+    Randomness: the order of the samples, the inputs of each step (`draw_inputs`) and random layers (dropout) draw from
+    streams named by seed, iteration and epoch or step, so a run resumed from `state_dict()` repeats the uninterrupted
+    one. No generator but these is read or moved.
 
     Raises:
         ValueError: fewer training samples than one batch.
@@ -59,7 +58,7 @@ class Training:
         student: nn.Module,
         step: StepFunction,
         data: TrainingData,
-        schedule: Schedule,
+        schedule: RatesByStep,
         *,
         seed: int,
         iteration: int,
@@ -89,9 +88,10 @@ class Training:
         self._features = features.to(device) if isinstance(features, Tensor) else None
         self._feature_rows = None if isinstance(features, Tensor) else features
         self._run_step: StepOn = self._step_on
+        self._epochs_begun = 0
         # Of the epoch that is running: the metrics of its steps so far, looked at, and those of the last few, not yet.
-        self._metrics = metrics_table([], device)
-        self._pending: list[StepMetrics] = []
+        self._metrics = metrics_table([], step.metrics, device)
+        self._pending: list[Metrics] = []
 
     @property
     def kept(self) -> Tensor | None:
@@ -134,14 +134,17 @@ class Training:
         return "student" if self.best["student"].accuracy > self.best["teacher"].accuracy else "teacher"
 
     def _run_epoch(self, epoch: int, on_step: Callable[[int], None] | None) -> HistoryRow:
-        """From the first step that is not done; a step's randomness does not depend on how many came before it."""
+        """The rest of one epoch, from the first step that is not done: nothing random depends on what came before."""
         seed, iteration = self._address
         first = epoch * self.steps_per_epoch
         order = torch.randperm(
             len(self._data.train.indices), generator=seeding.generator(seed, "order", iteration, epoch)
         )
         positions_SB = order[: self.steps_per_epoch * self._batch_size].view(self.steps_per_epoch, self._batch_size)
-        self._step.begin_epoch(epoch)
+        context = EpochContext(epoch, self.state, self._data.train.labels, self._predict)
+        if self._epochs_begun == epoch:  # else the training that this one goes on with has made the call
+            self._step.begin_epoch(context)
+            self._epochs_begun += 1
         done = self.steps_done - first
         fetched = self._data.images.fetch(self._data.train.indices[rows] for rows in positions_SB[done:])
         for start in range(done, self.steps_per_epoch, STEPS_AHEAD):
@@ -151,11 +154,14 @@ class Training:
                 step = first + start + offset
                 if on_step is not None:
                     on_step(step)
-                one = inputs.at(offset)._replace(fetched=next(fetched), features=self._read_features(positions[offset]))
-                with _layer_randomness(self._data.images.device, seeding.derive(seed, "layers", iteration, step)):
+                one = {name: values[offset] for name, values in inputs.items()} | {"fetched": next(fetched)}
+                if self._feature_rows is not None:
+                    rows = self._feature_rows.rows(positions[offset])
+                    one["features"] = rows.to(self._data.images.device, non_blocking=True)
+                with layer_randomness(self._data.images.device, seeding.derive(seed, "layers", iteration, step)):
                     self._pending.append(self._run_step(one, self._schedule.at(step), kept))
             self._look_at_losses()
-        self._step.end_epoch(epoch)
+        self._step.end_epoch(context)
         row = self._evaluate(epoch, self._metrics)
         self._metrics = self._metrics[:0]
         return row
@@ -165,25 +171,18 @@ class Training:
         inputs = draw_inputs(self._step, self._augmentation, positions_SB, first, *self._address)
         kept = self._data.kept
         any_kept = [True] * len(positions_SB) if kept is None else kept[positions_SB].any(dim=1).tolist()
-        device = self._data.images.device
-        return inputs.each(lambda values: values.to(device)), any_kept
+        return {name: values.to(self._data.images.device) for name, values in inputs.items()}, any_kept
 
-    def _read_features(self, positions: Tensor) -> Tensor | None:
-        if self._feature_rows is None:
-            return None
-        return self._feature_rows.rows(positions).to(self._data.images.device, non_blocking=True)
-
-    def _step_on(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> StepMetrics:
+    def _step_on(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> Metrics:
         """One step from its inputs on the device."""
         return self._step(self.state, self._batch(inputs, any_kept), rates)
 
     def _batch(self, inputs: StepInputs, any_kept: bool) -> Batch:
         """Gather, normalise, augment, look up."""
-        at = inputs.positions
-        if inputs.fetched is None:
-            raise ValueError("a step needs its images, got none")
-        images = augment(
-            self._data.images.batch(inputs.fetched), self._augmentation, AugmentationDraws(inputs.shift, inputs.flip)
+        at = inputs["positions"]
+        plain = self._data.images.batch(inputs["fetched"])
+        images, *others = (
+            augment(plain, self._augmentation, augmentation_draws(inputs, view)) for view in range(self._step.views)
         )
         return Batch(
             images=images,
@@ -191,11 +190,17 @@ class Training:
             positions=at,
             kept=None if self._kept is None else self._kept[at],
             any_kept=any_kept,
-            features=inputs.features if self._features is None else self._features[at],
-            draws=None
-            if inputs.replaced_MB is None or inputs.pick_MB is None
-            else Draws(inputs.replaced_MB, inputs.pick_MB),
+            features=inputs.get("features") if self._features is None else self._features[at],
+            draws=below(inputs, "draws/"),
+            other_views=tuple(others),
         )
+
+    def _predict(self, network: Network | nn.Module) -> Tensor:
+        """Logits over D, for a step function between two epochs."""
+        if isinstance(network, nn.Module):
+            network = Network(network, self.state.student.amp_dtype)
+        indices = self._data.train.indices
+        return predict_logits([network], self._data.images, indices, self._eval_batch_size)[0]
 
     def _look_at_losses(self) -> None:
         """Move pending metrics to those looked at.
@@ -205,27 +210,24 @@ class Training:
         """
         if not self._pending:
             return
-        loss = torch.stack([m.class_loss if m.meta_loss is None else m.class_loss + m.meta_loss for m in self._pending])
+        loss = torch.stack([total_loss(metrics) for metrics in self._pending])
         finite = loss.isfinite()
         if not bool(finite.all()):
             at = int((~finite).nonzero()[0])
             step = self.steps_done - len(self._pending) + at
             raise DivergedError(f"the loss was {loss[at].item()} at step {step}")
-        self._metrics = torch.cat([self._metrics, metrics_table(self._pending, self._metrics.device)])
+        looked_at = metrics_table(self._pending, self._step.metrics, self._metrics.device)
+        self._metrics = torch.cat([self._metrics, looked_at])
         self._pending = []
 
     def _evaluate(self, epoch: int, metrics: Tensor) -> HistoryRow:
         last = (epoch + 1) * self.steps_per_epoch - 1
         rates = self._schedule.at(last)
-        class_loss, meta_loss, student_correct, teacher_correct = (_mean(column) for column in metrics.unbind(dim=1))
         row: HistoryRow = {
             "epoch": epoch + 1,
             "lr": float(rates.lr),
             "meta_lr": float(rates.meta_lr) if self._step.needs_features else 0.0,
-            "class_loss": class_loss,
-            "meta_loss": meta_loss,
-            "student_train_accuracy": None if student_correct is None else student_correct / self._batch_size,
-            "teacher_train_accuracy": None if teacher_correct is None else teacher_correct / self._batch_size,
+            **epoch_columns(metrics, self._step.metrics, self._batch_size),
         }
         networks = (self.state.student, self.state.teacher)
         values: dict[str, float] = {}
@@ -253,7 +255,7 @@ class Training:
         tensors |= {f"step/{name}": v for name, v in self._step.tensors().items()}
         tensors["metrics"] = self._metrics
         best = {name: [self.best[name].accuracy, self.best[name].epoch] for name in MODELS}
-        return tensors, {"history": self.history, "best": best}
+        return tensors, {"history": self.history, "best": best, "epochs_begun": self._epochs_begun}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Go back to what `state_dict` described."""
@@ -263,10 +265,10 @@ class Training:
             remembered.copy_(tensors[f"step/{name}"])
         best: dict[str, list[float]] = values["best"]
         for name in MODELS:
-            self.module(name).load_state_dict(_below(tensors, f"{name}/last/"))
-            weights = {k: v.to(self._data.images.device) for k, v in _below(tensors, f"{name}/best/").items()}
+            self.module(name).load_state_dict(below(tensors, f"{name}/last/"))
+            weights = {k: v.to(self._data.images.device) for k, v in below(tensors, f"{name}/best/").items()}
             self.best[name] = Best(float(best[name][0]), int(best[name][1]), weights)
-        self.history = list(values["history"])
+        self.history, self._epochs_begun = list(values["history"]), int(values["epochs_begun"])
         self._metrics, self._pending = tensors["metrics"].to(self._data.images.device), []
 
 
@@ -275,24 +277,3 @@ def steps_per_epoch(num_samples: int, batch_size: int) -> int:
     if num_samples < batch_size:
         raise ValueError(f"need at least one batch of {batch_size} training samples, got {num_samples}")
     return num_samples // batch_size
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-@contextmanager
-def _layer_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Random layers (dropout) draw from the global generator: give it a seed, and put it back afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reaches every GPU
-        if devices:
-            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-        yield
-
-
-def _mean(column: Tensor) -> float | None:
-    """The mean over the steps that have a value; None if there are none."""
-    known = column[~column.isnan()]
-    return known.mean().item() if len(known) else None

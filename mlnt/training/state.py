@@ -1,21 +1,45 @@
-"""What a training step works on and returns: the batch, the networks, the metrics; and SGD's update."""
+"""What a training step is called with, what it changes and what it returns: the interface of all step functions."""
 
 from __future__ import annotations
 
-import math
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlnt.method import neighbors, teacher
-from mlnt.method.schedules import Rates
-from mlnt.training.foreach import Scalar, add_scaled_
+from mlnt.training.foreach import Scalar
+
+Metrics = dict[str, Tensor]
+"""Scalars of one step by their names, left on the device."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The values of one step: β, η, γ and λ; numbers, or scalar tensors where a recorded step reads them anew."""
+
+    lr: Scalar
+    meta_lr: Scalar
+    ema_decay: Scalar
+    teacher_weight: Scalar
+
+    @property
+    def meta(self) -> bool:
+        """Whether there is a meta update: η > 0. A tensor counts as positive; looking would wait for the device."""
+        return isinstance(self.meta_lr, Tensor) or self.meta_lr > 0
+
+
+class RatesByStep(Protocol):
+    """What the loop takes as a schedule; `mlnt.method.schedules.Schedule` is the paper's."""
+
+    def at(self, step: int) -> Rates:
+        """The rates of step `step` of the whole training, counted from 0."""
+        ...
 
 
 class Network:
@@ -54,7 +78,12 @@ class Network:
 
     @contextmanager
     def frozen_statistics(self) -> Iterator[None]:
-        """BatchNorm in train mode normalises by the batch, as always, but its running statistics stay put."""
+        """BatchNorm in train mode normalises by the batch, as always, but its running statistics stay put.
+
+        BatchNorm is all that this covers (1d, 2d, 3d, synchronised, timm's subclasses of them). Other buffers that
+        move in a forward pass in train mode, those of InstanceNorm with `track_running_stats` and of spectral norm,
+        move here as well.
+        """
         tracked = [norm.track_running_stats for norm in self._norms]
         for norm in self._norms:
             norm.track_running_stats = False
@@ -70,13 +99,15 @@ class Batch:
     """One mini-batch (X, Y).
 
     Attributes:
-        images: X, augmented once, float [B, in_chans, H, W].
+        images: X, augmented, float [B, in_chans, H, W].
         labels: Y, given labels [B].
         positions: of the samples in D [B], for steps that remember something of each sample.
         kept: boolean [B], the samples in D′ (10); None where nothing is filtered.
         any_kept: whether `kept` has a True, known on the host so that no step waits for the device.
-        features: pre-logit features [B, D] of the pre-trained network; None when no neighbours are needed.
-        draws: what is random in the synthetic labels of this step, from `MLNTStep.draw`; None likewise.
+        features: pre-logit features [B, D] of the pre-trained network; None for a step that needs none.
+        draws: what is random in this step, by name, from `StepFunction.draw`.
+        other_views: the same samples augmented by other draws, each like `images`; as many as `StepFunction.views`
+            asks for, less one.
     """
 
     images: Tensor
@@ -85,15 +116,24 @@ class Batch:
     kept: Tensor | None = None
     any_kept: bool = True
     features: Tensor | None = None
-    draws: neighbors.Draws | None = None
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
+    other_views: tuple[Tensor, ...] = ()
+
+    @property
+    def views(self) -> tuple[Tensor, ...]:
+        """All augmented versions of X; the first is `images`."""
+        return (self.images, *self.other_views)
 
 
 class TrainState:
-    """What a step changes: student θ, teacher θ̃ (a copy of the student), SGD's momentum buffers."""
+    """What a step changes: student θ, teacher θ̃, SGD's momentum buffers.
+
+    At first θ̃ = θ (Algorithm 1, line 2), a copy that needs no gradient, and the buffers are 0.
+    """
 
     def __init__(self, student: nn.Module, amp_dtype: torch.dtype | None = None) -> None:
         self.student = Network(student, amp_dtype)
-        self.teacher = Network(teacher.make_teacher(student), amp_dtype)
+        self.teacher = Network(copy.deepcopy(student).requires_grad_(False), amp_dtype)
         named = dict(self.teacher.module.named_parameters())
         self.teacher.parameters = [named[name] for name in self.student.names]
         self.momentum = [torch.zeros_like(p) for p in self.student.parameters]
@@ -107,84 +147,74 @@ class TrainState:
 
 
 @dataclass(frozen=True)
-class StepMetrics:
-    """Scalars of one step, left on the device.
+class EpochContext:
+    """What a step function is told between two epochs.
 
     Attributes:
-        class_loss: L_c over the kept samples, or a baseline's whole loss, in nats, before the update.
-        meta_loss: L_meta in nats; None when there was no meta update.
-        student_correct: samples whose given label the student predicts, before the update, augmented, train mode.
-        teacher_correct: the same for the teacher; None when it made no forward pass.
+        number: of the epoch that begins or has ended, from 0.
+        state: the networks as they are now.
+        labels: given labels of the training set D [N], on the CPU.
+        predict: logits [N, C] of a network, or of any module that maps images to logits, for the samples of D in their
+            order: eval mode, un-augmented images, on the CPU, without gradient. It reads all images of D, and puts the
+            module's mode back. Call it before `begin_epoch` or `end_epoch` returns, not later.
     """
 
-    class_loss: Tensor
-    meta_loss: Tensor | None
-    student_correct: Tensor
-    teacher_correct: Tensor | None
-
-    def clone(self) -> StepMetrics:
-        values = (self.class_loss, self.meta_loss, self.student_correct, self.teacher_correct)
-        return StepMetrics(*(None if value is None else value.clone() for value in values))  # type: ignore[arg-type]
-
-
-def metrics_table(metrics: Sequence[StepMetrics], device: torch.device) -> Tensor:
-    """A row a step, a column a metric, in the order of StepMetrics, float64 [S, 4]; NaN stands for None."""
-    table = torch.full((len(metrics), len(fields(StepMetrics))), math.nan, dtype=torch.float64, device=device)
-    for column, metric in enumerate(fields(StepMetrics)):
-        known = [(row, value) for row, m in enumerate(metrics) if (value := getattr(m, metric.name)) is not None]
-        if known:
-            rows, values = zip(*known, strict=True)
-            table[list(rows), column] = torch.stack(values).double()
-    return table
+    number: int
+    state: TrainState
+    labels: Tensor
+    predict: Callable[[Network | nn.Module], Tensor]
 
 
 class StepFunction(ABC):
     """What the training loop calls. The method and every baseline are one; the defaults here are those of a step
-    that draws nothing and remembers nothing."""
+    that looks at one view of its batch, draws nothing and remembers nothing.
+
+    Attributes:
+        needs_features: whether its batches carry pre-logit features.
+        views: how many augmented versions of its images it wants, at least 1.
+        metrics: the names of what it returns, in the order of the history's columns. One that ends in `_loss` must be
+            finite, or training ends; `class_loss` is there in every step. One that ends in `_correct` counts samples of
+            the batch, and becomes the column `…_train_accuracy`. Every other one is averaged over the epoch as it is.
+    """
 
     needs_features: bool = False
+    views: int = 1
+    metrics: tuple[str, ...] = ("class_loss", "meta_loss", "student_correct", "teacher_correct")
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> neighbors.Draws | None:
-        """What is random in a step, drawn beforehand; None for nothing."""
+    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """What is random in a step, by name, drawn beforehand from a CPU generator; {} for nothing.
+
+        Every step draws the same names in the same shapes.
+        """
         del batch_size, generator
-        return None
+        return {}
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Called before the first step of each epoch, the first being 0, and again where an epoch is gone on with:
-        it may depend on `tensors`, and must not change them."""
+    def begin_epoch(self, epoch: EpochContext) -> None:
+        """Called once before the first step of each epoch.
+
+        Whatever the epoch's steps depend on has to be in `tensors`: training that was stopped in the middle of an
+        epoch goes on from them, without another call.
+        """
         del epoch
 
-    def end_epoch(self, epoch: int) -> None:
-        """Called after the last step of each epoch."""
+    def end_epoch(self, epoch: EpochContext) -> None:
+        """Called once after the last step of each epoch, before the networks are evaluated."""
         del epoch
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the step itself remembers from step to step, by name: part of a checkpoint."""
+        """What the step itself remembers, by name: part of a checkpoint.
+
+        The same tensors from the start, changed in place: a checkpoint is read into them, and a recorded step (CUDA
+        graph) reads and writes at their addresses. A recorded step runs its Python code when it is recorded and not
+        again: what changes from step to step has to be in tensors there.
+        """
         return {}
 
     @abstractmethod
-    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
-        """One step: mutates `state`, returns metrics."""
-
-
-@torch.no_grad()
-def sgd_(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    buffers: list[Tensor],
-    lr: Scalar,
-    momentum: float,
-    weight_decay: float,
-) -> None:
-    """SGD as `torch.optim.SGD` does it: d = g + wd·θ; v ← μv + d; θ ← θ − lr·v. Mutates parameters and buffers.
-
-    Written out because creating a `torch.optim` optimizer imports torch's compiler, at 3 s a stage.
-    """
-    decayed = torch._foreach_add(gradients, parameters, alpha=weight_decay)
-    torch._foreach_mul_(buffers, momentum)
-    torch._foreach_add_(buffers, decayed)
-    add_scaled_(parameters, buffers, -lr)
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> Metrics:
+        """One step: mutates `state`, returns metrics, those of `self.metrics` that this step has."""
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many samples have their label as arg-max: an integer on the device."""
     return (logits.detach().argmax(dim=1) == labels).sum()

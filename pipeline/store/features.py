@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import files
+from pipeline.errors import UserError
 from pipeline.store import hdf5
 from pipeline.store.dataset import Labels
 
@@ -23,13 +24,21 @@ ROWS_AT_A_TIME = 4096
 def write_features(
     chunks: Iterable[NDArray[np.floating]], rows: int, width: int, dtype: str, labels: Labels, network_digest: str
 ) -> None:
-    """Written chunk by chunk."""
+    """Write data/features.h5, chunk by chunk, from float32 rows of `width` numbers.
+
+    Raises:
+        UserError: a number that `dtype` cannot hold; or one that is not finite. The file is then as it was before.
+    """
+    limit = float(np.finfo(dtype).max)
     with hdf5.create(files.FEATURES) as (file, sink):
         hdf5.store(file, {}, {"labels_digest": labels.digest, "network_digest": network_digest})
         together = max(1, min(rows, CHUNK_BYTES // (width * np.dtype(dtype).itemsize)))
         table = file.create_dataset("features", (rows, width), dtype, chunks=(together, width), fletcher32=True)
         at = 0
         for chunk in chunks:
+            if not (largest := float(np.abs(chunk).max())) <= limit:  # so that NaN is refused too
+                remedy = "set it to float32" if np.isfinite(largest) else "lower train.lr: the network has diverged"
+                raise UserError(f"features.dtype: {dtype} holds up to {limit:.6g}, found {largest:.6g}; {remedy}")
             table[at : at + len(chunk)] = chunk
             at += len(chunk)
             sink.check()

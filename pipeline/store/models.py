@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mlnt.images.batches import InputStatistics
+from mlnt.images.statistics import InputStatistics
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.store.cards import ModelCard, folder

@@ -39,8 +39,7 @@ def _label_correction(session: Session, _: System, __: Network | None) -> Plan:
     )
 
     def keep_soft_labels() -> None:
-        step.begin_epoch(chosen.epochs)
-        write_soft_labels(SOFT_LABELS, step.soft_labels.cpu().numpy(), session.labels)
+        write_soft_labels(SOFT_LABELS, step.corrected_labels(chosen.epochs).cpu().numpy(), session.labels)
 
     return Plan(
         step,

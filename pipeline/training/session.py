@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mlnt.images.batches import Augmentation, ImageStore, InputStatistics, MemoryImages, statistics_of
-from mlnt.images.statistics import PixelSums
+from mlnt.images.batches import Augmentation, ImageStore, MemoryImages
+from mlnt.images.statistics import InputStatistics, PixelSums, statistics_of
 from mlnt.method.mentor import given_label_probability
 from mlnt.method.schedules import Schedule
 from mlnt.method.teacher import TeacherBatchNorm

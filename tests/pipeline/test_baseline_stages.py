@@ -108,20 +108,19 @@ def test_the_soft_labels_are_the_mean_of_the_last_predictions_row_for_row(
     given = labels.labels[labels.rows(TRAIN)]
     latest = np.eye(10, dtype=np.float32)[given]
     history: list[Any] = []
-    original, begin = LabelCorrectionStep.loss, LabelCorrectionStep.begin_epoch
+    original, end = LabelCorrectionStep.loss, LabelCorrectionStep.end_epoch
 
     def loss(self: Any, state: Any, batch: Any) -> Any:
         value, logits = original(self, state, batch)
         latest[batch.positions.numpy()] = logits.detach().softmax(1).numpy()
         return value, logits
 
-    def begin_epoch(self: Any, epoch: int) -> None:
-        if epoch:
-            history.append(latest.copy())
-        begin(self, epoch)
+    def end_epoch(self: Any, epoch: Any) -> None:
+        history.append(latest.copy())
+        end(self, epoch)
 
     monkeypatch.setattr(LabelCorrectionStep, "loss", loss)
-    monkeypatch.setattr(LabelCorrectionStep, "begin_epoch", begin_epoch)
+    monkeypatch.setattr(LabelCorrectionStep, "end_epoch", end_epoch)
     train.run(make_params(**SMALL), "joint_optimization_1")
     assert len(history) == 4
     written = read_soft_labels(SOFT_LABELS, labels)

@@ -15,9 +15,9 @@ import pytest
 import torch
 from projects import STAGES, copy_outputs, digests, make_params, run_stage, write_picture
 
-from mlnt.images.batches import input_statistics, statistics_of
 from mlnt.images.files import FileImages
-from pipeline import console
+from mlnt.images.statistics import input_statistics, statistics_of
+from pipeline import console, files
 from pipeline.errors import RunError, UserError
 from pipeline.images.decode import ImageOptions
 from pipeline.images.files import ImageFiles
@@ -26,7 +26,8 @@ from pipeline.sources import imagefolder
 from pipeline.sources.archives import GIB
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
-from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, read_dataset, read_labels, write_dataset
+from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset
+from pipeline.store.features import write_features
 from pipeline.training.session import image_store
 
 MODES = ("RGB", "L", "RGBA", "P", "LA", "1")
@@ -256,6 +257,29 @@ def test_features_on_the_disk_train_as_those_in_memory(
             run_stage(stage, params)
         found.append(results(tmp_path))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number", "expected"),
+    [
+        ("float16", -70_000.0, "float16 holds up to 65504, found 70000; set it to float32"),
+        ("float16", np.inf, "found inf; lower train.lr"),
+        ("float32", np.nan, "found nan; lower train.lr"),
+    ],
+)
+def test_features_that_their_type_cannot_hold_are_refused_and_the_file_stays(
+    dtype: str, number: float, expected: str, project: Path
+) -> None:
+    labels = Labels(np.zeros(4, np.int64), None, np.zeros(4, np.uint8), None, "", "digest")
+    good = np.full((2, 3), 65_504, np.float32)
+    bad = good.copy()
+    bad[1, 2] = number
+    write_features([good, good], 4, 3, dtype, labels, "network")
+    before = files.FEATURES.read_bytes()
+    with pytest.raises(UserError, match=f"^features.dtype: .*{expected}"):
+        write_features([good, bad], 4, 3, dtype, labels, "another network")
+    assert files.FEATURES.read_bytes() == before
+    assert [path.name for path in files.FEATURES.parent.iterdir()] == [files.FEATURES.name]
 
 
 def test_the_gallery_of_figure_7_reads_files(

@@ -1,4 +1,4 @@
-"""Algorithm 1 written as naively as it reads: the judge of `mlnt.step.MLNTStep`.
+"""Algorithm 1 written as naively as it reads: the judge of `mlnt.method.step.MLNTStep`.
 
 Every m has forward and backward passes of its own, the neighbours come from loops, SGD is written by hand. It shares
 with the library only the order in which the random numbers are drawn.

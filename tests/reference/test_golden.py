@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from mlnt import seeding
 from mlnt.images.batches import Augmentation
-from mlnt.method.neighbors import Draws
-from mlnt.method.schedules import Rates, Schedule
+from mlnt.method.schedules import Schedule
 from mlnt.method.step import MLNTStep
 from mlnt.networks import preact_resnet_tiny
 from mlnt.noise.matrices import symmetric_labels
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.loop import Training
-from mlnt.training.state import Batch, Network, StepFunction, StepMetrics, TrainState
+from mlnt.training.state import Batch, Metrics, Network, Rates, StepFunction, TrainState
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SIZE, BATCH_SIZE, EPOCHS = 160, 32, 4  # five steps an epoch
@@ -62,13 +61,13 @@ class Recorder(StepFunction):
         self.needs_features = step.needs_features
         self.losses: list[tuple[float, float | None]] = []
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> Draws | None:
+    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         return self.step.draw(batch_size, generator)
 
-    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> Metrics:
         metrics = self.step(state, batch, rates)
-        meta_loss = None if metrics.meta_loss is None else metrics.meta_loss.item()
-        self.losses.append((metrics.class_loss.item(), meta_loss))
+        meta_loss = metrics["meta_loss"].item() if "meta_loss" in metrics else None
+        self.losses.append((metrics["class_loss"].item(), meta_loss))
         return metrics
 
 

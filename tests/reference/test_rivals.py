@@ -11,11 +11,10 @@ from rivals import PlainStep, ReleasedStep, Settings, by_hand, by_torchopt
 from torch import Tensor
 
 from mlnt.method import neighbors
-from mlnt.method.schedules import Rates
 from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model, pre_logit_features
 from mlnt.seeding import generator
-from mlnt.training.state import Batch, TrainState
+from mlnt.training.state import Batch, Rates, TrainState
 
 SETTINGS = Settings(num_synthetic=3, num_neighbors=4)
 RATES = Rates(lr=0.1, meta_lr=0.3, ema_decay=0.9, teacher_weight=0.0)
@@ -69,9 +68,8 @@ def test_the_released_step_is_the_joint_step_with_its_own_labels(order: str, mon
     """Its labels come from another order of random numbers: give it the package's."""
     _, batch = fresh()
     assert batch.features is not None
-    assert batch.draws is not None
     nearest = neighbors.nearest_neighbors(batch.features, SETTINGS.num_neighbors)
-    drawn = iter(neighbors.synthetic_labels(batch.labels, nearest, batch.draws))
+    drawn = iter(neighbors.synthetic_labels(batch.labels, nearest, neighbors.Draws(**batch.draws)))
     step = ReleasedStep(SETTINGS, order)
     monkeypatch.setattr(step, "_synthetic", lambda labels, features: next(drawn))
     expected = weights_after(package(order))

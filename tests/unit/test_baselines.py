@@ -32,9 +32,9 @@ from mlnt.baselines.cnn_crf import (
 from mlnt.baselines.forward import ForwardStep, estimate_transition_matrix, forward_loss
 from mlnt.baselines.joint_optimization import LabelCorrectionStep, SoftLabelStep, entropy, prior_loss, soft_label_loss
 from mlnt.baselines.loss_step import LossStep
-from mlnt.method.schedules import Rates
 from mlnt.method.step import MLNTStep
-from mlnt.training.state import Batch, TrainState
+from mlnt.training.loop import Training
+from mlnt.training.state import Batch, EpochContext, Rates, TrainState
 
 OPTIMIZER = {"momentum": 0.9, "weight_decay": 1e-3, "teacher_bn": "own"}
 RATES = Rates(lr=0.1, meta_lr=0.0, ema_decay=0.9, teacher_weight=0.0)
@@ -146,21 +146,33 @@ def test_labels_follow_the_mean_prediction_of_the_last_epochs() -> None:
             latest[positions] = probs
         seen.clear()
         history.append(latest.clone())
-        step.begin_epoch(epoch + 1)
         expected = torch.stack(history[-3:]).mean(0) if epoch + 1 >= 2 else F.one_hot(labels, NUM_CLASSES).float()
-        torch.testing.assert_close(step.soft_labels, expected, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(step.corrected_labels(epoch + 1), expected, rtol=1e-6, atol=1e-7)
     assert len(labels) % BATCH_SIZE  # the case of a sample that an epoch leaves out is in it
     assert not torch.equal(step.soft_labels.argmax(1), labels)
 
 
-def test_label_correction_goes_on_from_a_checkpoint_with_the_same_bits() -> None:
-    data = make_data()
-    whole = make_training(label_correction(27, data.train.labels), data, epochs=6)
+def label_correcting() -> Training:
+    return make_training(label_correction(27, make_data().train.labels), epochs=6)
+
+
+def crf_annealing() -> Training:
+    """Its auxiliary weight is another one in each of the six epochs."""
+    known = torch.where(torch.arange(27) < 5, make_data().train.labels, -1)
+    auxiliary = auxiliary_from_transition(SYMMETRIC.float())
+    step = CRFStep(**OPTIMIZER, auxiliary=auxiliary, known=known, weight_start=4.0, weight_end=1.0, weight_epochs=5)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make_training(step, network=make_crf(), epochs=6)
+
+
+@pytest.mark.parametrize("make", [label_correcting, crf_annealing])
+def test_what_changes_from_epoch_to_epoch_goes_on_with_the_same_bits(make: Callable[[], Training]) -> None:
+    whole = make()
     list(whole.epochs())
     for step in range(19):
-        saved = stopped_before(make_training(label_correction(27, data.train.labels), data, epochs=6), step)
-        second = make_training(label_correction(27, data.train.labels), data, epochs=6)
-        second.load_state_dict(*saved)
+        second = make()
+        second.load_state_dict(*stopped_before(make(), step))
         list(second.epochs())
         assert_same_state(whole, second)
 
@@ -255,7 +267,7 @@ def test_the_auxiliary_weight_goes_from_start_to_end() -> None:
     )
     found = []
     for epoch in (0, 1, 7, 20):
-        step.begin_epoch(epoch)
+        step.begin_epoch(EpochContext(epoch, TrainState(make_network()), LABELS, lambda _: LOGITS))
         found.append(step._weight.item())
     assert found == [40.0, 35.0, 5.0, 5.0]
 

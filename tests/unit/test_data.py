@@ -8,14 +8,12 @@ from torch import Tensor
 
 from mlnt.images.batches import (
     Augmentation,
-    InputStatistics,
     MemoryImages,
-    Normalize,
     augment,
     draw_augmentation,
     index_batches,
-    input_statistics,
 )
+from mlnt.images.statistics import InputStatistics, Normalize, input_statistics
 
 CPU = torch.device("cpu")
 

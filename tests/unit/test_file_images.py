@@ -19,9 +19,9 @@ from test_training import make_data, make_network, make_step, make_training
 from torch import Tensor
 
 from mlnt.images import files
-from mlnt.images.batches import InputStatistics, MemoryImages, input_statistics, statistics_of
+from mlnt.images.batches import MemoryImages
 from mlnt.images.files import FileImages
-from mlnt.images.statistics import PixelSums
+from mlnt.images.statistics import InputStatistics, PixelSums, input_statistics, statistics_of
 from mlnt.training.cuda_graph import RecordedStep
 from mlnt.training.data import TrainingData
 

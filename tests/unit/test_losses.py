@@ -54,6 +54,22 @@ def test_loss_without_kept_samples_is_zero_with_zero_gradient() -> None:
     assert torch.equal(torch.autograd.grad(loss, logits)[0], torch.zeros_like(logits))
 
 
+def test_a_removed_sample_whose_loss_overflows_leaves_loss_and_gradient_as_they_are() -> None:
+    logits = random_logits(0).float()
+    kept = MASKS["some"]
+    expected = classification_loss(logits, LABELS, kept)
+    removed = torch.full((4,), 3e38)
+    removed[LABELS[1]] = -3e38
+    logits[1] = removed
+    assert F.cross_entropy(logits, LABELS, reduction="none")[1].isinf()
+    logits.requires_grad_()
+    loss = classification_loss(logits, LABELS, kept)
+    assert torch.equal(loss, expected)
+    gradient = torch.autograd.grad(loss, logits)[0]
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient[1], torch.zeros(4))
+
+
 def test_classification_gradient_equals_autograd() -> None:
     logits = random_logits(0).requires_grad_()
     expected = torch.autograd.grad(classification_loss(logits, LABELS), logits)[0]

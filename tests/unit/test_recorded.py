@@ -19,12 +19,12 @@ from torch.utils._pytree import tree_leaves
 from mlnt.baselines.cnn_crf import CRFStep, auxiliary_from_transition
 from mlnt.baselines.forward import ForwardStep
 from mlnt.baselines.joint_optimization import SoftLabelStep
-from mlnt.images.batches import InputStatistics, MemoryImages
-from mlnt.method.schedules import Rates
+from mlnt.images.batches import MemoryImages
+from mlnt.images.statistics import InputStatistics
 from mlnt.networks import create_model
 from mlnt.training.data import TrainingData
 from mlnt.training.loop import Training
-from mlnt.training.state import Network, StepFunction, StepMetrics
+from mlnt.training.state import Metrics, Network, Rates, StepFunction
 
 
 class Tape(TorchDispatchMode):
@@ -54,9 +54,7 @@ class Recorder:
     def __init__(self) -> None:
         self.recordings = 0
 
-    def __call__(
-        self, step: Callable[[], StepMetrics], changed: Sequence[Tensor]
-    ) -> tuple[Callable[[], None], StepMetrics]:
+    def __call__(self, step: Callable[[], Metrics], changed: Sequence[Tensor]) -> tuple[Callable[[], None], Metrics]:
         self.recordings += 1
         before = [tensor.detach().clone() for tensor in changed]
         with Tape() as tape:
@@ -77,7 +75,6 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 PASSES: dict[str, dict[str, Any]] = {
     "first": {"order": "first"},
-    "batched": {"order": "first", "batched": True},
     "second": {"order": "second"},
 }
 
@@ -216,10 +213,11 @@ def test_nothing_in_a_step_looks_at_a_value(
     step = make_step(**PASSES[passes], update=update, teacher_bn=teacher_bn, mentor=mentor)
     training = make_training(step, replace(make_data(), kept=kept), network)
     inputs, any_kept = training._inputs(torch.arange(24).view(3, 8), first=4)
-    inputs = inputs._replace(fetched=training._data.train.indices[inputs.positions])
+    one = {name: values[0] for name, values in inputs.items()}
+    one["fetched"] = training._data.train.indices[one["positions"]]
     rates = Rates(*torch.tensor(astuple(training._schedule.at(6)), dtype=torch.float64).unbind())
     with NothingIsRead():
-        training._step_on(inputs.at(0), rates, any_kept[0])
+        training._step_on(one, rates, any_kept[0])
 
 
 def test_the_guard_refuses_what_it_should() -> None:

@@ -9,7 +9,8 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from torch import Tensor, nn
 
 from mlnt.method.mentor import filter_quality, filter_samples, given_label_probability, merged_target
-from mlnt.method.teacher import make_teacher, update_average_, update_buffers_
+from mlnt.method.teacher import update_average_, update_buffers_
+from mlnt.training.state import TrainState
 
 
 def network(seed: int) -> nn.Module:
@@ -25,7 +26,7 @@ def network(seed: int) -> nn.Module:
 
 def test_teacher_starts_as_a_copy_without_gradients() -> None:
     student = network(0)
-    teacher = make_teacher(student)
+    teacher = TrainState(student).teacher.module
     for mine, other in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
         assert torch.equal(mine, other)
         assert mine.data_ptr() != other.data_ptr()

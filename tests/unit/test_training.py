@@ -12,14 +12,16 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
-from mlnt.images.batches import Augmentation, InputStatistics, MemoryImages
-from mlnt.method.neighbors import Draws, draw
-from mlnt.method.schedules import Rates, Schedule
+from mlnt.baselines.forward import ForwardStep
+from mlnt.images.batches import Augmentation, MemoryImages
+from mlnt.images.statistics import InputStatistics
+from mlnt.method.neighbors import draw
+from mlnt.method.schedules import Schedule
 from mlnt.method.step import MLNTStep
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.evaluation import accuracy, confusion, predict_logits
 from mlnt.training.loop import MODELS, Best, DivergedError, Training, steps_per_epoch
-from mlnt.training.state import Batch, Network, StepFunction, StepMetrics, TrainState
+from mlnt.training.state import Batch, Metrics, Network, Rates, StepFunction, TrainState
 
 NUM_CLASSES = 4
 BATCH_SIZE = 8
@@ -96,22 +98,20 @@ class FakeStep(StepFunction):
     rates: list[Rates] = field(default_factory=list)
     num_synthetic: int = 2
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> Draws | None:
+    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         if not self.needs_features:
-            return None
-        return draw(self.num_synthetic, batch_size, 3, batch_size // 2, generator)
+            return {}
+        return draw(self.num_synthetic, batch_size, 3, batch_size // 2, generator)._asdict()
 
-    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> StepMetrics:
+    def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> Metrics:
         call = len(self.batches)
         self.batches.append(batch)
         self.rates.append(rates)
         self.action(state, call)
-        return StepMetrics(
-            class_loss=torch.tensor(self.class_losses.get(call, 1.0)),
-            meta_loss=torch.tensor(self.meta_losses[call]) if call in self.meta_losses else None,
-            student_correct=torch.tensor(2),
-            teacher_correct=None,
-        )
+        metrics = {"class_loss": torch.tensor(self.class_losses.get(call, 1.0)), "student_correct": torch.tensor(2)}
+        if call in self.meta_losses:
+            metrics["meta_loss"] = torch.tensor(self.meta_losses[call])
+        return metrics
 
 
 def assert_same_state(one: Training, two: Training) -> None:
@@ -213,7 +213,7 @@ def test_another_seed_or_iteration_draws_another_order_and_augmentation(change: 
     flat = [{tuple(image.flatten().tolist()) for b in step.batches for image in b.images} for step in (one, two)]
     assert len(flat[0] & flat[1]) < len(flat[0]) / 2
     draws = [step.batches[0].draws for step in (one, two)]
-    assert not torch.equal(draws[0].pick_MB, draws[1].pick_MB)
+    assert not torch.equal(draws[0]["pick_MB"], draws[1]["pick_MB"])
 
 
 def test_streams_do_not_depend_on_each_other() -> None:
@@ -229,7 +229,7 @@ def test_streams_do_not_depend_on_each_other() -> None:
 def test_every_step_draws_its_own_synthetic_labels_and_augmentation() -> None:
     step = FakeStep()
     list(make_training(step).epochs())
-    draws = {tuple(batch.draws.pick_MB.flatten().tolist()) for batch in step.batches}
+    draws = {tuple(batch.draws["pick_MB"].flatten().tolist()) for batch in step.batches}
     assert len(draws) == len(step.batches) == 12
 
 
@@ -292,7 +292,7 @@ def test_without_filter_and_features_batches_have_none() -> None:
     step = FakeStep(needs_features=False)
     list(make_training(step, epochs=1).epochs())
     for batch in step.batches:
-        assert (batch.kept, batch.any_kept, batch.features, batch.draws) == (None, True, None, None)
+        assert (batch.kept, batch.any_kept, batch.features, batch.draws) == (None, True, None, {})
 
 
 @pytest.mark.parametrize(("size", "batch_size", "steps"), [(8, 8, 1), (15, 8, 1), (16, 8, 2), (27, 8, 3)])
@@ -311,6 +311,35 @@ def test_steps_hear_the_rates_of_their_number() -> None:
     list(make_training(step).epochs(heard.append))
     assert heard == list(range(12))
     assert step.rates == [SCHEDULE.at(i) for i in range(12)]
+
+
+# Parameters that take no part in the forward pass, as some networks of timm have them
+
+
+class WithUnused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(3))  # first, so that an order of gradients that slips would show
+        self.network = make_network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+def steps_of_every_kind() -> list[StepFunction]:
+    switches = [(order, update) for order in ("first", "second") for update in ("sequential", "joint")]
+    forward = ForwardStep(0.9, 1e-3, "own", transition_matrix=torch.eye(NUM_CLASSES))
+    return [forward, *(make_step(order=order, update=update) for order, update in switches)]
+
+
+@pytest.mark.parametrize("step", steps_of_every_kind(), ids=["loss", "first", "first joint", "second", "second joint"])
+def test_a_network_with_an_unused_parameter_trains_like_the_one_without(step: StepFunction) -> None:
+    plain, padded = make_training(step), make_training(step, network=WithUnused())
+    list(plain.epochs()), list(padded.epochs())
+    assert plain.history == padded.history
+    expected, actual = plain.module("student").state_dict(), padded.module("student").state_dict()
+    assert [name for name in expected if not torch.equal(expected[name], actual[f"network.{name}"])] == []
+    assert (actual["unused"] > 0.9).all()  # weight decay alone
 
 
 # History
