@@ -31,6 +31,8 @@ LABEL_ISSUES = REPORTS / "label_issues.csv"
 REPORT = REPORTS / "index.html"
 TIMINGS = Path("timings")
 
+GIB = 1 << 30
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
