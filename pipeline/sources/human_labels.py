@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,15 @@ def load_human_labels(path: Path, label_set: str) -> tuple[Labels, Labels]:
     content = _load(path)
     if not isinstance(content, dict):
         raise ValueError(f"expected a dict of arrays, found {type(content).__name__}")
-    arrays = {str(key): np.asarray(value) for key, value in content.items()}
+    found: list[Labels] = []
     for key in ("clean_label", label_set):
-        if key not in arrays:
-            raise ValueError(f"it has no {key!r}, only {', '.join(sorted(arrays))}")
-        if arrays[key].ndim != 1 or arrays[key].dtype.kind not in "iu":
-            raise ValueError(f"expected a list of integers in {key!r}, found {arrays[key].dtype} {arrays[key].shape}")
-    clean, human = arrays["clean_label"].astype(np.int64), arrays[label_set].astype(np.int64)
+        if key not in content:
+            raise ValueError(f"it has no {key!r}, only {', '.join(sorted(map(str, content)))}")
+        labels = np.asarray(content[key])
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(f"expected a list of integers in {key!r}, found {labels.dtype} {labels.shape}")
+        found.append(labels.astype(np.int64))
+    clean, human = found
     if len(clean) != len(human):
         raise ValueError(f"{label_set!r} has {len(human)} labels, 'clean_label' {len(clean)}")
     return clean, human
@@ -45,7 +47,10 @@ def _load(path: Path) -> Any:
     integers = {type(np.dtype(code)) for code in np.typecodes["AllInteger"]}
     allowed = torch.serialization.safe_globals([*safe, np.ndarray, np.dtype, *integers])
     try:
-        with path.open("rb") as file, allowed, warnings.catch_warnings(action="ignore"):
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive, allowed:
+            if archive.testzip() is not None:  # torch reads wrong labels where a bit has flipped
+                raise ValueError("wrong checksum")
+            file.seek(0)
             return torch.load(file, weights_only=True)
     except OSError:
         raise
