@@ -44,8 +44,8 @@ def _load(path: Path) -> Any:
     reconstruct: Any = np.empty(0).__reduce__()[0]
     # NumPy 1 called its module numpy.core.
     safe = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
-    integers = {type(np.dtype(code)) for code in np.typecodes["AllInteger"]}
-    allowed = torch.serialization.safe_globals([*safe, np.ndarray, np.dtype, *integers])
+    numbers = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"]}
+    allowed = torch.serialization.safe_globals([*safe, np.ndarray, np.dtype, *numbers])
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive, allowed:
             if archive.testzip() is not None:  # torch reads wrong labels where a bit has flipped

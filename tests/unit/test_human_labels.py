@@ -82,7 +82,10 @@ def test_code_in_the_file_never_runs(plain: bool, tmp_path: Path) -> None:
         ({"worse_label": None}, "it has no 'worse_label', only aggre_label, clean_label, random_label1"),
         ({"clean_label": None}, "it has no 'clean_label', only aggre_label, random_label1"),
         ({"worse_label": CLEAN[:3]}, "'worse_label' has 3 labels, 'clean_label' 5"),
-        ({"worse_label": CLEAN.tolist() + [0.5]}, r"expected a list of integers in 'worse_label', found float64 \(6,\)"),
+        (
+            {"worse_label": CLEAN.astype(float)},
+            r"expected a list of integers in 'worse_label', found float64 \(5,\)",
+        ),
         ({"clean_label": CLEAN.reshape(5, 1)}, r"expected a list of integers in 'clean_label', found int64 \(5, 1\)"),
         ({"worse_label": "text"}, "expected a list of integers in 'worse_label'"),
     ],
