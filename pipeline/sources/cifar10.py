@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +38,7 @@ def load(root: Path, url: str | None, sha256: str | None, raw: Path, max_downloa
         archive = root if file_type(root) == stat.S_IFREG else _fetch(root, url, max_download)
         folder = unpack(archive, raw, max_unpacked, sha256)
     try:
-        # NumPy 2.4 warns of arrays that Python 2 has pickled.
-        with (
-            readable(folder),
-            warnings.catch_warnings(action="ignore", category=np.exceptions.VisibleDeprecationWarning),
-        ):
+        with readable(folder):
             parts = [CIFAR10(folder, train=train) for train in (True, False)]
     except RuntimeError as error:
         raise UserError(

@@ -19,10 +19,10 @@ _CHUNK = 1 << 20
 
 
 def fetch(url: str, known_hash: str | None, folder: Path, limit: int, name: str | None = None) -> Path:
-    """Download `url` into `folder` unless it is there; return the file, which is always a whole one.
+    """Download `url` into `folder` unless it is there already; return the file, which is always a whole one.
 
-    A file with the known hash is there. Without a hash it is what came from the same URL before, whatever that server
-    has now: remove it to have it fetched again.
+    With a known hash, a file of the name of the URL that has this hash is not fetched again. Without one, nor is what
+    came from the same URL before, whatever its server has now: remove it to have it fetched again.
 
     Args:
         known_hash: "sha256:…", which is `data.sha256`, or "md5:…".
@@ -48,14 +48,15 @@ def fetch(url: str, known_hash: str | None, folder: Path, limit: int, name: str 
     if name is None and known_hash is not None:
         name = last
     try:
-        return Path(pooch.retrieve(url, known_hash, name, folder, downloader=partial(_download, limit)))
+        found = pooch.retrieve(url, known_hash, name, folder, downloader=partial(_download, limit))
     except requests.RequestException as error:
         raise UserError(f"data.url: {url} could not be fetched: {error}") from error
     except ValueError as error:
         key = "data.sha256" if (known_hash or "").startswith("sha256") else "data.url"
         raise UserError(f"{key}: {url}: {error}") from error
     except OSError as error:
-        raise RunError(f"{folder / last}: could not be written: {error}; it is as it was before") from error
+        raise RunError(f"{folder / last}: {url} could not be written there: {error}") from error
+    return folder / Path(found).name
 
 
 def _download(limit: int, url: str, output_file: str, _: object) -> None:

@@ -45,8 +45,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         inner.mkdir(parents=True)
         contents = {name: batch(number) for number, name in enumerate(BATCHES)}
         for name, content in {**contents, "batches.meta": {"label_names": CLASSES}, **others}.items():
-            # Python 2 wrote numbers where Python 3 writes booleans, and NumPy warns of that.
-            python_2 = pickle.dumps(content, protocol=2).replace(b"\x89\x88\x87R", b"K\x00K\x01\x87R")
+            # Python 2, which the official files are of, wrote numbers where Python 3 writes booleans.
+            python_2 = pickle.dumps(content, protocol=2).replace(b"\x89\x88\x87", b"K\x00K\x01\x87")
             (inner / name).write_bytes(python_2)
         path = tmp_path / CIFAR10.filename
         with tarfile.open(path, "w:gz") as archive:
