@@ -17,10 +17,10 @@ from rich.console import Console
 
 from pipeline import files
 from pipeline.errors import UserError
+from pipeline.files import GIB
 from pipeline.params.load import load
 from pipeline.params.schema import Data, Run
 
-GIB = 1 << 30
 ENOUGH_DISK_GIB = 2
 ENOUGH_SHARED_GIB = 1
 
@@ -189,14 +189,9 @@ def _params(path: Path) -> Iterator[Finding]:
 
 
 def _files(data: Data, run: Run) -> Iterator[Finding]:
-    """`data.storage: files`: of what can be read singly, by processes that hand batches over in shared memory."""
+    """`data.storage: files`: processes read the images and hand batches over in shared memory."""
     if data.source not in ("imagefolder", "clothing1m"):
         yield Finding("fail", "data", f"data.storage: files wants data.source to be imagefolder, not {data.source}")
-    path = Path(data.root).expanduser() if data.root else None
-    if path is None or (path.is_file() and path.suffix.lower() != ".csv"):
-        yield Finding(
-            "fail", "data", "data.storage: files wants data.root to be a folder or .csv file; unpack archives"
-        )
     shared = Path("/dev/shm")  # noqa: S108
     if run.num_workers and shared.is_dir() and (free := shutil.disk_usage(shared).free / GIB) < ENOUGH_SHARED_GIB:
         yield Finding(

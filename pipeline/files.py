@@ -37,6 +37,8 @@ BASELINE_LABEL_ISSUES = REPORTS / "baselines_label_issues.csv"
 BASELINE_REPORT = REPORTS / "baselines.html"
 TIMINGS = Path("timings")
 
+GIB = 1 << 30
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

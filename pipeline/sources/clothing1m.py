@@ -7,9 +7,8 @@ from pathlib import Path
 
 from pipeline import console
 from pipeline.errors import UserError
-from pipeline.sources.containers import Folder, file_type
+from pipeline.sources.folder import file_type, first_few, is_inside, printable, repeated
 from pipeline.sources.listing import FileOptions, Sample, load_listing
-from pipeline.sources.members import first_few, is_inside, printable, repeated
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset
 
 CLASS_NAMES = (
@@ -49,7 +48,7 @@ def load(root: Path, options: FileOptions) -> Dataset:
             f"data.root: {root}: {len(twice)} keys are listed more than once: {first_few(map(printable, twice))}; "
             "one that is for training and for test makes accuracies too good"
         )
-    return load_listing(samples, Folder(root), options, "clothing1m", CLASS_NAMES)
+    return load_listing(samples, root, options, "clothing1m", CLASS_NAMES)
 
 
 def _refuse(path: Path, keys: list[str], what: str) -> None:

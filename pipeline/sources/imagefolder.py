@@ -1,4 +1,4 @@
-"""An own data set: train/ [val/] test/ with a folder per class, in a folder or an archive, or a CSV."""
+"""An own data set: train/ [val/] test/ with a folder per class, or a CSV."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path, PurePosixPath
 from pipeline import console
 from pipeline.errors import UserError
 from pipeline.images.decode import EXTENSIONS
-from pipeline.sources.containers import Container, Folder, file_type, open_container, readable
+from pipeline.sources.folder import contents, file_type, first_few, is_hidden, is_text, printable, readable
 from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing
-from pipeline.sources.members import Members, first_few, is_hidden, is_inside, is_text, printable, repeated
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 
 _SPLIT_FOLDERS = {**SPLIT_NAMES, "training": TRAIN, "dev": VALIDATION, "testing": TEST}
@@ -26,58 +25,49 @@ _BESIDE_IMAGES = (
 
 def load(root: Path, options: FileOptions) -> Dataset:
     """
+    Args:
+        root: the folder, or the .csv file.
+
     Raises:
-        UserError: another layout, no images, names that cannot be trusted, or what `load_listing` finds.
+        UserError: another layout, no images, names that cannot be shown, or what `load_listing` finds.
     """
     if root.suffix.lower() == ".csv":
-        return load_listing(_numbered(_read_csv(root)), Folder(root.parent), options, "imagefolder")
-    container = open_container(root, options.max_unpacked)
-    return load_listing(_numbered(_samples(container, root)), container, options, "imagefolder")
+        return load_listing(_numbered(_read_csv(root)), root.parent, options, "imagefolder")
+    if (found := file_type(root)) != stat.S_IFDIR:
+        what = "expected a folder, a tar or zip archive or a .csv file" if found else "no such folder or file"
+        raise UserError(f"data.root: {root}: {what}")
+    return load_listing(_numbered(_samples(root)), root, options, "imagefolder")
 
 
-def _samples(container: Container, root: Path) -> list[Sample]:
+def _samples(root: Path) -> list[Sample]:
     """
     Raises:
         UserError: no images, or what `_images` and `_place` find.
     """
-    members = container.members()
-    if not (names := _images(members, root, isinstance(container, Folder))):
+    files, others = contents(root)
+    if not (names := _images(files, others, root)):
         raise UserError(
             f"data.root: {root}: no images in it; expected train/CLASS/FILE, or a .csv file with the columns "
             f"path,label; images end in {' '.join(EXTENSIONS)}"
         )
     samples = _place(names, root)
-    _warn_of_others(members.files, PurePosixPath(names[0]).parts, root)
+    _warn_of_others(files, PurePosixPath(names[0]).parts, root)
     return samples
 
 
-def _images(members: Members, root: Path, in_folder: bool) -> list[str]:
-    """The images in a container. One that cannot be read is an error: left out, nobody would miss it.
+def _images(files: list[str], others: list[str], root: Path) -> list[str]:
+    """The images in a folder. One that cannot be read is an error: left out, nobody would miss it.
 
     Raises:
-        UserError: names that point outside, links in an archive, names that occur twice.
+        UserError: names that are not UTF-8, links that lead nowhere.
     """
-    pictures = [name for name in members.files if name.lower().endswith(EXTENSIONS)]
-    names = [name for name in pictures if not is_hidden(name)]
-    # A link without a suffix may be one to a class folder, in which no archive holds anything.
+    names = [name for name in files if name.lower().endswith(EXTENSIONS) and not is_hidden(name)]
+    # A link without a suffix may be one to a class folder.
     suffixes = (*EXTENSIONS, "")
-    links = [name for name in members.others if PurePosixPath(name).suffix.lower() in suffixes and not is_hidden(name)]
-    doubtful = (
-        ([name for name in names + links if not is_text(name)], "have names that are not UTF-8", "rename them"),
-        (
-            [name for name in pictures + links if not in_folder and not is_inside(name)],
-            r"have names that point outside of it (absolute, or with .., a drive or \)",
-            "pack it anew from inside of its folder",
-        ),
-        (
-            links,
-            "are links, devices or pipes, not files",
-            "put files in their place (tar: --dereference --hard-dereference), or remove them",
-        ),
-        (repeated(names), "occur more than once", "pack it anew, each of them once"),
-    )
-    for found, what, remedy in doubtful:
-        _refuse(root, found, what, remedy)
+    broken = [name for name in others if PurePosixPath(name).suffix.lower() in suffixes and not is_hidden(name)]
+    unreadable = [name for name in names + broken if not is_text(name)]
+    _refuse(root, unreadable, "have names that are not UTF-8", "rename them")
+    _refuse(root, broken, "are links that lead nowhere, devices or pipes", "put files in their place, or remove them")
     return names
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,12 +13,11 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.errors import UserError
+from pipeline.files import GIB
 from pipeline.images.decode import ImageOptions, UndecodableError, decode_image, different_sizes
 from pipeline.images.files import FileDecoder, ImageFiles
-from pipeline.sources.archives import GIB
-from pipeline.sources.containers import Container, Folder
+from pipeline.sources.folder import first_few, read_start, require
 from pipeline.sources.limit import limited_rows
-from pipeline.sources.members import first_few
 from pipeline.sources.scan import scan
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset, Names
 
@@ -35,13 +35,11 @@ class FileOptions(NamedTuple):
     """How files become arrays, how many of them, and what to do about bad ones.
 
     Attributes:
-        max_unpacked: bytes that an archive may unpack to.
         workers: processes that look at images that stay in files.
     """
 
     image: ImageOptions
     on_bad_image: Literal["error", "skip"]
-    max_unpacked: int
     limit: int | None
     limit_test: int | None
     storage: Literal["memory", "files"]
@@ -50,7 +48,7 @@ class FileOptions(NamedTuple):
 
 def load_listing(
     samples: Sequence[Sample],
-    container: Container,
+    root: Path,
     options: FileOptions,
     source: str,
     class_names: Sequence[str] | None = None,
@@ -58,6 +56,7 @@ def load_listing(
     """Decode the listed files, after `data.limit`: into memory, or once, to know what they hold.
 
     Args:
+        root: the folder that their paths are relative to.
         class_names: in the order of the label numbers; None sorts the training classes by name.
 
     Raises:
@@ -78,7 +77,7 @@ def load_listing(
     labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
     split = np.array([sample.split for sample in samples], dtype=np.uint8)
     wanted = [samples[row] for row in limited_rows(labels, split, options.limit, options.limit_test)]
-    chosen, images = (_in_memory if options.storage == "memory" else _in_files)(wanted, container, options)
+    chosen, images = (_in_memory if options.storage == "memory" else _in_files)(wanted, root, options)
     return Dataset(
         images=images,
         labels=np.array([number[sample.label] for sample in chosen], dtype=np.int64),
@@ -91,11 +90,11 @@ def load_listing(
     )
 
 
-def _in_memory(
-    wanted: list[Sample], container: Container, options: FileOptions
-) -> tuple[list[Sample], NDArray[np.uint8]]:
+def _in_memory(wanted: list[Sample], root: Path, options: FileOptions) -> tuple[list[Sample], NDArray[np.uint8]]:
     names = [sample.path for sample in wanted]
-    contents = container.read(dict.fromkeys(names), options.image.max_file_bytes)
+    require(root, names)
+    most = options.image.max_file_bytes + 1
+    contents = ((name, read_start(root / name, most)) for name in dict.fromkeys(names))
     images, bad = decode_images(contents, names, options.image)
     return _without_bad(wanted, bad, options.on_bad_image) if bad else wanted, images
 
@@ -153,7 +152,7 @@ def _room(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         raise UserError(
             f"data.storage: found memory, but {count} images of {width}×{height}×{channels} need {needed / GIB:.1f} GiB"
             f", and {free / GIB:.1f} are free; set data.resize to fewer pixels, data.limit to fewer images, or "
-            "data.storage to files (with data.root a folder or .csv file)"
+            "data.storage to files"
         )
     return np.empty((count, *shape), np.uint8)
 
@@ -167,16 +166,11 @@ def _rows(images: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> NDArray[np.ui
     return images[: len(rows)]
 
 
-def _in_files(wanted: list[Sample], container: Container, options: FileOptions) -> tuple[list[Sample], ImageFiles]:
-    if not isinstance(container, Folder):
-        raise UserError(
-            "data.storage: found files, but data.root is an archive, whose images cannot be read one by one; "
-            "unpack it and set data.root to the folder, or set data.storage to memory"
-        )
+def _in_files(wanted: list[Sample], root: Path, options: FileOptions) -> tuple[list[Sample], ImageFiles]:
     paths = [sample.path for sample in wanted]
-    container.require(paths)
+    require(root, paths)
     training = np.array([sample.split == TRAIN for sample in wanted])
-    root = container.root.absolute()
+    root = root.absolute()
     found = scan(root, paths, training, options.image, options.workers)
     chosen = wanted
     if found.bad:

@@ -6,18 +6,19 @@ import stat
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.files import GIB
 from pipeline.images.decode import ImageOptions
-from pipeline.params.schema import Params
+from pipeline.params.schema import Data, Params, Run
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
-from pipeline.sources.archives import GIB
-from pipeline.sources.containers import file_type, readable
-from pipeline.sources.fetch import check_sha256, fetch
+from pipeline.sources.archive import unpack
+from pipeline.sources.fetch import fetch
+from pipeline.sources.folder import file_type
 from pipeline.sources.limit import limit_dataset
 from pipeline.sources.listing import FileOptions
 from pipeline.store.dataset import SPLITS, Dataset, write_dataset
 
 RAW = Path("data/raw")
-"""Where downloaded archives stay, so that another `data.limit` needs no second download."""
+"""Where fetched archives stay, and what archives unpack to, so that another `data.limit` needs neither again."""
 
 
 def run(params: Params) -> str:
@@ -26,6 +27,11 @@ def run(params: Params) -> str:
     Raises:
         UserError: the data is missing, damaged or laid out in another way.
     """
+    if params.data.storage == "files" and params.data.source not in ("imagefolder", "clothing1m"):
+        raise UserError(
+            f"data.storage: found files, with data.source {params.data.source}, which has none; expected memory, or "
+            "data.source imagefolder or clothing1m"
+        )
     dataset = _load(params)
     write_dataset(dataset)
     counts = [f"{int((dataset.split == i).sum())} {name}" for i, name in enumerate(SPLITS)]
@@ -36,39 +42,44 @@ def run(params: Params) -> str:
 
 def _load(params: Params) -> Dataset:
     data, limits = params.data, params.run
-    if data.storage == "files" and (data.source not in ("imagefolder", "clothing1m") or data.root is None):
-        raise UserError(
-            f"data.storage: found files, with data.source {data.source}{'' if data.root else ' and no data.root'}; "
-            "expected imagefolder or clothing1m with data.root a folder or .csv file (unpack an archive), or memory"
+    if data.source == "digits":
+        return limit_dataset(digits.load(), data.limit, data.limit_test)
+    if data.source == "cifar10":
+        root = Path(data.root).expanduser() if data.root else RAW
+        whole = cifar10.load(
+            root, data.url, data.sha256, RAW, _bytes(limits.max_download_gib), _bytes(limits.max_unpacked_gib)
         )
-    max_download = int(limits.max_download_gib * GIB)
+        return limit_dataset(whole, data.limit, data.limit_test)
     options = FileOptions(
         image=ImageOptions(data.channels, data.resize, data.crop, data.max_image_mpixels),
         on_bad_image=data.on_bad_image,
-        max_unpacked=int(limits.max_unpacked_gib * GIB),
         limit=data.limit,
         limit_test=data.limit_test,
         storage=data.storage,
         workers=limits.num_workers,
     )
-    if data.source == "digits":
-        return limit_dataset(digits.load(), data.limit, data.limit_test)
-    if data.source == "cifar10":
-        root = Path(data.root).expanduser() if data.root else RAW
-        whole = cifar10.load(root, data.url, max_download, data.sha256)
-        return limit_dataset(whole, data.limit, data.limit_test)
     if data.source == "imagefolder":
-        return imagefolder.load(_local(data.root, data.url, data.sha256, max_download), options)
-    return clothing1m.load(_local(data.root, None, None, max_download), options)
+        return imagefolder.load(_local(data, limits), options)
+    return clothing1m.load(_local(data, limits), options)
 
 
-def _local(root: str | None, url: str | None, sha256: str | None, max_download: int) -> Path:
-    if root is not None:
-        path = Path(root).expanduser()
-        if sha256 is not None and file_type(path) == stat.S_IFREG:
-            with readable(path):
-                check_sha256(path, sha256, root)
-        return path
-    if url is not None:
-        return fetch(url, sha256, RAW, max_download)
-    raise UserError("data.root: found null, expected the path of your folder, archive or .csv file")
+def _local(data: Data, limits: Run) -> Path:
+    """The folder or .csv file; an archive is fetched, where it is at `data.url`, and unpacked.
+
+    Raises:
+        UserError: there is none, or what `fetch` and `unpack` find.
+    """
+    if data.root is not None:
+        path = Path(data.root).expanduser()
+    elif data.url is not None:
+        known_hash = None if data.sha256 is None else f"sha256:{data.sha256}"
+        path = fetch(data.url, known_hash, RAW, _bytes(limits.max_download_gib))
+    else:
+        raise UserError("data.root: found null, expected the path of your folder, archive or .csv file")
+    if file_type(path) == stat.S_IFREG and path.suffix.lower() != ".csv":
+        return unpack(path, RAW, _bytes(limits.max_unpacked_gib), data.sha256)
+    return path
+
+
+def _bytes(gib: float) -> int:
+    return int(gib * GIB)

@@ -68,7 +68,7 @@ class FeatureFile:
     def gib(self) -> float:
         """Of memory that `read` takes."""
         row: int = self._table.shape[1] * self._table.dtype.itemsize
-        return len(self.samples) * row / (1 << 30)
+        return len(self.samples) * row / files.GIB
 
     def rows(self, positions: Tensor) -> Tensor:
         """Of some samples [B, D].

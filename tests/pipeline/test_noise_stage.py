@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from projects import make_params, write_picture
 
@@ -343,7 +344,7 @@ def label_file(classes: NDArray[np.int64], **changes: Any) -> tuple[Path, NDArra
     worse = np.where(generator.random(len(classes)) < 0.4, generator.integers(0, 10, len(classes)), classes)
     content = {"clean_label": classes, "worse_label": worse, "aggre_label": classes, **changes}
     path = Path("human.pt")
-    path.write_bytes(pickle.dumps({key: value for key, value in content.items() if value is not None}))
+    torch.save({key: value for key, value in content.items() if value is not None}, path)
     return path, worse
 
 

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import pickle
-import re
 import shutil
 import struct
 import tarfile
@@ -19,15 +17,16 @@ from projects import digests, make_params, write_picture
 
 from pipeline import files
 from pipeline.errors import UserError
+from pipeline.files import GIB
 from pipeline.images.decode import ImageOptions
-from pipeline.sources import cifar10, clothing1m, digits, imagefolder
-from pipeline.sources.archives import GIB
+from pipeline.sources import clothing1m, digits, imagefolder
+from pipeline.sources.archive import unpack
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, read_dataset
 
-AS_THEY_ARE = FileOptions(ImageOptions("auto", None, None, 100), "error", GIB, None, None, "memory", 0)
+AS_THEY_ARE = FileOptions(ImageOptions("auto", None, None, 100), "error", None, None, "memory", 0)
 CLASSES = ("cat", "dog", "emu")
 
 
@@ -106,7 +105,7 @@ def test_every_container_gives_the_same_images(suffix: str, prefix: str, tmp_pat
     if suffix == ".csv":
         root = pack_csv(tree / prefix, tmp_path / "labels.csv", with_split=True)
     elif suffix != "folder":
-        root = pack(tree, tmp_path / f"archive{suffix}")
+        root = unpack(pack(tree, tmp_path / f"archive{suffix}"), tmp_path / "raw", GIB)
         shutil.rmtree(tree)
     dataset = load(root)
     assert dataset.class_names == list(CLASSES)
@@ -219,29 +218,6 @@ def test_a_folder_without_images_is_explained(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "cat" / "notes.txt").write_text("x", encoding="utf-8")
     refused(tmp_path, "no images")
-
-
-def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "archive.zip").write_bytes(b"no zip at all")
-    refused(tmp_path / "archive.zip", "data.root", "archive.zip", "expected a folder, a tar or zip archive")
-
-
-@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.xz"])
-def test_a_truncated_archive_is_refused(suffix: str, tmp_path: Path) -> None:
-    write_tree(tmp_path / "tree", {"train": 8})
-    path = pack(tmp_path / "tree", tmp_path / f"archive{suffix}")
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    refused(path, "data.root", path.name)
-
-
-def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
-    write_tree(tmp_path / "tree", {"train": 8})
-    path = pack(tmp_path / "tree", tmp_path / "archive.zip")
-    content = bytearray(path.read_bytes())
-    at = content.index(b"IDAT") + 8
-    content[at : at + 4] = b"\0\1\2\3"
-    path.write_bytes(content)
-    refused(path, "data.root", "cat-0.png")
 
 
 def test_images_outside_of_class_folders_are_refused(tmp_path: Path) -> None:
@@ -524,35 +500,11 @@ def test_a_url_is_fetched_once_and_checked(archive: tuple[Path, str], project: P
     assert read_dataset().digest == first.digest
 
 
-def test_a_url_of_another_file_is_refused_and_leaves_nothing(archive: tuple[Path, str], project: Path) -> None:
-    path, sha256 = archive
-    other = "0" * 64
-    with pytest.raises(UserError, match=f"^data.sha256: .*archive.tar.gz has {sha256}, expected {other}"):
-        download.run(own(url=path.as_uri(), sha256=other))
-    assert digests(project) == {}
-
-
 def test_a_local_archive_is_checked_too(archive: tuple[Path, str], project: Path) -> None:
     path, sha256 = archive
     download.run(own(root=str(path), sha256=sha256))
     with pytest.raises(UserError, match=r"^data.sha256: .*another file or damaged"):
         download.run(own(root=str(path), sha256="0" * 64))
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("ftp://localhost/archive.zip", "found ftp://localhost/archive.zip, expected http://, https://, file://"),
-        ("/data/archive.zip", "found /data/archive.zip, expected http"),
-        ("file:///", "found file:///, expected http"),
-        ("file:///nosuch/archive.zip", "file:///nosuch/archive.zip could not be fetched"),
-        ("http://[::1/archive.zip", "http://[::1/archive.zip"),
-    ],
-)
-def test_wrong_urls_are_explained(url: str, expected: str, project: Path) -> None:
-    with pytest.raises(UserError, match="^data.url: .*" + re.escape(expected)):
-        download.run(own(url=url))
-    assert digests(project) == {}
 
 
 @pytest.mark.parametrize("source", ["imagefolder", "clothing1m"])
@@ -574,178 +526,6 @@ def test_digits_has_one_fixed_stratified_test_split() -> None:
     assert np.flatnonzero(dataset.split == TEST)[:10].tolist() == [0, 4, 5, 6, 7, 9, 14, 16, 17, 22]
     assert dataset.class_names == list("0123456789")
     assert dataset.labels_are_true
-
-
-# CIFAR-10
-
-
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()  # noqa: S324
-
-
-@pytest.fixture
-def cifar_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """torchvision's archive with four images a batch, and MD5 sums to match."""
-    from torchvision.datasets import CIFAR10
-
-    inner = tmp_path / "made" / "cifar-10-batches-py"
-    inner.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    sums = []
-    for number, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
-        data = generator.integers(0, 256, (4, 3072)).astype(np.uint8)
-        labels = [(4 * number + i) % 10 for i in range(4)]
-        (inner / name).write_bytes(pickle.dumps({"data": data, "labels": labels}, protocol=2))
-        sums.append([name, md5(inner / name)])
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    (inner / "batches.meta").write_bytes(pickle.dumps({"label_names": names}, protocol=2))
-    path = tmp_path / "made" / "cifar-10-python.tar.gz"
-    with tarfile.open(path, "w:gz") as archive:
-        archive.add(inner, inner.name)
-    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(path))
-    monkeypatch.setattr(CIFAR10, "train_list", sums[:5])
-    monkeypatch.setattr(CIFAR10, "test_list", sums[5:])
-    monkeypatch.setattr(
-        CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5(inner / "batches.meta")}
-    )
-    monkeypatch.setattr(CIFAR10, "url", "file:///nosuch/cifar-10-python.tar.gz")  # never the network
-    return path
-
-
-def check_cifar(dataset: Dataset, made: Path) -> None:
-    batches = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-    contents = [pickle.loads((made / "cifar-10-batches-py" / name).read_bytes()) for name in batches]  # noqa: S301
-    assert np.array_equal(dataset.images.reshape(24, -1), np.concatenate([content["data"] for content in contents]))
-    assert dataset.images.shape == (24, 3, 32, 32)
-    assert dataset.labels.tolist() == [label for content in contents for label in content["labels"]]
-    assert dataset.split.tolist() == [TRAIN] * 20 + [TEST] * 4
-    assert dataset.source_index.tolist() == [*range(20), *range(4)]
-    assert dataset.class_names[:2] == ["airplane", "automobile"]
-    assert dataset.labels_are_true
-
-
-def test_cifar10_is_read_from_a_copy(cifar_archive: Path, tmp_path: Path) -> None:
-    root = tmp_path / "copy"
-    root.mkdir()
-    shutil.copy(cifar_archive, root)
-    check_cifar(cifar10.load(root, None, GIB), cifar_archive.parent)
-    check_cifar(cifar10.load(cifar_archive.parent, None, GIB), cifar_archive.parent)
-
-
-def test_cifar10_is_fetched_from_a_mirror(cifar_archive: Path, project: Path) -> None:
-    download.run(make_params(data__source="cifar10", data__url=cifar_archive.as_uri(), data__limit=None))
-    dataset = read_dataset()
-    check_cifar(dataset, cifar_archive.parent)
-    assert (project / "data/raw/cifar-10-python.tar.gz").exists()
-
-
-def test_cifar10_with_another_md5_is_refused(
-    cifar_archive: Path, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torchvision.datasets import CIFAR10
-
-    monkeypatch.setattr(CIFAR10, "tgz_md5", "0" * 32)
-    with pytest.raises(UserError, match=r"^data.root: no intact CIFAR-10 in .*MD5 0000"):
-        download.run(make_params(data__source="cifar10", data__url=cifar_archive.as_uri()))
-    assert not files.DATASET.exists()
-
-
-def test_cifar10_may_be_given_as_its_archive(
-    cifar_archive: Path, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check_cifar(cifar10.load(cifar_archive, None, GIB), cifar_archive.parent)
-    renamed = cifar_archive.with_name("other.tgz")
-    shutil.copy(cifar_archive, renamed)
-    check_cifar(cifar10.load(renamed, None, GIB), cifar_archive.parent)
-    monkeypatch.setenv("HOME", str(cifar_archive.parents[1]))
-    for root in ("~/made", "~/made/other.tgz"):
-        download.run(make_params(data__source="cifar10", data__root=root, data__limit=None, data__limit_test=None))
-        check_cifar(read_dataset(), cifar_archive.parent)
-    renamed.write_bytes(b"another file")
-    with pytest.raises(UserError, match=r"^data\.root: .*other\.tgz has another MD5 than CIFAR-10's archive"):
-        cifar10.load(renamed, None, GIB)
-
-
-def test_the_sha256_of_cifar10_is_checked(cifar_archive: Path, project: Path) -> None:
-    right = hashlib.sha256(cifar_archive.read_bytes()).hexdigest()
-    # Without the unpacked files beside it:
-    root = shutil.copy(cifar_archive, project / cifar_archive.name).parent
-    for place in ({"root": str(root)}, {"root": str(cifar_archive)}, {"url": cifar_archive.as_uri()}):
-        data = {f"data__{key}": value for key, value in place.items()}
-        params = {"data__source": "cifar10", "data__limit": None, "data__limit_test": None, **data}
-        download.run(make_params(data__sha256=right, **params))
-        check_cifar(read_dataset(), cifar_archive.parent)
-        with pytest.raises(UserError, match=f"^data.sha256: .* has {right}, expected {'0' * 64}"):
-            download.run(make_params(data__sha256="0" * 64, **params))
-    with pytest.raises(UserError, match=f"^data.sha256: found {right}, but the files of CIFAR-10 in .* are unpacked"):
-        cifar10.load(cifar_archive.parent, None, GIB, right)
-
-
-def test_cifar10_that_is_nowhere_says_where_to_put_it(cifar_archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^data.root: no intact CIFAR-10 in .*cifar-10-python.tar.gz .*data.url"):
-        cifar10.load(tmp_path / "empty", None, GIB)
-
-
-# Clothing1M
-
-
-@pytest.fixture
-def clothing(tmp_path: Path) -> Path:
-    """The owners' layout: two noisy images a class, one for validation and one for test."""
-    root = tmp_path / "clothing1m"
-    lists: dict[str, list[str]] = {"noisy_train": [], "clean_train": [], "clean_val": [], "clean_test": []}
-    labels: dict[str, list[str]] = {"noisy": [], "clean": []}
-    number = 0
-    for label in range(14):
-        for name, count in (("noisy_train", 2), ("clean_train", 1), ("clean_val", 1), ("clean_test", 1)):
-            for _ in range(count):
-                key = f"images/{number % 3}/{number}.png"
-                write_picture(root / key, number)
-                lists[name].append(key)
-                labels["noisy"].append(f"{key} {(label + 1) % 14 if name != 'noisy_train' else label}")
-                if name != "noisy_train":
-                    labels["clean"].append(f"{key} {label}")
-                number += 1
-    for name, keys in lists.items():
-        (root / f"{name}_key_list.txt").write_text("\n".join(keys), encoding="utf-8")
-    for name, lines in labels.items():
-        (root / f"{name}_label_kv.txt").write_text("\n".join(lines), encoding="utf-8")
-    return root
-
-
-def test_clothing1m_keeps_the_papers_split_and_its_clean_labels(clothing: Path) -> None:
-    dataset = clothing1m.load(clothing, AS_THEY_ARE)
-    assert np.bincount(dataset.split).tolist() == [28, 14, 14]
-    assert dataset.class_names[0] == "T-Shirt"
-    assert dataset.class_names[13] == "Underwear"
-    for split, each in ((TRAIN, 2), (VALIDATION, 1), (TEST, 1)):
-        assert dataset.labels[dataset.split == split].tolist() == np.repeat(np.arange(14), each).tolist()
-    for name, image in zip(dataset.names, dataset.images, strict=True):
-        assert np.array_equal(image, np.asarray(Image.open(clothing / name)).transpose(2, 0, 1))
-
-
-def append(path: Path, text: str) -> None:
-    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("damage", "expected"),
-    [
-        (lambda root: (root / "clean_val_key_list.txt").unlink(), "no such file: clean_val_key_list.txt"),
-        (lambda root: (root / "noisy_label_kv.txt").unlink(), "no such file: noisy_label_kv.txt"),
-        (lambda root: append(root / "clean_test_key_list.txt", "\nimages/x.png"), "images/x.png"),
-        (lambda root: append(root / "noisy_label_kv.txt", "\nimages/x.png 14"), "found label '14' of images/x.png"),
-        (lambda root: append(root / "noisy_label_kv.txt", "\nimages/x.png -1"), "found label '-1' of images/x.png"),
-        (lambda root: (root / "images/0/0.png").unlink(), "images/0/0.png"),
-        (lambda root: (root / "images/0/0.png").write_bytes(b"no image"), "images/0/0.png"),
-        (shutil.rmtree, "no such file"),
-    ],
-    ids=["no key list", "no labels", "unlabelled", "label 14", "label -1", "no image", "no png", "nothing"],
-)
-def test_clothing1m_in_another_layout_is_refused(damage: Any, expected: str, clothing: Path) -> None:
-    damage(clothing)
-    with pytest.raises(UserError, match="^data.root: .*" + re.escape(expected)):
-        clothing1m.load(clothing, AS_THEY_ARE)
 
 
 def test_what_file_managers_leave_behind_is_no_image(tmp_path: Path) -> None:
@@ -809,10 +589,12 @@ def test_a_place_below_a_folder_that_may_not_be_entered_is_named(
 
 
 @pytest.mark.parametrize("name", ["images.csv", "images.zip", "images.tar"])
-def test_a_file_that_may_not_be_read_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / name).write_bytes(b"path,label\n")
+def test_a_file_that_may_not_be_read_is_named(name: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / name).write_bytes(b"path,label\n")
+    params = own(root=name)
     monkeypatch.setattr(Path, "open", no_access)
-    refused(tmp_path / name, f"data.root: {tmp_path / name}: not readable (", "Permission denied")
+    with pytest.raises(UserError, match=rf"^data\.root: {name}: not readable \(.*Permission denied"):
+        download.run(params)
 
 
 def test_a_local_archive_is_looked_at_before_its_sum(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

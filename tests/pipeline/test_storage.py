@@ -23,7 +23,6 @@ from pipeline.images.decode import ImageOptions
 from pipeline.images.files import ImageFiles
 from pipeline.paper import gallery
 from pipeline.sources import imagefolder
-from pipeline.sources.archives import GIB
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
 from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset
@@ -67,7 +66,7 @@ def own(root: Path, **changes: Any) -> Any:
 
 def load(root: Path, storage: Any, workers: int = 0, on_bad_image: Any = "error", **options: Any) -> Dataset:
     image = ImageOptions("auto", 9, 8, 100)._replace(**options)
-    return imagefolder.load(root, FileOptions(image, on_bad_image, GIB, None, None, storage, workers))
+    return imagefolder.load(root, FileOptions(image, on_bad_image, None, None, storage, workers))
 
 
 def workers_of_this_process() -> list[psutil.Process]:
@@ -116,6 +115,17 @@ def test_a_csv_lists_files_too(photos: Path, tmp_path: Path) -> None:
     memory, files = (load(tmp_path / "labels.csv", storage) for storage in ("memory", "files"))
     rows = np.arange(len(memory.labels))
     assert np.array_equal(files.images[rows], memory.images[rows])
+
+
+@pytest.mark.parametrize("key", ["data__root", "data__url"])
+def test_the_files_of_an_archive_are_used_where_they_are_unpacked(key: str, photos: Path, project: Path) -> None:
+    path = Path(shutil.make_archive(str(project / "photos"), "zip", photos))
+    place = {"data__root": None, key: str(path) if key == "data__root" else path.as_uri()}
+    download.run(own(photos, data__storage="files", **place))
+    files, memory = read_dataset(), load(photos, "memory")
+    assert isinstance(files.images, ImageFiles)
+    assert np.array_equal(files.images[np.arange(len(files.labels))], memory.images)
+    assert list(files.names) == list(memory.names)
 
 
 def test_a_data_set_of_files_is_read_as_it_was_written(photos: Path, project: Path) -> None:
@@ -301,23 +311,10 @@ def test_the_gallery_of_figure_7_reads_files(
 # What can be wrong
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"data__source": "digits"}, "with data.source digits; expected imagefolder or clothing1m"),
-        ({"data__source": "cifar10"}, "with data.source cifar10; expected imagefolder or clothing1m"),
-        ({"data__root": None, "data__url": "file:///a.zip"}, "and no data.root; expected"),
-    ],
-)
-def test_sources_that_are_no_files_are_refused(changes: Any, expected: str, photos: Path, project: Path) -> None:
-    with pytest.raises(UserError, match=f"^data.storage: found files.*{expected}.*unpack an archive"):
-        download.run(own(photos, data__storage="files", **changes))
-
-
-def test_an_archive_is_refused(photos: Path, tmp_path: Path) -> None:
-    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
-    with pytest.raises(UserError, match=r"^data.storage: found files, but data.root is an archive.*unpack it"):
-        load(Path(archive), "files")
+@pytest.mark.parametrize("source", ["digits", "cifar10"])
+def test_sources_that_are_no_files_are_refused(source: str, photos: Path, project: Path) -> None:
+    with pytest.raises(UserError, match=f"^data.storage: found files, with data.source {source}.*imagefolder"):
+        download.run(own(photos, data__storage="files", data__source=source))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

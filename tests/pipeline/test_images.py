@@ -1,19 +1,14 @@
-"""Images, batches and lists that are damaged, or made to do harm."""
+"""Images that are damaged, lie about themselves, or take too much memory."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
-import pickle
 import shutil
 import struct
 import subprocess
 import sys
-import tarfile
 import tracemalloc
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,13 +20,11 @@ from projects import ROOT, make_params, write_picture
 
 from pipeline.errors import UserError
 from pipeline.images.decode import ImageOptions, decode_image
-from pipeline.sources import cifar10, clothing1m, listing
-from pipeline.sources.archives import GIB
-from pipeline.sources.listing import FileOptions
+from pipeline.sources import listing
 from pipeline.stages import download
 from pipeline.store.dataset import Dataset, read_dataset
 
-# Images
+AS_THEY_ARE = ImageOptions("auto", None, None, 100)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -162,7 +155,7 @@ def test_no_format_is_read_that_runs_other_programs(project: Path, monkeypatch: 
 DECODE = """
 import resource, sys
 from pathlib import Path
-from pipeline.sources.decode import ImageOptions
+from pipeline.images.decode import ImageOptions
 from pipeline.sources.listing import decode_images
 items = [(name, Path(name).read_bytes()) for name in sys.argv[1:]]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -212,10 +205,10 @@ def test_images_are_in_memory_once(tmp_path: Path) -> None:
     write_picture(tmp_path / "1.png", 0, size=(64, 64))
     content = (tmp_path / "1.png").read_bytes()
     names = [f"{i}.png" for i in range(200)]
-    listing.decode_images([("0.png", content)], names[:1], AS_THEY_ARE.image)  # what is imported on the way
+    listing.decode_images([("0.png", content)], names[:1], AS_THEY_ARE)  # what is imported on the way
     tracemalloc.start()
     try:
-        images, _ = listing.decode_images(((name, content) for name in names), names, AS_THEY_ARE.image)
+        images, _ = listing.decode_images(((name, content) for name in names), names, AS_THEY_ARE)
         assert tracemalloc.get_traced_memory()[1] < 1.2 * images.nbytes
     finally:
         tracemalloc.stop()
@@ -229,11 +222,11 @@ def test_images_keep_their_order_whatever_comes_first(tmp_path: Path) -> None:
         items.append((name, (tmp_path / f"{name}.png").read_bytes()))
         pixels[name] = np.broadcast_to(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1), (3, 5, 6))
     names = ["a", "bad", "c", "a", "bad", "d", "c"]
-    images, bad = listing.decode_images([*items[:2], ("bad", b""), items[2]], names, AS_THEY_ARE.image)
+    images, bad = listing.decode_images([*items[:2], ("bad", b""), items[2]], names, AS_THEY_ARE)
     assert list(bad) == ["bad"]
     assert np.array_equal(images, np.stack([pixels[name] for name in "acadc"]))
     with pytest.raises(UserError, match="1 listed files are missing: e"):
-        listing.decode_images(items[1:2], ["a", "e"], AS_THEY_ARE.image)
+        listing.decode_images(items[1:2], ["a", "e"], AS_THEY_ARE)
 
 
 # data.on_bad_image
@@ -341,194 +334,3 @@ def test_images_of_other_sizes_are_not_bad_ones(project: Path) -> None:
     root = tree(project / "own")
     write_picture(root / "train/dog/odd.png", 0, size=(9, 7))
     refused(root, "data.resize", "train/dog/odd.png is 9×7", on_bad_image="skip")
-
-
-# CIFAR-10
-
-
-@pytest.fixture
-def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Makes a folder with torchvision's archive, its batches as given or good ones, and MD5 sums to match."""
-    from torchvision.datasets import CIFAR10
-
-    def make(**batches: object) -> Path:
-        root = tmp_path / "root"
-        inner = tmp_path / "made" / CIFAR10.base_folder
-        inner.mkdir(parents=True)
-        root.mkdir()
-        sums = []
-        names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
-        for number, name in enumerate(names):
-            data = np.random.default_rng(number).integers(0, 256, (4, 3072)).astype(np.uint8)
-            good = {"data": data, "labels": [(4 * number + i) % 10 for i in range(4)], "batch_label": name}
-            if name == "batches.meta":
-                good = {"label_names": [f"class {i}" for i in range(10)], "num_vis": 3072}
-            content = pickle.dumps(batches.get(name.replace(".", "_"), good), 2)
-            (inner / name).write_bytes(content)
-            sums.append([name, hashlib.md5(content).hexdigest()])  # noqa: S324
-        with tarfile.open(root / CIFAR10.filename, "w:gz") as archive:
-            archive.add(inner, inner.name)
-        content = (root / CIFAR10.filename).read_bytes()
-        monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(content).hexdigest())  # noqa: S324
-        monkeypatch.setattr(CIFAR10, "train_list", sums[:5])
-        monkeypatch.setattr(CIFAR10, "test_list", sums[5:6])
-        monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums[6][1]})
-        monkeypatch.setattr(CIFAR10, "url", "file:///nosuch/cifar-10-python.tar.gz")
-        return root
-
-    return make
-
-
-def test_cifar10_is_what_torchvision_reads(cifar: Callable[..., Path]) -> None:
-    from torchvision.datasets import CIFAR10
-
-    root = cifar()
-    dataset = cifar10.load(root, None, GIB)
-    assert [path.name for path in root.iterdir()] == [CIFAR10.filename]  # nothing was extracted
-    with tarfile.open(root / CIFAR10.filename) as archive:
-        archive.extractall(root, filter="data")
-    parts = [CIFAR10(str(root), train=train) for train in (True, False)]
-    assert np.array_equal(dataset.images.transpose(0, 2, 3, 1), np.concatenate([part.data for part in parts]))
-    assert dataset.labels.tolist() == [label for part in parts for label in part.targets]
-    assert dataset.class_names == parts[0].classes
-    assert dataset.split.tolist() == [0] * 20 + [2] * 4
-    assert dataset.names[19:21] == ["train/19", "test/0"]
-    (root / CIFAR10.filename).unlink()
-    again = cifar10.load(root, None, GIB)  # from the folder
-    assert np.array_equal(again.images, dataset.images)
-    assert again.labels.tolist() == dataset.labels.tolist()
-
-
-class Attack:
-    def __init__(self, marker: Path) -> None:
-        self.call = (os.system, (f"touch {marker}",))
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
-DATA = np.zeros((2, 3072), dtype=np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("batches", "expected"),
-    [
-        ({"data_batch_3": {"data": DATA, "labels": [0, 10]}}, "data_batch_3: expected a list of numbers"),
-        ({"data_batch_3": {"data": DATA, "labels": [0, "1"]}}, "expected a list of numbers from 0 to 9"),
-        ({"data_batch_3": {"data": DATA, "labels": [0]}}, "found 1 labels for 2 images"),
-        ({"data_batch_3": {"data": DATA}}, "in 'labels', found NoneType"),
-        ({"data_batch_3": {"data": DATA[:, :9], "labels": [0, 0]}}, "in 'data', found uint8 [2, 9]"),
-        ({"test_batch": {"data": DATA.astype(np.int64), "labels": [0, 0]}}, "test_batch: expected uint8"),
-        ({"test_batch": {"data": [1, 2], "labels": [0, 0]}}, "in 'data', found list"),
-        ({"test_batch": {"data": DATA, "labels": [0, 0], "x": {1}}}, "test_batch is no batch of CIFAR-10: it holds a"),
-        ({"test_batch": [1]}, "expected a dict of arrays, found list"),
-        ({"batches_meta": {"label_names": [1, 2]}}, "expected a list of names in 'label_names'"),
-        ({"batches_meta": {}}, "expected a list of names in 'label_names'"),
-    ],
-)
-def test_other_batches_are_refused(cifar: Callable[..., Path], batches: dict[str, Any], expected: str) -> None:
-    with pytest.raises(UserError) as caught:
-        cifar10.load(cifar(**batches), None, GIB)
-    assert str(caught.value).startswith("data.root: ")
-    assert expected in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches_meta"])
-def test_code_in_a_batch_never_runs(name: str, cifar: Callable[..., Path], tmp_path: Path) -> None:
-    root = cifar(**{name: {"data": Attack(tmp_path / "marker")}})
-    with pytest.raises(UserError, match=r"is no batch of CIFAR-10: it holds a posix\.system, expected arrays"):
-        cifar10.load(root, None, GIB)
-    assert not (tmp_path / "marker").exists()
-
-
-# Clothing1M's lists
-
-AS_THEY_ARE = FileOptions(ImageOptions("auto", None, None, 100), "error", GIB, None, None, "memory", 0)
-
-
-@pytest.fixture
-def clothing(tmp_path: Path) -> Path:
-    """A small copy in the owners' layout: an image a class and list."""
-    lists: dict[str, list[str]] = {"noisy_train": [], "clean_val": [], "clean_test": []}
-    labels: dict[str, list[str]] = {"noisy": [], "clean": []}
-    for number, name in enumerate(name for name in lists for _ in range(14)):
-        key = f"images/{number}.png"
-        write_picture(tmp_path / key, number)
-        lists[name].append(key)
-        labels[name.partition("_")[0]].append(f"{key} {number % 14}")
-    for name, keys in lists.items():
-        (tmp_path / f"{name}_key_list.txt").write_text("\n".join(keys), encoding="utf-8")
-    for name, lines in labels.items():
-        (tmp_path / f"{name}_label_kv.txt").write_text("\n".join(lines), encoding="utf-8")
-    return tmp_path
-
-
-def append(path: Path, *lines: str) -> None:
-    path.write_text("\n".join([path.read_text(encoding="utf-8"), *lines]), encoding="utf-8")
-
-
-def remove(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).unlink()
-
-
-TRAIN_KEYS, NOISY = "noisy_train_key_list.txt", "noisy_label_kv.txt"
-
-
-@pytest.mark.parametrize(
-    ("damage", "expected"),
-    [
-        (
-            lambda root: remove(root, "clean_val_key_list.txt", NOISY),
-            "no such file: clean_val_key_list.txt, noisy_label_kv.txt; expected",
-        ),
-        (
-            lambda root: append(root / TRAIN_KEYS, *(f"images/x{i}.png" for i in range(7))),
-            f"{TRAIN_KEYS}: 7 keys have no label in {NOISY}: images/x0.png; images/x1.png; images/x2.png; "
-            "images/x3.png; images/x4.png; and 2 more",
-        ),
-        (
-            lambda root: remove(root, *(f"images/{i}.png" for i in range(6))),
-            "6 of 42 listed files are missing: images/0.png; images/1.png; images/2.png; images/3.png; images/4.png; "
-            "and 1 more",
-        ),
-        (lambda root: append(root / NOISY, "images/0.png"), f"{NOISY}: found 29 words, expected pairs"),
-        (
-            lambda root: append(root / NOISY, "images/0.png 1", "images/1.png 1", "images/0.png 2"),
-            f"{NOISY}: 1 keys have more than one label: images/0.png",
-        ),
-        *(
-            (
-                lambda root, key=key: (append(root / TRAIN_KEYS, key), append(root / NOISY, f"{key} 1")),
-                f"{TRAIN_KEYS}: 1 keys point outside of data.root: {key}",
-            )
-            for key in ("../../etc/passwd", "/etc/passwd", "images/../../x.png", "C:/x.png", r"..\x.png")
-        ),
-        (lambda root: (root / NOISY).write_bytes("größe.png 1".encode("latin-1")), f"{NOISY}: not readable as text"),
-        (lambda root: (root / TRAIN_KEYS).write_bytes(b"\xff\xfei\0"), f"{TRAIN_KEYS}: not readable as text"),
-        (lambda root: append(root / NOISY, "images/x.png ²"), "found label '²' of images/x.png"),
-        (lambda root: append(root / NOISY, "images/x.png " + "9" * 5000), "of images/x.png, expected 0 to 13"),
-        (lambda root: (root / TRAIN_KEYS).write_text(""), "expected training images of two or more classes"),
-    ],
-)
-def test_damaged_lists_of_clothing1m(damage: Callable[[Path], object], expected: str, clothing: Path) -> None:
-    assert len(clothing1m.load(clothing, AS_THEY_ARE).names) == 42
-    damage(clothing)
-    with pytest.raises(UserError) as caught:
-        clothing1m.load(clothing, AS_THEY_ARE)
-    assert str(caught.value).startswith("data.root: ")
-    assert expected in str(caught.value)
-
-
-def test_a_label_that_is_given_twice_is_no_contradiction(clothing: Path) -> None:
-    append(clothing / NOISY, "images/0.png 0")
-    assert len(clothing1m.load(clothing, AS_THEY_ARE).names) == 42
-
-
-def test_keys_that_are_listed_twice_are_counted_and_named(clothing: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clothing1m.load(clothing, AS_THEY_ARE)
-    assert capsys.readouterr().err == ""
-    append(clothing / TRAIN_KEYS, "images/0.png")
-    append(clothing / "clean_test_key_list.txt", "images/14.png")
-    assert len(clothing1m.load(clothing, AS_THEY_ARE).names) == 44
-    assert "2 keys are listed more than once: images/0.png; images/14.png; " in capsys.readouterr().err

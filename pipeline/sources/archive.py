@@ -1,0 +1,161 @@
+"""Tar and zip archives: unpacked once, and from then on a folder like any other."""
+
+from __future__ import annotations
+
+import fcntl
+import lzma
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline import console, files
+from pipeline.errors import RunError, UserError
+from pipeline.files import GIB
+from pipeline.sources.folder import is_inside, printable, readable
+
+_DAMAGED = (EOFError, RuntimeError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What a damaged archive makes its reader raise, beside an OSError without a number."""
+
+
+def unpack(archive: Path, raw: Path, limit: int, sha256: str | None = None) -> Path:
+    """The folder with what is in an archive, unpacked unless it is there already.
+
+    The folder lies in `raw` and is named by the archive and its SHA-256. It gets that name when it is complete, so that
+    what a killed process has left is never taken for the whole.
+
+    Args:
+        limit: the bytes that the archive may unpack to.
+        sha256: of the archive, if it is to be checked.
+
+    Raises:
+        UserError: another SHA-256, no tar or zip archive, a damaged or too large one, or one with members that are no
+            files, occur twice or point outside.
+        RunError: the folder cannot be written.
+    """
+    with readable(archive):
+        digest = files.file_digest(archive)
+    if sha256 not in (None, digest):
+        raise UserError(f"data.sha256: {archive} has {digest}, expected {sha256}; it is another file or damaged")
+    target = raw / f"{archive.name}-{digest[:16]}"
+    partial = raw / f".{target.name}.partial"
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+        with _alone_in(raw):
+            if not target.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+                partial.mkdir()
+                try:
+                    console.say(f"unpacking {archive} to {target}")
+                    _extract(archive, partial, limit)
+                    partial.rename(target)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise RunError(f"{target}: {archive} could not be unpacked there: {error}") from error
+        reason = str(error) or type(error).__name__
+        raise UserError(f"data.root: {archive}: damaged ({reason}); put an intact one in its place") from error
+    return target
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let other processes that unpack into the folder wait."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot lock a folder
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _extract(archive: Path, folder: Path, limit: int) -> None:
+    # Tar first: zipfile takes any file whose end looks like that of a zip archive for one.
+    if tarfile.is_tarfile(archive):
+        _extract_tar(archive, folder, limit)
+    elif zipfile.is_zipfile(archive):
+        _extract_zip(archive, folder, limit)
+    else:
+        raise UserError(
+            f"data.root: {archive}: expected a folder, a tar or zip archive or a .csv file; this is something else, or "
+            "damaged"
+        )
+
+
+def _extract_tar(archive: Path, folder: Path, limit: int) -> None:
+    total = 0
+    with tarfile.open(archive) as opened:
+        while (member := opened.next()) is not None:
+            opened.members = []  # type: ignore[attr-defined]  # tarfile keeps all, and there may be a million
+            if not member.isdir():
+                _check_member(archive, folder, member.name, member.isreg())
+                total += member.size
+                _check_size(archive, folder, total, member.size, limit)
+                opened.extract(member, folder, filter="data")
+        # tarfile takes a damaged header, and a file that was cut off between two members, for the end.
+        stream: Any = opened.fileobj
+        stream.seek(opened.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no end mark after {opened.offset} bytes: it is cut off, or damaged there")
+        while stream.read(1 << 20):
+            pass  # a compressed file's checksum, which tarfile does not read, stands at its very end
+
+
+def _extract_zip(archive: Path, folder: Path, limit: int) -> None:
+    try:
+        # Without it names that lack the mark of UTF-8 are taken for cp437, which few writers mean.
+        opened = zipfile.ZipFile(archive, metadata_encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _refusal(archive, ascii(error.object)[2:-1], "has a name that is not UTF-8", "rename it") from error
+    with opened:
+        members = [member for member in opened.infolist() if not member.is_dir()]
+        total = sum(member.file_size for member in members)
+        _check_size(archive, folder, total, total, limit)
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the writer knew no file types
+            _check_member(archive, folder, member.filename, kind in (0, stat.S_IFREG))
+            opened.extract(member, folder)
+
+
+def _check_size(archive: Path, folder: Path, total: int, size: int, limit: int) -> None:
+    """Before the next `size` of `total` bytes are written.
+
+    Raises:
+        UserError: the limit or the disk is too small.
+    """
+    if total > limit:
+        raise UserError(
+            f"run.max_unpacked_gib: {archive} unpacks to more than {limit / GIB:g} GiB; raise it if you trust the "
+            "archive"
+        )
+    if size > (free := shutil.disk_usage(folder).free):
+        raise UserError(
+            f"data.root: {archive} unpacks to another {size / GIB:.2f} GiB, and {folder.parent} has {free / GIB:.2f} "
+            "GiB free; make room"
+        )
+
+
+def _check_member(archive: Path, folder: Path, name: str, is_file: bool) -> None:
+    """
+    Raises:
+        UserError: it cannot be unpacked as it is. Left out or renamed, an image would be lost without a word.
+    """
+    if not is_file:
+        remedy = "put a file in its place (tar: --dereference --hard-dereference)"
+        raise _refusal(archive, name, "is a link, device or pipe, not a file", remedy)
+    if not is_inside(name):
+        raise _refusal(archive, name, r"points outside of it (absolute, or with .., a drive or \)", "pack it anew")
+    if os.path.lexists(folder / name):
+        raise _refusal(archive, name, "occurs more than once", "pack it anew")
+
+
+def _refusal(archive: Path, name: str, what: str, remedy: str) -> UserError:
+    return UserError(f"data.root: {archive}: {printable(name)} in it {what}; {remedy}")
