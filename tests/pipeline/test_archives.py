@@ -209,7 +209,7 @@ def test_links_and_devices_in_a_zip_archive_are_refused(kind: int, project: Path
 def test_an_archive_that_unpacks_to_more_than_the_limit_is_refused(suffix: str, tmp_path: Path) -> None:
     path = write_archive(tmp_path / f"photos{suffix}", GOOD)
     size = 2 * len(png())
-    with pytest.raises(UserError, match=r"^data\.max_unpacked_gib: .*photos"):
+    with pytest.raises(UserError, match=r"^run\.max_unpacked_gib: .*photos"):
         unpack(path, tmp_path / "raw", size - 1)
     assert list((tmp_path / "raw").iterdir()) == []
     unpack(path, tmp_path / "raw", size)
@@ -229,7 +229,7 @@ def test_the_limit_is_looked_at_before_anything_of_a_member_is_written(
         path.write_bytes(gzip.compress(header + bytes(20 * MIB) + bytes(1024)))
     for reader in (zipfile.ZipFile, tarfile.TarFile):
         monkeypatch.setattr(reader, "extract", lambda *_, **__: pytest.fail("it was unpacked"))
-    with pytest.raises(UserError, match=r"^data\.max_unpacked_gib: "):
+    with pytest.raises(UserError, match=r"^run\.max_unpacked_gib: "):
         unpack(path, tmp_path / "raw", 10 * MIB)
 
 
@@ -326,7 +326,7 @@ NEGATIVE[148:156] = b"%06o\0 " % sum(NEGATIVE)
         (FIRST, "damaged"),
         (FIRST + b"x" * 512 + bytes(1024), "damaged"),
         (tar_member("train/cat/1.png", tarfile.REGTYPE, size=3 * MIB).tobuf(), "damaged"),
-        (tar_member("train/cat/1.png", tarfile.REGTYPE, size=1 << 40).tobuf(tarfile.GNU_FORMAT), "data.max_unpacked"),
+        (tar_member("train/cat/1.png", tarfile.REGTYPE, size=1 << 40).tobuf(tarfile.GNU_FORMAT), "run.max_unpacked"),
         (bytes(NEGATIVE) + bytes(1024), "data.root"),
         (FIRST[:400], "expected a folder, a tar or zip archive"),
     ],

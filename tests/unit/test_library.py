@@ -1,4 +1,4 @@
-"""The library as a whole: what it exports, what its packages import of one another, what its README shows."""
+"""The library as a whole: what it exports, and what its README shows."""
 
 from __future__ import annotations
 
@@ -14,42 +14,6 @@ import torch
 import mlnt
 
 ROOT = Path(mlnt.__file__).parents[1]
-MAY_IMPORT = {
-    "images": set(),
-    "noise": set(),
-    "networks": set(),
-    "seeding": set(),
-    "training": {"images", "seeding"},
-    "method": {"training"},
-    "baselines": {"training", "method"},
-}
-"""By package or module below mlnt: which others."""
-
-
-def imported(path: Path) -> set[str]:
-    """Which packages and modules below mlnt a file imports, inside functions too."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "mlnt":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlnt."):
-            found.add(str(node.module).split(".")[1])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mlnt.")}
-    return found
-
-
-@pytest.mark.parametrize("name", MAY_IMPORT)
-def test_imports_descend(name: str) -> None:
-    folder = ROOT / "mlnt" / name
-    files = list(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
-    assert files
-    assert {path.name: imported(path) - {name} - MAY_IMPORT[name] for path in files} == {p.name: set() for p in files}
-
-
-def test_no_package_is_left_out_above() -> None:
-    parts = {path.stem for path in (ROOT / "mlnt").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert parts - {"__init__"} == MAY_IMPORT.keys()
 
 
 def test_every_exported_name_is_where_the_type_checker_finds_it() -> None:

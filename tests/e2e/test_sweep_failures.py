@@ -1,0 +1,57 @@
+"""Experiments of a sweep that diverge, fail once, or cannot run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from projects import git
+from sweeps import sweep, with_short_preset
+
+
+@pytest.fixture
+def with_preset(tmp_path: Path) -> Path:
+    return with_short_preset(tmp_path / "repository")
+
+
+def test_an_experiment_that_diverges_is_said_and_not_repeated(with_preset: Path) -> None:
+    preset = with_preset / "presets/short.yaml"
+    preset.write_text("# Diverges\ntrain:\n  epochs: 2\n  lr: 1.0e+30\n", encoding="utf-8")
+    git(with_preset, "commit", "--quiet", "--all", "--message", "diverges")
+    result = sweep(with_preset, "--seeds", "1")
+    assert result.returncode == 0, result.stderr
+    assert "0 of 1 finished, 1 diverged" in result.stderr
+    again = sweep(with_preset, "--seeds", "1")
+    assert "1 diverged (not repeated with this code)" in again.stderr
+    assert "0 to queue" in again.stderr
+
+
+def before_pretrain(folder: Path, script: str) -> None:
+    """Let a shell script decide whether the stage may run."""
+    (folder / "may_run.sh").write_text(script, encoding="utf-8")
+    path = folder / "dvc.yaml"
+    command = "python -m pipeline pretrain"
+    text = path.read_text(encoding="utf-8").replace(command, f"sh may_run.sh && {command}")
+    assert "may_run.sh" in text
+    path.write_text(text, encoding="utf-8")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "a condition")
+
+
+def test_an_experiment_that_ends_without_a_result_is_tried_once_more(with_preset: Path) -> None:
+    mark = with_preset.parent / "failed"
+    before_pretrain(with_preset, f"if mkdir {mark}; then echo error: the machine blinked; exit 1; fi")
+    result = sweep(with_preset, "--seeds", "1")
+    assert result.returncode == 0, result.stderr
+    assert "failed: error: the machine blinked" in result.stderr
+    assert "1 of 1 experiments ended without a result; once more" in result.stderr
+    assert "sweep figure3: 1 of 1 finished" in result.stderr
+
+
+def test_an_experiment_that_cannot_run_is_given_up_with_its_reason(with_preset: Path) -> None:
+    before_pretrain(with_preset, "echo error: no such luck; exit 2")
+    result = sweep(with_preset)
+    assert result.returncode == 1
+    assert result.stderr.count("failed: error: no such luck") == 2  # one message for both seeds, in each of two tries
+    assert "error: 2 experiments are missing; `dvc queue status`" in result.stderr
+    assert "Traceback" not in result.stderr
