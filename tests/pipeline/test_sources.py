@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import shutil
 import struct
 import tarfile
@@ -571,6 +572,61 @@ def test_photographs_have_other_suffixes_too(suffix: str, tmp_path: Path) -> Non
     assert f"train/cat/photo{suffix}" in load(tmp_path).names
 
 
+# Folders of one's own
+
+
+def test_names_may_have_any_character_but_are_utf_8(tmp_path: Path) -> None:
+    names = [r"train/C:/a\b.png", "train/new\nline/1.png"]
+    for i, name in enumerate(names):
+        write_picture(tmp_path / name, i)
+    assert load(tmp_path).names == names
+    write_picture(tmp_path / "train/cat/\udcff.png", 0)
+    refused(tmp_path, "1 images in it have names that are not UTF-8", r"train/cat/\udcff.png")
+
+
+def test_links_are_followed_to_wherever_they_lead(tmp_path: Path) -> None:
+    disk, root = tmp_path / "disk", tmp_path / "folder"
+    for name in ("cats/1.png", "dogs/1.png", "one.png"):
+        write_picture(disk / name, len(name))
+    (root / "train").mkdir(parents=True)
+    (root / "train" / "cat").symlink_to(disk / "cats")
+    (root / "train" / "dog").symlink_to("../../disk/dogs")
+    (disk / "dogs" / "2.png").symlink_to(disk / "one.png")
+    (root / "train" / "cat" / "up").symlink_to(root)  # no end, if it were followed again and again
+    (tmp_path / "link").symlink_to(root)
+    expected = ["train/cat/1.png", "train/dog/1.png", "train/dog/2.png"]
+    assert load(root).names == load(tmp_path / "link").names == expected
+
+
+@pytest.mark.parametrize("name", ["train/cat/x.png", "train/fox"])
+@pytest.mark.parametrize("target", ["/nosuch", "x.png", None], ids=["a broken link", "a circle", "a pipe"])
+def test_pipes_and_links_that_lead_nowhere_are_named(name: str, target: str | None, tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 1})
+    if target is None:
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to(target)
+    refused(tmp_path, f"data.root: {tmp_path}: 1 images in it are links that lead nowhere, devices or pipes: {name};")
+
+
+def test_a_csv_may_point_anywhere_but_not_at_a_pipe(tmp_path: Path) -> None:
+    outside, lists = tmp_path / "elsewhere" / "1.png", tmp_path / "lists"
+    for path in (outside, lists / "2.png"):
+        write_picture(path, 0)
+    table = lists / "labels.csv"
+    table.write_text(f"path,label\n{outside},cat\n2.png,dog\n../elsewhere/1.png,cat\n", encoding="utf-8")
+    assert load(table).names == [str(outside), "2.png", "../elsewhere/1.png"]
+    os.mkfifo(lists / "pipe.png")
+    table.write_text("path,label\n2.png,dog\npipe.png,cat\n", encoding="utf-8")
+    refused(table, "line 3: no such file: pipe.png")
+
+
+def test_a_pipe_is_neither_folder_nor_archive(project: Path) -> None:
+    os.mkfifo(project / "pipe.zip")
+    with pytest.raises(UserError, match=r"^data\.root: pipe\.zip: expected a folder, a tar or zip archive"):
+        download.run(own(root="pipe.zip"))
+
+
 # What may not be read
 
 
@@ -602,3 +658,11 @@ def test_a_local_archive_is_looked_at_before_its_sum(project: Path, monkeypatch:
     monkeypatch.setattr(Path, "stat", no_access)
     with pytest.raises(UserError, match=r"^data\.root: images\.zip: not readable"):
         download.run(params)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read all folders")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 1})
+    (tmp_path / "train" / "cat").chmod(0)
+    refused(tmp_path, "train/cat", "not readable")
+    (tmp_path / "train" / "cat").chmod(0o755)
