@@ -179,7 +179,7 @@ def require_clean() -> None:
     Raises:
         UserError: not a git repository, or changes that are not committed.
     """
-    changes = git("status", "--porcelain").splitlines()
+    changes = git("status", "--porcelain", "--", ".", f":!{LOCKS[1]}").splitlines()
     if changes:
         shown = ", ".join(line[3:] for line in changes[:4]) + (", …" if len(changes) > 4 else "")
         raise UserError(
