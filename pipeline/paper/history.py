@@ -175,7 +175,8 @@ def params_at(revisions: Sequence[str]) -> dict[str, Values]:
 
 
 def require_clean() -> None:
-    """
+    """Refuse a working tree with changes. The lock of the baselines, which nobody has to commit, may lie there.
+
     Raises:
         UserError: not a git repository, or changes that are not committed.
     """
