@@ -4,7 +4,7 @@
 
 Seeds 100 and 101, of the search for the recipe; no number of the test split is read. The criterion is that of
 select_recipe.py, judged by iteration 2; the first value, the default recipe's, stays unless another is better by more
-than one standard error of the paired difference. The choice goes into pipeline/sweeps.py.
+than one standard error of the paired difference. The choice goes into pipeline/paper/grid.py.
 """
 
 from __future__ import annotations

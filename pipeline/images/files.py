@@ -98,7 +98,7 @@ class ImageFiles:
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]: ...
 
     def __getitem__(self, rows: int | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Decoded here and now: for single images. Many are read by `mlnt.file_images`.
+        """Decoded here and now: for single images. Many are read by `mlnt.images.files`.
 
         Raises:
             UserError: a file has changed, or cannot be read.
