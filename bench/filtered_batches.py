@@ -101,7 +101,7 @@ def from_kept(params: Params, stage: str) -> dict[tuple[str, str], float]:
         system = BY_STAGE[stage]
         network, _ = session.best_network(BY_STAGE[system.mentor or ""])
         kept = train._filter(session, network)
-        plan = system.build(session, system, network)
+        plan = system.build(session, network)
         train_set = session.split(TRAIN)
         step = FromKept(
             **step_options(params, plan.meta),

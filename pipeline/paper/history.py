@@ -180,7 +180,7 @@ def require_clean() -> None:
     Raises:
         UserError: not a git repository, or changes that are not committed.
     """
-    changes = git("status", "--porcelain", "--", ".", f":!{LOCKS[1]}").splitlines()
+    changes = git("status", "--porcelain", "--", ":/", f":!{LOCKS[1]}").splitlines()
     if changes:
         shown = ", ".join(line[3:] for line in changes[:4]) + (", …" if len(changes) > 4 else "")
         raise UserError(
@@ -239,7 +239,8 @@ def _stages_of(texts: Mapping[str, str]) -> dict[str, Any]:
             stages = (_lock_yaml(texts.get(path, "")) or {}).get("stages", {})
         except (yaml.YAMLError, AttributeError):
             continue
-        lock |= {stage.removeprefix("baseline@"): entry for stage, entry in stages.items()}
+        prefix = "" if path == LOCKS[0] else "baseline@"  # the baselines have an `evaluate` of their own
+        lock |= {s.removeprefix(prefix): entry for s, entry in stages.items() if s.startswith(prefix)}
     return lock
 
 

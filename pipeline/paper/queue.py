@@ -119,7 +119,7 @@ def targets(stages: Iterable[str]) -> list[str]:
             found.append(wanted[-1])
     baselines = [system.stage for system in BASELINES if system.stage in chosen]
     if len(baselines) == len(BASELINES):
-        return [*found, "baselines/dvc.yaml"]
+        return [*found, "baselines/dvc.yaml:baseline"]
     return found + [f"baselines/dvc.yaml:baseline@{stage}" for stage in baselines]
 
 

@@ -80,11 +80,8 @@ def runs_of(
     for run in experiments:
         if not set(run.histories) & set(sweep.stages):
             continue
-        try:
-            if not _same(sweep.stages, run.params, values_of(base, preset, name, cell, run.params["seed"])):
-                continue
-        except (UserError, KeyError):
-            continue  # parameters of another version of this package
+        if not _matches(sweep.stages, run.params, values_of(base, preset, name, cell, run.params.get("seed", 0))):
+            continue
         seed = run.params["seed"]
         known = by_seed.get(seed)
         if known is None or complete(sweep, run) or not complete(sweep, known):
@@ -98,17 +95,17 @@ def runs_of(
         if seed in by_seed and complete(sweep, by_seed[seed]):
             continue
         wanted = values_of(base, preset, name, cell, seed)
-        recorded = {section: record["params"].get(section, values) for section, values in wanted.items()}
-        for section, values in wanted.items():
-            if isinstance(values, dict):  # what changes no training is not in the record
-                recorded[section] = {**values, **recorded[section]}
-        if _same([stage], recorded, wanted):
+        if _matches([stage], record["params"], wanted):
             diverged.setdefault(seed, {})[stage] = record["message"]
     return Runs(by_seed, diverged)
 
 
-def _same(stages: Sequence[str], left: Values, right: Values) -> bool:
-    return identity(left, stages) == identity(right, stages)
+def _matches(stages: Sequence[str], found: Values, wanted: Values) -> bool:
+    """Whether these stages train the same models with both; parameters of another version match none."""
+    try:
+        return identity(found, stages) == identity(wanted, stages)
+    except UserError:
+        return False
 
 
 def complete(sweep: Sweep, run: Finished) -> bool:

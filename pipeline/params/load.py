@@ -92,7 +92,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and not prefix:
             flat |= leaves(value, f"{key}.")
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
@@ -101,7 +101,7 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     result = copy.deepcopy(dict(values))
     for key, value in changes.items():
         section, _, name = key.rpartition(".")
-        (result[section] if section else result)[name] = value
+        (result.setdefault(section, {}) if section else result)[name] = value
     return result
 
 

@@ -59,9 +59,6 @@ class Length(Section):
         epochs = self.epochs or 0.0
         return int(epochs) if epochs.is_integer() else epochs
 
-    def in_steps(self, steps_per_epoch: int) -> int:
-        return self.steps if self.steps is not None else round((self.epochs or 0.0) * steps_per_epoch)
-
 
 class Data(Section):
     source: Literal["digits", "cifar10", "imagefolder", "clothing1m"]
@@ -253,6 +250,12 @@ class Params(Section):
     evaluate: Evaluate
     report: Report
     run: Run
+
+    @property
+    def label_issue_threshold(self) -> float:
+        """A label is listed as an issue at or below this probability: the mentor's τ unless it has its own."""
+        chosen = self.evaluate.label_issue_threshold
+        return self.filter.tau if chosen is None else chosen
 
     @model_validator(mode="after")
     def _together(self) -> Params:

@@ -17,12 +17,14 @@ class Row:
     """One model of one system; accuracies as fractions, None where they cannot be known.
 
     Attributes:
+        prior: what the system is told beside images and labels.
         mentor: whether it is the better model of the two on validation.
         ours: whether it is one of MLNT.
         label_issues: how well the system's best model finds the wrong labels, as metrics/evaluate.json has it.
     """
 
     system: str
+    prior: str
     title: str
     mentor: bool
     ours: bool
@@ -45,6 +47,7 @@ def rows(metrics: Mapping[str, Any], paper: Mapping[str, str]) -> list[Row]:
             table.append(
                 Row(
                     system=system.title,
+                    prior=system.prior,
                     title=title,
                     mentor=values["mentor"] == model,
                     ours=system in MLNT,
@@ -61,7 +64,7 @@ def rows(metrics: Mapping[str, Any], paper: Mapping[str, str]) -> list[Row]:
 
 
 def baseline_metrics() -> dict[str, Any]:
-    """What was found of those baselines that were trained on the labels of this run; nothing where there are none.
+    """The metrics of the baselines, if they were judged on the labels of this run; otherwise nothing.
 
     Raises:
         UserError: a damaged file.
@@ -69,13 +72,9 @@ def baseline_metrics() -> dict[str, Any]:
     if not files.BASELINE_EVALUATION.exists():
         return {}
     metrics: dict[str, Any] = files.read_json(files.BASELINE_EVALUATION)
-    labels = cards.labels_digest(CROSS_ENTROPY.stage)
-    stages = {system.name: system.stage for system in BASELINES}
-    return {
-        name: values
-        for name, values in metrics.items()
-        if name in stages and cards.is_there(stages[name]) and cards.labels_digest(stages[name]) == labels
-    }
+    if metrics.get("labels_digest") != cards.labels_digest(CROSS_ENTROPY.stage):
+        return {}
+    return {system.name: metrics[system.name] for system in BASELINES if system.name in metrics}
 
 
 def paper_column(source: str, kind: str, rate: float) -> dict[str, str]:

@@ -24,6 +24,19 @@ _DAMAGED = (EOFError, RuntimeError, ValueError, tarfile.TarError, zipfile.BadZip
 """What a damaged archive makes its reader raise, beside an OSError without a number."""
 
 
+def check_sha256(path: Path, expected: str | None) -> str:
+    """The SHA-256 of a file.
+
+    Raises:
+        UserError: it is another one than `data.sha256`, or the file cannot be read.
+    """
+    with readable(path):
+        digest = files.file_digest(path)
+    if expected not in (None, digest):
+        raise UserError(f"data.sha256: {path} has {digest}, expected {expected}; it is another file or damaged")
+    return digest
+
+
 def unpack(archive: Path, raw: Path, limit: int, sha256: str | None = None) -> Path:
     """The folder with what is in an archive, unpacked unless it is there already.
 
@@ -39,10 +52,7 @@ def unpack(archive: Path, raw: Path, limit: int, sha256: str | None = None) -> P
             files, occur twice or point outside.
         RunError: the folder cannot be written.
     """
-    with readable(archive):
-        digest = files.file_digest(archive)
-    if sha256 not in (None, digest):
-        raise UserError(f"data.sha256: {archive} has {digest}, expected {sha256}; it is another file or damaged")
+    digest = check_sha256(archive, sha256)
     target = raw / f"{archive.name}-{digest[:16]}"
     partial = raw / f".{target.name}.partial"
     try:

@@ -10,7 +10,7 @@ from pipeline.files import GIB
 from pipeline.images.decode import ImageOptions
 from pipeline.params.schema import Data, Params, Run
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
-from pipeline.sources.archive import unpack
+from pipeline.sources.archive import check_sha256, unpack
 from pipeline.sources.fetch import fetch
 from pipeline.sources.folder import file_type
 from pipeline.sources.limit import limit_dataset
@@ -32,7 +32,7 @@ def run(params: Params) -> str:
             f"data.storage: found files, with data.source {params.data.source}, which has none; expected memory, or "
             "data.source imagefolder or clothing1m"
         )
-    dataset = _load(params)
+    dataset = SOURCES[params.data.source](params.data, params.run)
     write_dataset(dataset)
     counts = [f"{int((dataset.split == i).sum())} {name}" for i, name in enumerate(SPLITS)]
     channels, height, width = dataset.images.shape[1:]
@@ -40,30 +40,39 @@ def run(params: Params) -> str:
     return f"{dataset.source}: {' + '.join(counts)} images of {size}, {len(dataset.class_names)} classes"
 
 
-def _load(params: Params) -> Dataset:
-    data, limits = params.data, params.run
-    if data.source == "digits":
-        return limit_dataset(digits.load(), data.limit, data.limit_test)
-    if data.source == "cifar10":
-        root = Path(data.root).expanduser() if data.root else RAW
-        whole = cifar10.load(
-            root, data.url, data.sha256, RAW, _bytes(limits.max_download_gib), _bytes(limits.max_unpacked_gib)
-        )
-        return limit_dataset(whole, data.limit, data.limit_test)
-    options = FileOptions(
+def _digits(data: Data, _: Run) -> Dataset:
+    return limit_dataset(digits.load(), data.limit, data.limit_test)
+
+
+def _cifar10(data: Data, run: Run) -> Dataset:
+    root = Path(data.root).expanduser() if data.root else RAW
+    whole = cifar10.load(root, data.url, data.sha256, RAW, _bytes(run.max_download_gib), _bytes(run.max_unpacked_gib))
+    return limit_dataset(whole, data.limit, data.limit_test)
+
+
+def _imagefolder(data: Data, run: Run) -> Dataset:
+    return imagefolder.load(_local(data, run), _options(data, run))
+
+
+def _clothing1m(data: Data, run: Run) -> Dataset:
+    return clothing1m.load(_local(data, run), _options(data, run))
+
+
+SOURCES = {"digits": _digits, "cifar10": _cifar10, "imagefolder": _imagefolder, "clothing1m": _clothing1m}
+
+
+def _options(data: Data, run: Run) -> FileOptions:
+    return FileOptions(
         image=ImageOptions(data.channels, data.resize, data.crop, data.max_image_mpixels),
         on_bad_image=data.on_bad_image,
         limit=data.limit,
         limit_test=data.limit_test,
         storage=data.storage,
-        workers=limits.num_workers,
+        workers=run.num_workers,
     )
-    if data.source == "imagefolder":
-        return imagefolder.load(_local(data, limits), options)
-    return clothing1m.load(_local(data, limits), options)
 
 
-def _local(data: Data, limits: Run) -> Path:
+def _local(data: Data, run: Run) -> Path:
     """The folder or .csv file; an archive is fetched, where it is at `data.url`, and unpacked.
 
     Raises:
@@ -73,11 +82,14 @@ def _local(data: Data, limits: Run) -> Path:
         path = Path(data.root).expanduser()
     elif data.url is not None:
         known_hash = None if data.sha256 is None else f"sha256:{data.sha256}"
-        path = fetch(data.url, known_hash, RAW, _bytes(limits.max_download_gib))
+        path = fetch(data.url, known_hash, RAW, _bytes(run.max_download_gib))
     else:
         raise UserError("data.root: found null, expected the path of your folder, archive or .csv file")
-    if file_type(path) == stat.S_IFREG and path.suffix.lower() != ".csv":
-        return unpack(path, RAW, _bytes(limits.max_unpacked_gib), data.sha256)
+    if path.suffix.lower() == ".csv":
+        if data.sha256 is not None:
+            check_sha256(path, data.sha256)
+    elif file_type(path) == stat.S_IFREG:
+        return unpack(path, RAW, _bytes(run.max_unpacked_gib), data.sha256)
     return path
 
 

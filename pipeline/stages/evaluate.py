@@ -24,8 +24,8 @@ from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.systems.registry import BASELINES, DEFAULT, FINAL
 from pipeline.training.build import empty_network
 from pipeline.training.device import amp_dtype
+from pipeline.training.plan import System
 from pipeline.training.session import Session
-from pipeline.training.system import System
 
 SUMMARY = files.METRICS / "summary.json"
 CONFUSION = files.PLOTS / "confusion.csv"
@@ -63,7 +63,8 @@ def _baselines(evaluation: Evaluation) -> str:
     if not trained:
         raise UserError(f"{files.MODELS}: no baseline was trained; `dvc repro baselines/dvc.yaml` trains them")
     metrics, confusions, issues = evaluation.judge(trained)
-    files.write_json(files.BASELINE_EVALUATION, metrics)
+    # The default run's metrics lie beside those of its labels; these may be older than that run.
+    files.write_json(files.BASELINE_EVALUATION, {"labels_digest": evaluation.labels.digest, **metrics})
     files.write_csv(files.BASELINE_CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
     rows = ({"system": system.name, **row} for system, of in issues.items() for row in evaluation.issue_rows(of))
     files.write_csv(files.BASELINE_LABEL_ISSUES, rows)
@@ -105,8 +106,7 @@ class Evaluation:
         self.params = session.params
         self.dataset = session.dataset
         self.labels = session.labels
-        chosen = self.params.evaluate.label_issue_threshold
-        self.threshold = self.params.filter.tau if chosen is None else chosen
+        self.threshold = self.params.label_issue_threshold
 
     def count(self, split: int) -> int:
         return len(self.labels.rows(split))

@@ -36,8 +36,7 @@ def run(params: Params, baselines: bool = False) -> str:
     others = rows.baseline_metrics() if baselines else {}
     noise = files.read_json(files.METRICS / "noise.json")
     issues = _issues(params.report.gallery)
-    chosen = params.evaluate.label_issue_threshold
-    threshold = params.filter.tau if chosen is None else chosen
+    threshold = params.label_issue_threshold
     known = labels.true_labels is not None
     clothing = dataset.source == "clothing1m"
     paper = rows.paper_column(dataset.source, params.noise.kind, params.noise.rate) if known or clothing else {}

@@ -14,8 +14,8 @@ from pipeline.params.schema import Params
 from pipeline.store.dataset import TRAIN
 from pipeline.systems.registry import BY_STAGE
 from pipeline.training.fit import fit
+from pipeline.training.plan import System
 from pipeline.training.session import Session
-from pipeline.training.system import System
 
 FEW_KEPT = 0.3
 
@@ -35,7 +35,7 @@ def _train(session: Session, system: System) -> str:
     # θ*: the best model of the iteration before, in eval mode.
     network, digest = session.best_network(BY_STAGE[system.mentor]) if system.mentor else (None, "")
     kept = _filter(session, network)
-    plan = system.build(session, system, network)
+    plan = system.build(session, network)
     return fit(session, system, plan, session.training(system, plan, kept), digest)
 
 

@@ -66,6 +66,7 @@ def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:
     ):
         if found != expected:
             raise UserError(
-                f"{path}: trained with other {what} ({found[:24]}, expected {expected[:24]}); run `dvc repro`"
+                f"{path}: trained with other {what} ({found[:24]}, expected {expected[:24]}); train again: `dvc repro` "
+                "or `dvc repro baselines/dvc.yaml`"
             )
     return card

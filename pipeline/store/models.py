@@ -53,7 +53,7 @@ def load_into(module: nn.Module, path: Path) -> nn.Module:
         module.load_state_dict(load_tensors(path))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path}: not the weights of this network ({reason}); run `dvc repro`") from error
+        raise UserError(f"{path}: not the weights of this network ({reason}); train it again: `dvc repro`") from error
     return module
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.training.system import Plan, System
+from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.training.session import Session
 
 
-def _build(session: Session, _: System, __: Network | None) -> Plan:
+def _build(session: Session, _: Network | None) -> Plan:
     import torch
 
     from mlnt import seeding
@@ -48,7 +48,7 @@ def _build(session: Session, _: System, __: Network | None) -> Plan:
         weight_end=chosen.weight_end,
         weight_epochs=chosen.weight_epochs,
     )
-    return Plan(step, lower={"train.lr": session.params.train.lr})
+    return Plan(step)
 
 
 def _network(backbone: nn.Module, num_classes: int) -> nn.Module:
@@ -59,11 +59,9 @@ def _network(backbone: nn.Module, num_classes: int) -> nn.Module:
 
 SYSTEMS = (
     System(
-        name="cnn_crf",
-        title="CNN-CRF (own version)",
-        model_titles=("CNN-CRF (own version)", "CNN-CRF (own version), EMA"),
-        stage="cnn_crf",
-        build=_build,
+        "cnn_crf",
+        "CNN-CRF (own version)",
+        _build,
         sections=("cnn_crf",),
         prior="a small clean set, or the noise matrix",
         paper=("CNN-CRF [27]", ""),

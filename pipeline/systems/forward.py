@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.training.system import Plan, System
+from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from pipeline.training.session import Session
 
 
-def _true_matrix(session: Session, _: System, __: Network | None) -> Plan:
+def _true_matrix(session: Session, _: Network | None) -> Plan:
     return _plan(session, session.transition_matrix("forward", "the baseline forward_estimated does without"))
 
 
-def _estimated_matrix(session: Session, _: System, __: Network | None) -> Plan:
+def _estimated_matrix(session: Session, _: Network | None) -> Plan:
     """T from the cross-entropy network: its best model on validation."""
     import torch
 
@@ -46,27 +46,17 @@ def _plan(session: Session, matrix: Tensor, *inputs: str) -> Plan:
             "samples have; expected a column that is not all zeros for each label"
         )
     step = ForwardStep(*session.optimizer, transition_matrix=matrix.float().to(session.device))
-    return Plan(step, inputs, lower={"train.lr": session.params.train.lr})
+    return Plan(step, inputs)
 
 
 SYSTEMS = (
     System(
-        name="forward",
-        title="Forward, true T",
-        model_titles=("Forward, true T", "Forward, true T, EMA"),
-        stage="forward",
-        build=_true_matrix,
+        "forward",
+        "Forward, true T",
+        _true_matrix,
         sections=("forward",),
         prior="the noise matrix",
         paper=("Forward [16]", ""),
     ),
-    System(
-        name="forward_estimated",
-        title="Forward, estimated T",
-        model_titles=("Forward, estimated T", "Forward, estimated T, EMA"),
-        stage="forward_estimated",
-        build=_estimated_matrix,
-        sections=("forward",),
-        needs=("pretrain",),
-    ),
+    System("forward_estimated", "Forward, estimated T", _estimated_matrix, sections=("forward",), needs=("pretrain",)),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline import console, files
-from pipeline.training.system import Plan, Recipe, System
+from pipeline.training.plan import Plan, Recipe, System
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ SOFT_LABELS = files.MODELS / FIRST / "soft_labels.h5"
 PRIOR = "the distribution of the true classes"
 
 
-def _label_correction(session: Session, _: System, __: Network | None) -> Plan:
+def _label_correction(session: Session, _: Network | None) -> Plan:
     """Step 1: its soft labels are kept for step 2."""
     import torch.nn.functional as F
 
@@ -49,7 +49,7 @@ def _label_correction(session: Session, _: System, __: Network | None) -> Plan:
     )
 
 
-def _soft_labels(session: Session, _: System, __: Network | None) -> Plan:
+def _soft_labels(session: Session, _: Network | None) -> Plan:
     """Step 2: a fresh network on those labels."""
     import torch
 
@@ -60,7 +60,7 @@ def _soft_labels(session: Session, _: System, __: Network | None) -> Plan:
     step = SoftLabelStep(*session.optimizer, soft_labels=torch.from_numpy(table).to(session.device))
     train = session.params.train
     recipe = Recipe(train.epochs, train.lr, session.params.joint_optimization.lr_drop_epochs)
-    return Plan(step, [files.file_digest(SOFT_LABELS)], recipe=recipe, lower={"train.lr": train.lr})
+    return Plan(step, [files.file_digest(SOFT_LABELS)], recipe=recipe)
 
 
 def _prior(session: Session) -> Tensor:
@@ -77,21 +77,17 @@ def _prior(session: Session) -> Tensor:
 
 SYSTEMS = (
     System(
-        name=FIRST,
-        title="Joint Optimization, step 1",
-        model_titles=("Joint Optimization, step 1", "Joint Optimization, step 1, EMA"),
-        stage=FIRST,
-        build=_label_correction,
+        FIRST,
+        "Joint Optimization, step 1",
+        _label_correction,
         sections=("joint_optimization",),
         prior=PRIOR,
         in_tables=False,
     ),
     System(
-        name="joint_optimization",
-        title="Joint Optimization",
-        model_titles=("Joint Optimization", "Joint Optimization, EMA"),
-        stage="joint_optimization",
-        build=_soft_labels,
+        "joint_optimization",
+        "Joint Optimization",
+        _soft_labels,
         sections=("joint_optimization",),
         iteration=2,  # step 2 starts from other weights than step 1
         needs=(FIRST,),

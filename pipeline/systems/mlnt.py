@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.training.system import Plan, System
+from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,15 +32,15 @@ def step_options(params: Params, meta: bool = True) -> dict[str, Any]:
     }
 
 
-def _cross_entropy(session: Session, _: System, mentor: Network | None) -> Plan:
+def _cross_entropy(session: Session, mentor: Network | None) -> Plan:
     from mlnt.method.step import MLNTStep
 
     params = session.params
     step = MLNTStep(**step_options(params, meta=False), mentor=mentor)
-    return Plan(step, lower={"train.lr": params.train.lr})
+    return Plan(step)
 
 
-def _mlnt(session: Session, _: System, mentor: Network | None) -> Plan:
+def _mlnt(session: Session, mentor: Network | None) -> Plan:
     from mlnt.method.step import MLNTStep
 
     params = session.params
@@ -69,44 +69,44 @@ def _features(session: Session) -> tuple[Tensor | FeatureFile | None, str]:
 def _control(iteration: int, mentor: str) -> System:
     title = f"CE + filter {iteration}"
     return System(
-        name=f"ce_filter_{iteration}",
-        title=title,
-        model_titles=(title, f"{title} EMA"),
-        stage=f"control{iteration}",
-        build=_cross_entropy,
+        f"ce_filter_{iteration}",
+        title,
+        _cross_entropy,
         sections=("filter",),
         iteration=iteration,
         mentor=mentor,
         default=True,
+        own_stage=f"control{iteration}",
+        model_titles=(title, f"{title} EMA"),
     )
 
 
 def _iteration(iteration: int, ordinal: str, mentor: str | None) -> System:
     title = f"MLNT {iteration}"
     return System(
-        name=f"mlnt_{iteration}",
-        title=title,
-        model_titles=(f"{title} student", f"{title} teacher"),
-        stage=f"meta{iteration}",
-        build=_mlnt,
+        f"mlnt_{iteration}",
+        title,
+        _mlnt,
         sections=("mlnt", "filter", "mentor") if mentor else ("mlnt",),
         iteration=iteration,
         mentor=mentor,
         needs=("pretrain",),
         paper=(f"MLNT-student ({ordinal} iter.)", f"MLNT-teacher ({ordinal} iter.)"),
         default=True,
+        own_stage=f"meta{iteration}",
+        model_titles=(f"{title} student", f"{title} teacher"),
     )
 
 
 CONTROLS = (
     System(
-        name="cross_entropy",
-        title="Cross Entropy",
-        model_titles=("Cross Entropy", "CE-EMA"),
-        stage="pretrain",
-        build=_cross_entropy,
+        "cross_entropy",
+        "Cross Entropy",
+        _cross_entropy,
         paper=("Cross Entropy (reproduced)", ""),
         default=True,
+        own_stage="pretrain",
+        model_titles=("Cross Entropy", "CE-EMA"),
     ),
     _control(2, "pretrain"),
     _control(3, "control2"),

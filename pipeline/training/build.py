@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.params.schema import Compute, Model, Params
 from pipeline.store import cards, models
 from pipeline.store.dataset import Dataset, Labels
-from pipeline.training.system import System
+from pipeline.training.plan import System
 
 
 def fresh_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:

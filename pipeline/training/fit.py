@@ -20,8 +20,8 @@ from pipeline.params.schema import Params
 from pipeline.store import cards, checkpoints, models
 from pipeline.training.build import start_digest
 from pipeline.training.device import describe
-from pipeline.training.session import Session
-from pipeline.training.system import COMMON_SECTIONS, Plan, System
+from pipeline.training.plan import COMMON_SECTIONS, Plan, System
+from pipeline.training.session import Session, in_steps
 
 
 def fit(session: Session, system: System, plan: Plan, training: Training, mentor_digest: str = "") -> str:
@@ -50,9 +50,10 @@ def fit(session: Session, system: System, plan: Plan, training: Training, mentor
         try:
             _train(training, params, stage, saved, clock)
         except DivergedError as error:
+            lower = plan.lower or {"train.lr": params.train.lr}
             saved.note_divergence(stage, params.model_dump(mode="json", by_alias=True), str(error))
             raise RunError(
-                f"{stage}: {error}; lower {' or '.join(f'{key} ({value})' for key, value in plan.lower.items())}"
+                f"{stage}: {error}; lower {' or '.join(f'{key} ({value})' for key, value in lower.items())}"
             ) from error
         card = cards.ModelCard(
             network=params.model.name,
@@ -81,7 +82,7 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
         console.say(f"{stage}: going on after step {training.steps_done} of {training.num_steps}")
     started = training.steps_done
     clock.steps = training.num_steps - started
-    every = max(1, params.run.checkpoint_every.in_steps(training.steps_per_epoch))
+    every = max(1, in_steps(params.run.checkpoint_every, training.steps_per_epoch))
 
     def save() -> None:
         with clock.saving():

@@ -22,11 +22,16 @@ from mlnt.training.state import Network
 from pipeline import console, files
 from pipeline.errors import RunError, UserError
 from pipeline.images.files import ImageFiles
-from pipeline.params.schema import Params
+from pipeline.params.schema import Length, Params
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels
 from pipeline.training.build import fresh_network, load_best
 from pipeline.training.device import amp_dtype, prepare, require_compiler
-from pipeline.training.system import Plan, Recipe, System
+from pipeline.training.plan import Plan, Recipe, System
+
+
+def in_steps(length: Length, steps_per_epoch: int) -> int:
+    """A stretch of training in steps, whatever it was written in."""
+    return length.steps if length.steps is not None else round((length.epochs or 0.0) * steps_per_epoch)
 
 
 class LabelScores(NamedTuple):
@@ -200,10 +205,10 @@ class Session:
             lr_drop_factor=train.lr_drop_factor,
             meta_lr=mlnt.eta if meta else 0.0,
             meta_lr_ramp=mlnt.eta_ramp,
-            meta_lr_ramp_steps=eta_ramp.in_steps(per_epoch) if eta_ramp else 0,
+            meta_lr_ramp_steps=in_steps(eta_ramp, per_epoch) if eta_ramp else 0,
             meta_lr_decays=mlnt.eta_decays,
             ema_decay_start=teacher.gamma_start,
-            ema_decay_start_steps=gamma_start.in_steps(per_epoch) if gamma_start else 0,
+            ema_decay_start_steps=in_steps(gamma_start, per_epoch) if gamma_start else 0,
             ema_decay=teacher.gamma,
             teacher_weight=mentor.lambda_,
             teacher_weight_ramp=mentor.lambda_ramp,

@@ -216,10 +216,6 @@ def test_the_doctor_lets_a_good_project_go(healthy: Path) -> None:
         ({"data.source": "imagefolder", "data.root": "nosuch"}, ["data.root: nosuch: no such file or folder"]),
         ({"data.source": "imagefolder"}, ["data.root is null"]),
         ({"data.storage": "files"}, ["data.storage: files wants data.source to be imagefolder, not digits"]),
-        (
-            {"data.storage": "files", "data.source": "imagefolder", "data.root": "params.yaml"},
-            ["data.storage: files wants data.root to be a folder or .csv file"],
-        ),
         ({"model.weights": "nosuch.safetensors"}, ["model.weights: nosuch.safetensors: no such file"]),
     ],
 )

@@ -19,6 +19,7 @@ from pipeline.params import presets
 from pipeline.params.load import load
 from pipeline.params.schema import Params
 from pipeline.store.dataset import read_dataset
+from pipeline.training.session import in_steps
 
 TRAIN, OTHERS = 10, 2  # a class
 
@@ -70,7 +71,7 @@ def params(folder: Path) -> Params:
 def test_the_recipe_is_that_of_the_preset(finished: Path) -> None:
     used = params(finished)
     assert (used.data.storage, used.model.name, used.features.dtype) == ("files", "resnet50", "float16")
-    assert used.mlnt.eta_ramp_length.in_steps(1000) == 3
+    assert in_steps(used.mlnt.eta_ramp_length, 1000) == 3
 
 
 def test_the_data_set_lists_the_papers_split(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from pipeline.params.load import leaves, load, read_yaml
 from pipeline.params.schema import leaf_keys
 from pipeline.systems.mlnt import MLNT
 from pipeline.systems.registry import BASELINES, BY_STAGE, DEFAULT
-from pipeline.training.system import COMMON_SECTIONS, System
+from pipeline.training.plan import COMMON_SECTIONS, System
 
 DVC: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")
 BASELINES_DVC: dict[str, Any] = read_yaml(ROOT / "baselines" / "dvc.yaml")["stages"]
@@ -39,13 +39,12 @@ CHANGES_NO_NUMBER = {
     "mlnt/__init__.py",
     "pipeline/console.py",
     "pipeline/errors.py",
-    "pipeline/files.py",
     "pipeline/signals.py",
     "pipeline/params/load.py",
     "pipeline/params/schema.py",
     "pipeline/systems/registry.py",
 }
-"""What a stage imports and dvc.yaml leaves out: messages, paths, the schema, the list of systems. So are the docstrings
+"""What a stage imports and dvc.yaml leaves out: messages, the schema, the list of systems. So are the docstrings
 of packages."""
 CIFAR10 = {
     "data.source": "cifar10",
@@ -183,7 +182,13 @@ def covered(path: str, deps: set[str]) -> bool:
 
 
 def needed(module: str) -> set[str]:
-    """What a stage's numbers may come from; a system's builders and steps are known to the registry alone."""
+    """What a stage's numbers may come from. A training stage knows its system by the registry; the report shows the
+    titles of all."""
+    if module == "pipeline/stages/report.py":
+        titles = {str(path.relative_to(ROOT)) for path in (ROOT / "pipeline/systems").glob("*.py")}
+        titles.add("pipeline/training/plan.py")
+        found = closure(module, stop=titles - {"pipeline/systems/registry.py"})
+        return {path for path in found if path not in CHANGES_NO_NUMBER and not only_a_docstring(path)} | titles
     found = closure(module, stop=frozenset({"pipeline/systems/registry.py"}))
     return {path for path in found if path not in CHANGES_NO_NUMBER and not only_a_docstring(path)}
 
@@ -203,7 +208,7 @@ def test_the_code_below_deps_is_what_the_stage_imports(stage: str) -> None:
     assert {dep for dep in deps if not any(covered(path, {dep}) for path in needs)} == set()
 
 
-@pytest.mark.parametrize("path", ["console.py", "doctor.py", "cli.py", "report/page.html.jinja", "systems/registry.py"])
+@pytest.mark.parametrize("path", ["console.py", "doctor.py", "cli.py", "report/page.html.jinja", "params/schema.py"])
 def test_what_changes_no_number_reruns_no_training(path: str) -> None:
     assert (ROOT / "pipeline" / path).exists()
     stages = [entry for name, entry in STAGES.items() if name != "report"]
@@ -259,7 +264,7 @@ def test_every_section_belongs_to_a_stage_but_run() -> None:
 def test_the_baselines_are_stages_that_run_the_command() -> None:
     assert list(EACH) == [system.stage for system in BASELINES]
     assert (DO["wdir"], DO["cmd"]) == ("..", "python -m pipeline baseline ${key}")
-    assert DO["outs"] == ["models/${key}"]
+    assert DO["outs"] == [{"models/${key}": {"cache": False}}]
     assert [list(plot) for plot in DO["plots"]] == [["plots/${key}.csv"]]
     assert [options["cache"] for plot in DO["plots"] for options in plot.values()] == [False]
 
@@ -285,9 +290,10 @@ def test_the_baselines_are_judged_together() -> None:
     judged = {f"models/{system.stage}" for system in BASELINES if system.in_tables}
     evaluate = BASELINES_DVC["evaluate"]
     assert {dep for dep in evaluate["deps"] if dep.startswith("models/")} == judged
-    assert code_deps(evaluate) == code_deps(STAGES["evaluate"])
+    assert code_deps(evaluate) - code_deps(STAGES["evaluate"]) == {"mlnt/baselines", "pipeline/systems"}
+    assert code_deps(evaluate) >= code_deps(STAGES["evaluate"])
     assert evaluate["params"] == STAGES["evaluate"]["params"]
-    assert code_deps(BASELINES_DVC["report"]) == code_deps(STAGES["report"])
+    assert set(BASELINES_DVC["report"]["deps"]) >= set(STAGES["report"]["deps"])
 
 
 # Outputs

@@ -11,6 +11,7 @@ from projects import ROOT, default_values
 from pipeline.errors import UserError
 from pipeline.params.load import MOVED, changed, check, leaves, load
 from pipeline.params.schema import Length, leaf_keys
+from pipeline.training.session import in_steps as in_steps_of
 
 PATH = Path("params.yaml")
 
@@ -276,7 +277,7 @@ def test_numbers_may_be_written_with_an_exponent(number: str, tmp_path: Path) ->
 )
 def test_lengths_are_epochs_or_steps(value: object, epochs: float | None, steps: int | None, in_steps: int) -> None:
     length = Length.model_validate(value)
-    assert (length.epochs, length.steps, length.in_steps(50)) == (epochs, steps, in_steps)
+    assert (length.epochs, length.steps, in_steps_of(length, 50)) == (epochs, steps, in_steps)
 
 
 @pytest.mark.parametrize(

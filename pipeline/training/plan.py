@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait for torch
@@ -35,7 +35,7 @@ class Plan:
         features: what its neighbours are found by; None without neighbours.
         recipe: its own length and rates; None for those of `train`.
         meta: whether η follows `mlnt.eta`; otherwise it is 0.
-        lower: parameters to lower where training diverges, with their values.
+        lower: parameters to lower where training diverges, with their values; None for `train.lr` alone.
         finish: what is to be written once all epochs are done.
     """
 
@@ -44,7 +44,7 @@ class Plan:
     features: Tensor | FeatureRows | None = None
     recipe: Recipe | None = None
     meta: bool = False
-    lower: Mapping[str, float] = field(default_factory=dict)
+    lower: Mapping[str, float] | None = None
     finish: Callable[[], None] = lambda: None
 
 
@@ -55,9 +55,9 @@ class System:
     Attributes:
         name: in metrics and tables.
         title: for people; a number is the iteration.
-        model_titles: what tables call its student and its teacher.
-        stage: in dvc.yaml, and the folder below models/.
         build: makes the plan; it is given the mentor too.
+        own_stage: its stage in dvc.yaml, and the folder below models/; None for `name`.
+        model_titles: what tables call its student and its teacher; None for the title, and the title with ", EMA".
         sections: of params.yaml, those that it reads beside `COMMON_SECTIONS`.
         iteration: names its random streams and, for MLNT, the place in the schedule.
         mentor: the stage whose best model filters the samples; None keeps all of them.
@@ -72,9 +72,7 @@ class System:
 
     name: str
     title: str
-    model_titles: tuple[str, str]
-    stage: str
-    build: Callable[[Session, System, Network | None], Plan]
+    build: Callable[[Session, Network | None], Plan]
     sections: tuple[str, ...] = ()
     iteration: int = 1
     mentor: str | None = None
@@ -85,8 +83,16 @@ class System:
     in_tables: bool = True
     outputs_per_class: int = 1
     wrap: Callable[[nn.Module, int], nn.Module] | None = None
+    own_stage: str | None = None
+    model_titles: tuple[str, str] | None = None
+
+    @property
+    def stage(self) -> str:
+        """Its stage in dvc.yaml, and the folder below models/."""
+        return self.own_stage or self.name
 
     @property
     def models(self) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
         """(model, its title, the paper's name of it) for student and teacher."""
-        return ("student", self.model_titles[0], self.paper[0]), ("teacher", self.model_titles[1], self.paper[1])
+        student, teacher = self.model_titles or (self.title, f"{self.title}, EMA")
+        return ("student", student, self.paper[0]), ("teacher", teacher, self.paper[1])
