@@ -215,6 +215,9 @@ def sweep(
         typer.Option(help="Only this column, such as `r=0.5`; may be given again.", show_default="all"),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time.")] = 1,
+    outdated: Annotated[
+        bool, typer.Option("--outdated", metavar="", help="Run again what was made by other code than today's.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would be queued.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -225,7 +228,7 @@ def sweep(
     with _errors(debug):
         from pipeline.paper import runner
 
-        runner.run(name, seeds, preset, jobs, dry_run, cell or [])
+        runner.run(name, seeds, preset, jobs, dry_run, cell or [], outdated)
 
 
 @app.command("tables", cls=_Command, rich_help_panel=BESIDE)

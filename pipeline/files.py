@@ -36,6 +36,7 @@ BASELINE_CONFUSIONS = REPORTS / "baselines_confusions.csv"
 BASELINE_LABEL_ISSUES = REPORTS / "baselines_label_issues.csv"
 BASELINE_REPORT = REPORTS / "baselines.html"
 TIMINGS = Path("timings")
+RECORDS = Path("records")
 
 GIB = 1 << 30
 

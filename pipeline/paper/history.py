@@ -1,83 +1,96 @@
-"""Finished experiments: which there are, with which parameters, and which of their files belong to those."""
+"""Finished experiments: which there are, and which of their results belong together."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import os
-import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import yaml
 from ruamel.yaml import YAML
 
+from pipeline import files
 from pipeline.errors import UserError
 from pipeline.paper.grid import ALL_STAGES, PARAMS, Values
 from pipeline.params.load import check, leaves
+from pipeline.params.schema import neutral_values
+from pipeline.store import checkpoints, record
+from pipeline.store.code import code_digest
+from pipeline.store.record import Record
+from pipeline.systems.registry import chain, code_modules, sections, stages_before
 
-LOCKS = ("dvc.lock", "baselines/dvc.lock")
-CHECKPOINTS = Path("checkpoints")
+BASELINES_LOCK = "baselines/dvc.lock"
+OTHER_STAGES = ("download", "noise", "features")
 HistoryRows = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """An experiment, or a commit, with the histories of those training stages that belong to its parameters.
+    """An experiment, or a commit, with what its stages have left.
 
     Attributes:
         name: of the experiment, or HEAD.
-        commit: its revision.
         time: when it was made, seconds since 1970.
-        params: its params.yaml.
-        code: stage → digest of the library's modules that it ran.
-        histories: stage → rows of plots/<stage>.csv.
+        records: of every stage that has one.
+        histories: training stage → rows of plots/<stage>.csv.
     """
 
     name: str
-    commit: str
     time: int
-    params: Values
-    code: Mapping[str, str]
+    records: Mapping[str, Record]
     histories: Mapping[str, HistoryRows]
 
+    @property
+    def seed(self) -> int | None:
+        """The seed of its noise, and so of all that belongs to it."""
+        return self.records["noise"].params.get("seed") if "noise" in self.records else None
 
-class LockLoader(yaml.CSafeLoader):
-    """DVC writes YAML 1.2, in which 1e-05 is a number; PyYAML reads 1.1, in a hundredth of the time."""
+    def belongs(self, stage: str, wanted: Mapping[str, Any]) -> bool:
+        """Whether this stage's result is one of these parameters.
 
+        A stage that an experiment did not run still lies in its commit, as its parent had it: all records that the
+        result comes from must be there, name each other's outputs as their inputs, and have read these parameters.
+        """
+        return stage in self.histories and _belongs(self.records, stage, wanted)
 
-LockLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+    def params(self, stage: str) -> dict[str, Any]:
+        """What a stage and all before it have read, by dotted name."""
+        found: dict[str, Any] = {}
+        for each in chain(stage):
+            found |= self.records[each].params
+        return found
+
+    def outdated(self, stage: str) -> bool:
+        """Whether a stage's result, or one that it comes from, was made by other code than today's."""
+        return any(self.records[each].code != code_now(each) for each in chain(stage))
 
 
 @cache
-def relevant_keys(stages: tuple[str, ...]) -> frozenset[str]:
-    """The parameters, by dotted name or section, that these stages and all before them depend on: as dvc.yaml says."""
-    known: dict[str, Any] = _lock_yaml(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    baseline = _lock_yaml(Path("baselines/dvc.yaml").read_text(encoding="utf-8"))["stages"]["baseline"]
-    for name, item in baseline["foreach"].items():
-        deps, params = ([str(v) for v in baseline["do"][key]] for key in ("deps", "params"))
-        known[name] = {
-            "deps": [dep.replace("${item.needs}", item["needs"]) for dep in deps],
-            "params": [key.replace("${item.method}", item["method"]) for key in params],
-            "outs": [f"models/{name}"],
-        }
-    producers = {out: stage for stage, entry in known.items() for out in entry["outs"]}
-    keys: set[str] = set()
-    left, seen = list(stages), set(stages)
-    while left:
-        entry = known[left.pop()]
-        keys |= {key for key in entry.get("params", []) if isinstance(key, str)}
-        before = {producers[dep] for dep in entry["deps"] if dep in producers} - seen
-        seen |= before
-        left += before
-    return frozenset(keys)
+def code_now(stage: str) -> str:
+    """The digest of the code that a stage would run."""
+    return code_digest(*code_modules(stage))
+
+
+def _belongs(records: Mapping[str, Record], stage: str, wanted: Mapping[str, Any]) -> bool:
+    for each in chain(stage):
+        if (found := records.get(each)) is None:
+            return False
+        if not record.follows(found, (records[before] for before in stages_before(each) if before in records)):
+            return False
+        if not _read_these(found.params, _of(sections(each), wanted)):
+            return False
+    return True
+
+
+def _read_these(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether parameters are the same; one that was added after the record was written counts as neutral there."""
+    neutral = neutral_values()
+    return all(recorded.get(key, neutral.get(key, ...)) == value for key, value in wanted.items()) and all(
+        key in wanted or value == neutral.get(key, ...) for key, value in recorded.items()
+    )
 
 
 def identity(params: Values, stages: Sequence[str]) -> str:
@@ -86,17 +99,50 @@ def identity(params: Values, stages: Sequence[str]) -> str:
     Raises:
         UserError: parameters that do not fit the schema.
     """
-    keys = relevant_keys(tuple(stages))
-    flat = leaves(check(params, PARAMS).model_dump(mode="json", by_alias=True))
-    chosen = {key: value for key, value in flat.items() if key in keys or key.partition(".")[0] in keys}
-    return json.dumps(chosen, sort_keys=True)
+    return json.dumps(_of(read_by(stages), plain(params)), sort_keys=True)
+
+
+def read_by(stages: Iterable[str]) -> set[str]:
+    """The sections of params.yaml that these stages and all before them read."""
+    return {section for stage in stages for each in chain(stage) for section in sections(each)}
+
+
+def plain(params: Values) -> dict[str, Any]:
+    """All parameters by dotted name, written as records have them.
+
+    Raises:
+        UserError: parameters that do not fit the schema.
+    """
+    return leaves(check(params, PARAMS).model_dump(mode="json", by_alias=True))
+
+
+class Divergence(NamedTuple):
+    """What training notes when a loss is not finite; `params` are all parameters by dotted name."""
+
+    stage: str
+    params: dict[str, Any]
+    message: str
+
+    def belongs(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether the stage read these parameters."""
+        read = read_by([self.stage])
+        return _read_these(_of(read, self.params), _of(read, wanted))
+
+
+def divergences() -> list[Divergence]:
+    """Those of today's code, from the folder of checkpoints: with other code a stage may not diverge any more."""
+    notes = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(checkpoints.place().glob("*/*/diverged.json"))
+    ]
+    return [Divergence(n["stage"], n["params"], n["message"]) for n in notes if n["code"] == code_now(n["stage"])]
+
+
+def _of(sections: Collection[str], flat: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flat.items() if key.partition(".")[0] in sections}
 
 
 def finished() -> list[Finished]:
     """All finished experiments of this repository, of every commit, and HEAD itself; the oldest first.
-
-    A stage that an experiment did not run still lies in its commit, as its parent had it. Only such stages are taken
-    whose entry in dvc.lock fits the parameters and the code of the commit, and whose inputs are the outputs of others.
 
     Raises:
         UserError: no git repository, or one without a commit.
@@ -108,64 +154,26 @@ def finished() -> list[Finished]:
         parts = ref.split("/")
         if len(parts) == 5 and len(parts[2]) == 2:  # refs/exps/<2 digits>/<38 digits of the parent>/<name>
             found.append((parts[4], commit, seconds))
-    commits = [commit for _, commit, _ in found]
-    contents = _contents((commit, path) for commit in commits for path in ("params.yaml", *LOCKS))
-    locks = {commit: _stages_of(contents[commit]) for commit in commits}
-    plots = [f"plots/{stage}.csv" for stage in ALL_STAGES]
-    code = {commit: _code_paths(locks[commit]) for commit in commits}
-    rest = _contents((commit, path) for commit in commits for path in (*plots, *code[commit]))
+    kept = [f"{record.place(stage)}" for stage in (*OTHER_STAGES, *ALL_STAGES)]
+    plots = [f"{files.PLOTS / stage}.csv" for stage in ALL_STAGES]
+    contents = _contents((commit, path) for _, commit, _ in found for path in (*kept, *plots))
     experiments: list[Finished] = []
     for name, commit, seconds in found:
-        if (text := contents[commit].get("params.yaml")) is None:
-            continue
-        params = _yaml(text)
-        digests = {path: hashlib.md5(rest[commit].get(path, "").encode()).hexdigest() for path in code[commit]}  # noqa: S324
-        fresh = set(fresh_stages(locks[commit], params, digests))
+        texts = contents[commit]
+        records = {each.stage: each for path in kept if (each := record.parse(texts.get(path, ""))) is not None}
         histories = {
-            stage: list(csv.DictReader(rest[commit][f"plots/{stage}.csv"].splitlines()))
-            for stage in ALL_STAGES
-            if stage in fresh and f"plots/{stage}.csv" in rest[commit]
+            stage: list(csv.DictReader(texts[path].splitlines()))
+            for stage, path in zip(ALL_STAGES, plots, strict=True)
+            if path in texts
         }
-        versions = {stage: _version(locks[commit][stage]) for stage in histories}
-        experiments.append(Finished(name, commit, int(seconds), params, versions, histories))
+        experiments.append(Finished(name, int(seconds), records, histories))
     return sorted(experiments, key=lambda e: e.time)
 
 
-def fresh_stages(lock: Mapping[str, Any], params: Values, code: Mapping[str, str]) -> Iterator[str]:
-    """Stages whose locked parameters and code are these, and whose inputs are what such stages wrote.
-
-    Args:
-        lock: stage → entry of dvc.lock.
-        params: parameters as plain values.
-        code: path → MD5 of a module as it is now.
-    """
-    flat = {**params, **leaves(params)}
-    producers = {out["path"]: (stage, out.get("md5")) for stage, entry in lock.items() for out in entry.get("outs", [])}
-    known: dict[str, bool] = {}
-
-    def input_is_fresh(dep: Mapping[str, Any]) -> bool:
-        path, md5 = dep["path"], dep.get("md5")
-        if path in producers:
-            stage, written = producers[path]
-            return bool(written == md5) and fresh(stage)
-        return code.get(path, md5) == md5
-
-    def fresh(stage: str) -> bool:
-        if stage not in known:
-            entry = lock[stage]
-            locked = entry.get("params", {}).get("params.yaml", {})
-            known[stage] = all(flat.get(key, ...) == value for key, value in locked.items()) and all(
-                map(input_is_fresh, entry.get("deps", []))
-            )
-        return known[stage]
-
-    return filter(fresh, lock)
-
-
-def fresh_here(params: Values) -> set[str]:
-    """The stages whose outputs in this folder belong to these parameters, as far as its dvc.lock knows."""
-    texts = {path: Path(path).read_text(encoding="utf-8") for path in LOCKS if Path(path).exists()}
-    return set(fresh_stages(_stages_of(texts), params, {}))
+def belongs_here(stage: str, params: Values) -> bool:
+    """Whether a stage's result in this folder is one of these parameters."""
+    records = {each: found for each in chain(stage) if (found := record.read(each)) is not None}
+    return _belongs(records, stage, plain(params))
 
 
 def params_at(revisions: Sequence[str]) -> dict[str, Values]:
@@ -180,17 +188,13 @@ def require_clean() -> None:
     Raises:
         UserError: not a git repository, or changes that are not committed.
     """
-    changes = git("status", "--porcelain", "--", ":/", f":!{LOCKS[1]}").splitlines()
+    changes = git("status", "--porcelain", "--", ":/", f":!{BASELINES_LOCK}").splitlines()
     if changes:
         shown = ", ".join(line[3:] for line in changes[:4]) + (", …" if len(changes) > 4 else "")
         raise UserError(
             f"the working tree has changes that are not committed ({shown}); an experiment would take them along "
             "unseen; expected a clean tree: commit them, or put them away with `git stash -u`"
         )
-
-
-def checkpoint_folder() -> Path:
-    return Path(os.environ.get("MLNT_CHECKPOINT_DIR", CHECKPOINTS)).resolve()
 
 
 def git(*arguments: str) -> str:
@@ -229,33 +233,6 @@ def _contents(wanted: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
         found[commit][path] = data[at : at + size].decode()
         at += size + 1
     return found
-
-
-def _stages_of(texts: Mapping[str, str]) -> dict[str, Any]:
-    """Stage → entry, of both lock files; nothing from one that cannot be read."""
-    lock: dict[str, Any] = {}
-    for path in LOCKS:
-        try:
-            stages = (_lock_yaml(texts.get(path, "")) or {}).get("stages", {})
-        except (yaml.YAMLError, AttributeError):
-            continue
-        prefix = "" if path == LOCKS[0] else "baseline@"  # the baselines have an `evaluate` of their own
-        lock |= {s.removeprefix(prefix): entry for s, entry in stages.items() if s.startswith(prefix)}
-    return lock
-
-
-def _code_paths(lock: Mapping[str, Any]) -> list[str]:
-    deps = {dep["path"] for entry in lock.values() for dep in entry.get("deps", [])}
-    return sorted(path for path in deps if path.endswith((".py", ".jinja")))
-
-
-def _version(entry: Mapping[str, Any]) -> str:
-    """Of the library's code that a stage ran."""
-    return json.dumps(sorted((d["path"], d["md5"]) for d in entry.get("deps", []) if d["path"].startswith("mlnt/")))
-
-
-def _lock_yaml(text: str) -> Any:
-    return yaml.load(text, LockLoader)  # noqa: S506
 
 
 def _yaml(text: str) -> Any:

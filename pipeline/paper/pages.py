@@ -21,6 +21,7 @@ class Cell:
     significance: str
     bold: bool
     paper: tuple[float, float | None] | None
+    older: bool = False
 
     @property
     def text(self) -> str:
@@ -28,7 +29,7 @@ class Cell:
             return ""
         error = "" if self.number.error is None else f" ± {self.number.error:.1f}"
         mark = {"better": " ↑", "worse": " ↓"}.get(self.significance, "")
-        return f"{self.number.mean:.1f}{error} ({self.number.n}){mark}"
+        return f"{self.number.mean:.1f}{error} ({self.number.n}){mark}{' †' if self.older else ''}"
 
     @property
     def beside(self) -> str:

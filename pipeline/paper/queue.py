@@ -18,8 +18,9 @@ import psutil
 
 from pipeline.errors import RunError, UserError
 from pipeline.paper.grid import Values
-from pipeline.paper.history import checkpoint_folder, params_at, require_clean
+from pipeline.paper.history import params_at, require_clean
 from pipeline.params.load import leaves
+from pipeline.store import checkpoints
 from pipeline.systems.registry import BASELINES
 
 DVC = [sys.executable, "-m", "dvc"]
@@ -227,7 +228,7 @@ def _start(jobs: int) -> None:
     here = Path(sys.executable).parent  # whose `python` the stages' commands shall find
     environment = {
         **os.environ,
-        "MLNT_CHECKPOINT_DIR": str(checkpoint_folder()),
+        "MLNT_CHECKPOINT_DIR": str(checkpoints.place().resolve()),
         "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     log = Path(".dvc/tmp/sweep.log")

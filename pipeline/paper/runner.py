@@ -13,15 +13,19 @@ from pipeline.errors import RunError, UserError
 from pipeline.paper import estimate, history, queue
 from pipeline.paper.grid import PARAMS, SWEEPS, Cell, Sweep, Values, source_of, values_of
 from pipeline.paper.history import Finished, identity, params_at
-from pipeline.paper.statistics import complete, runs_of
+from pipeline.paper.statistics import has_all, runs_of
 from pipeline.params import presets
 from pipeline.params.load import read_yaml
-from pipeline.store import checkpoints
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep has to do. `missing` are the cells with the parameters of each seed that is not there yet."""
+    """What a sweep has to do.
+
+    Attributes:
+        missing: the cells with the parameters of each seed that is not there yet.
+        older: results that were made by other code than today's.
+    """
 
     sweep: Sweep
     total: int
@@ -29,6 +33,7 @@ class Plan:
     waiting: Sequence[Values]
     diverged: int
     missing: Sequence[tuple[Cell, Sequence[Values]]]
+    older: int
 
     @property
     def to_queue(self) -> int:
@@ -40,11 +45,14 @@ class Plan:
         return [*self.waiting, *(values for _, each in self.missing for values in each)]
 
 
-def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool, cells: Sequence[str] = ()) -> None:
+def run(
+    name: str, seeds: int, preset: str, jobs: int, dry_run: bool, cells: Sequence[str] = (), outdated: bool = False
+) -> None:
     """Plan, say what there is to do, queue it, work it off.
 
     Args:
         cells: labels of the columns to run; none for all.
+        outdated: run again what was made by other code than today's.
 
     Raises:
         UserError: unknown names, or a working tree with changes that are not committed.
@@ -62,8 +70,7 @@ def run(name: str, seeds: int, preset: str, jobs: int, dry_run: bool, cells: Seq
 
     def plan() -> Plan:
         queued = queue.waiting(queue.status())
-        finished, code = history.finished(), checkpoints.code_digest()
-        return make_plan(sweep, seeds, base, chosen, preset, finished, queued, code)
+        return make_plan(sweep, seeds, base, chosen, preset, history.finished(), queued, outdated)
 
     first = plan()
     show(first, preset, estimate.seconds(first.open, sweep.stages), max(1, min(jobs, len(first.open))))
@@ -149,19 +156,25 @@ def make_plan(
     name: str,
     finished: Sequence[Finished],
     queued: Sequence[Values],
-    code: str,
+    outdated: bool = False,
 ) -> Plan:
-    """Compare what the sweep wants with what is finished, queued, or known to diverge with this code."""
+    """Compare what the sweep wants with what is finished, queued, or known to diverge with today's code.
+
+    Args:
+        outdated: whether results of other code count as missing.
+    """
     waiting_for = {_identity(values, sweep.stages) for values in queued}
     missing: list[tuple[Cell, list[Values]]] = []
     waiting: list[Values] = []
-    done = diverged = 0
+    done = diverged = older = 0
     for cell in sweep.cells:
-        runs = runs_of(sweep, cell, finished, base, preset, name, history.checkpoint_folder(), code)
+        runs = runs_of(sweep, cell, finished, base, preset, name)
+        old = set(runs.outdated())
+        older += len(old & set(range(seeds)))
         left: list[Values] = []
         for seed in range(seeds):
             values = values_of(base, preset, name, cell, seed)
-            if seed in runs.by_seed and complete(sweep, runs.by_seed[seed]):
+            if has_all(sweep, runs.by_seed.get(seed)) and not (outdated and seed in old):
                 done += 1
             elif seed in runs.diverged:
                 diverged += 1
@@ -171,7 +184,7 @@ def make_plan(
                 left.append(values)
         if left:
             missing.append((cell, left))
-    return Plan(sweep, len(sweep.cells) * seeds, done, waiting, diverged, missing)
+    return Plan(sweep, len(sweep.cells) * seeds, done, waiting, diverged, missing, older)
 
 
 def _identity(params: Values, stages: Sequence[str]) -> str | None:
@@ -196,6 +209,8 @@ def show(plan: Plan, preset: str, seconds: float | None, jobs: int) -> None:
     words += [f"{len(plan.waiting)} queued", f"{plan.to_queue} to queue"]
     if plan.diverged:
         words.append(f"{plan.diverged} diverged (not repeated with this code)")
+    if plan.older:
+        words.append(f"{plan.older} made by other code (--outdated runs them again)")
     console.say(", ".join(words))
     if not plan.open:
         return

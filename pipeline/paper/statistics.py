@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, NamedTuple
 
-from pipeline.errors import UserError
 from pipeline.paper.grid import Cell, Sweep, Values, values_of
-from pipeline.paper.history import Finished, HistoryRows, identity
+from pipeline.paper.history import Finished, HistoryRows, divergences, plain
 from pipeline.systems.registry import SYSTEMS
 
 
@@ -41,6 +39,14 @@ class Runs:
     by_seed: Mapping[int, Finished]
     diverged: Mapping[int, Mapping[str, str]]
 
+    def outdated(self, stage: str | None = None) -> list[int]:
+        """The seeds whose results, or whose result of one stage, were made by other code than today's."""
+        return [
+            seed
+            for seed, run in sorted(self.by_seed.items())
+            if any(run.outdated(each) for each in run.histories if stage in (None, each))
+        ]
+
     def accuracies(self, stage: str, model: str, choice: str, measure: str = "test") -> dict[int, float]:
         """Seed → accuracy in percent: at the epoch that is best on validation, or the last one."""
         return {
@@ -60,52 +66,39 @@ def accuracy(history: HistoryRows, model: str, choice: str, measure: str) -> flo
     return float(row[f"{model}_{measure}_accuracy"])
 
 
-def runs_of(
-    sweep: Sweep,
-    cell: Cell,
-    experiments: Sequence[Finished],
-    base: Values,
-    preset: Values,
-    name: str,
-    checkpoints: Path,
-    code: str,
-) -> Runs:
-    """The experiments of a cell, whatever their seeds; of two with the same seed the newer one that has all stages.
+def runs_of(sweep: Sweep, cell: Cell, experiments: Sequence[Finished], base: Values, preset: Values, name: str) -> Runs:
+    """The experiments of a cell, whatever their seeds.
 
-    Args:
-        checkpoints: where training leaves a record of what diverged.
-        code: digest of the library now; what diverged with another one may not do so any more.
+    If two share a seed, one that has all stages counts before one that has not, one of today's code before one of
+    other code, and then the newer one.
     """
+
+    @cache
+    def wanted(seed: int) -> dict[str, Any]:
+        return plain(values_of(base, preset, name, cell, seed))
+
+    def rank(run: Finished) -> tuple[bool, bool, int]:
+        return complete(sweep, run), not any(map(run.outdated, run.histories)), run.time
+
     by_seed: dict[int, Finished] = {}
     for run in experiments:
-        if not set(run.histories) & set(sweep.stages):
+        if (seed := run.seed) is None:
             continue
-        if not _matches(sweep.stages, run.params, values_of(base, preset, name, cell, run.params.get("seed", 0))):
-            continue
-        seed = run.params["seed"]
-        known = by_seed.get(seed)
-        if known is None or complete(sweep, run) or not complete(sweep, known):
-            by_seed[seed] = run
+        own = {stage: run.histories[stage] for stage in sweep.stages if run.belongs(stage, wanted(seed))}
+        if own:
+            found = replace(run, histories=own)
+            by_seed[seed] = max(found, by_seed.get(seed, found), key=rank)
     diverged: dict[int, dict[str, str]] = {}
-    for path in sorted(checkpoints.glob("*/*/diverged.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        stage, seed = record["stage"], record["params"]["seed"]
-        if stage not in sweep.stages or record["code"] != code:
-            continue
-        if seed in by_seed and complete(sweep, by_seed[seed]):
-            continue
-        wanted = values_of(base, preset, name, cell, seed)
-        if _matches([stage], record["params"], wanted):
-            diverged.setdefault(seed, {})[stage] = record["message"]
+    for note in divergences():
+        seed = note.params["seed"]
+        if note.stage in sweep.stages and not has_all(sweep, by_seed.get(seed)) and note.belongs(wanted(seed)):
+            diverged.setdefault(seed, {})[note.stage] = note.message
     return Runs(by_seed, diverged)
 
 
-def _matches(stages: Sequence[str], found: Values, wanted: Values) -> bool:
-    """Whether these stages train the same models with both; parameters of another version match none."""
-    try:
-        return identity(found, stages) == identity(wanted, stages)
-    except UserError:
-        return False
+def has_all(sweep: Sweep, run: Finished | None) -> bool:
+    """Whether there is a run, with all stages of the sweep."""
+    return run is not None and complete(sweep, run)
 
 
 def complete(sweep: Sweep, run: Finished) -> bool:

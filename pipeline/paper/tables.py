@@ -28,7 +28,6 @@ from pipeline.paper.statistics import (
     runs_of,
 )
 from pipeline.params.load import load, read_yaml
-from pipeline.store import checkpoints
 from pipeline.systems.registry import FINAL
 
 STUDENT_OF = {"figure6": "meta2"}
@@ -61,12 +60,7 @@ def run(preset: str, out: Path) -> None:
         if sweep.source not in (None, source_of(base, chosen)):
             console.say(f"{name}: not run; it needs the data set {sweep.source}")
             continue
-        cells = {
-            cell.label: runs_of(
-                sweep, cell, finished, base, chosen, preset, history.checkpoint_folder(), checkpoints.code_digest()
-            )
-            for cell in sweep.cells
-        }
+        cells = {cell.label: runs_of(sweep, cell, finished, base, chosen, preset) for cell in sweep.cells}
         if not any(runs.by_seed for runs in cells.values()):
             console.say(f"{name}: not run; `mlnt sweep {name} --preset {preset}` runs it")
             continue
@@ -90,7 +84,7 @@ def run(preset: str, out: Path) -> None:
 def _figure7() -> Section | None:
     """Of the run in this folder, as far as it is one of these parameters."""
     current = load(PARAMS)
-    if FINAL.mentor not in history.fresh_here(read_yaml(PARAMS)):
+    if not history.belongs_here(FINAL.mentor or "", read_yaml(PARAMS)):
         console.say("figure7: left out; models/ has no finished run of params.yaml (`dvc repro` makes one)")
         return None
     try:
@@ -109,7 +103,7 @@ def _figure7() -> Section | None:
 
 
 def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs], preset: str) -> Section:
-    notes = _notes(sweep, cells)
+    notes = _notes(name, sweep, cells)
     if name == "figure3":
         progress = figures.progress(next(iter(cells.values())))
         return Section(name, sweep.title, f"Preset {preset}.", [], progress, notes)
@@ -139,6 +133,7 @@ def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice:
                 significance=marks.get((label, row.title), ""),
                 bold=best.get(label) == row,
                 paper=paper.get(row.paper, {}).get(label) if choice == "best" else None,
+                older=bool(cells[label].outdated(row.stage)),
             )
             for label, found in columns.items()
         ]
@@ -171,7 +166,7 @@ def _lines(sweep: Sweep, cells: Mapping[str, Runs], row: Row) -> dict[str, list[
     return lines
 
 
-def _notes(sweep: Sweep, cells: Mapping[str, Runs]) -> list[str]:
+def _notes(name: str, sweep: Sweep, cells: Mapping[str, Runs]) -> list[str]:
     notes: list[str] = []
     for label, runs in cells.items():
         for seed, stages in runs.diverged.items():
@@ -179,14 +174,20 @@ def _notes(sweep: Sweep, cells: Mapping[str, Runs]) -> list[str]:
                 f"{label}, seed {seed}: {stage} diverged ({message}); the whole experiment is missing"
                 for stage, message in stages.items()
             ]
-    taus = {label: {run.params["filter"]["tau"] for run in runs.by_seed.values()} for label, runs in cells.items()}
+    taus = {
+        label: {run.params("meta2")["filter.tau"] for run in runs.by_seed.values() if "meta2" in run.histories}
+        for label, runs in cells.items()
+    }
     if "meta2" in sweep.stages and sweep.axis != "filter.tau" and len(set().union(*taus.values())) > 1:
         each = ", ".join(f"{label} {min(found):g}" for label, found in taus.items() if found)
         chosen = "For the noises of Tables 1 and 2 it was chosen on validation data, for others it is the preset's."
         notes.append(f"The mentor's threshold τ: {each}. {chosen}")
-    all_runs = [run for runs in cells.values() for run in runs.by_seed.values()]
-    if any(len({run.code[stage] for run in all_runs if stage in run.code}) > 1 for stage in sweep.stages):
-        notes.append("The experiments ran different versions of the code.")
+    older = {label: runs.outdated() for label, runs in cells.items()}
+    if any(older.values()):
+        each = "; ".join(f"{label}: {', '.join(map(str, seeds))}" for label, seeds in older.items() if seeds)
+        notes.append(
+            f"† Made by other code than today's (seeds {each}); `mlnt sweep {name} --outdated` runs them again."
+        )
     return notes
 
 
@@ -210,6 +211,7 @@ def _records(sweep: Sweep, cells: Mapping[str, Runs]) -> list[dict[str, Any]]:
                         "system": row.title,
                         "epoch": choice,
                         "n": number.n,
+                        "of_other_code": len(runs.outdated(row.stage)),
                         "test_accuracy": number.mean,
                         "standard_error": number.error,
                         "minus_cross_entropy": None if gain is None else gain.mean,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,11 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def values_of(params: Params, sections: Collection[str]) -> dict[str, Any]:
+    """The parameters of these sections by dotted name, as plain values."""
+    return leaves(params.model_dump(mode="json", by_alias=True, include=set(sections)))
 
 
 def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -274,6 +274,19 @@ class Params(Section):
         if self.model.pretrained and self.model.weights:
             raise ValueError("model.pretrained and model.weights are both given, expected one of them")
         return self
+
+
+def neutral_values(model: type[BaseModel] | None = None, prefix: str = "") -> dict[str, Any]:
+    """Parameters that were added after results had been published, with the value under which those stay valid: the
+    one that does what the code did before. Such a field is declared with `Field(json_schema_extra={"neutral": …})`."""
+    found: dict[str, Any] = {}
+    for name, field in (model or Params).model_fields.items():
+        key, kind = prefix + (field.alias or name), field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not Length:
+            found |= neutral_values(kind, key + ".")
+        elif isinstance(field.json_schema_extra, dict) and "neutral" in field.json_schema_extra:
+            found[key] = field.json_schema_extra["neutral"]
+    return found
 
 
 def leaf_keys(model: type[BaseModel] = Params, prefix: str = "") -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.files import GIB
 from pipeline.images.decode import ImageOptions
+from pipeline.params.load import values_of
 from pipeline.params.schema import Data, Params, Run
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
 from pipeline.sources.archive import check_sha256, unpack
@@ -16,6 +17,8 @@ from pipeline.sources.folder import file_type
 from pipeline.sources.limit import limit_dataset
 from pipeline.sources.listing import FileOptions
 from pipeline.store.dataset import SPLITS, Dataset, write_dataset
+from pipeline.store.record import Record
+from pipeline.training.plan import SECTIONS
 
 RAW = Path("data/raw")
 """Where fetched archives stay, and what archives unpack to, so that another `data.limit` needs neither again."""
@@ -33,7 +36,9 @@ def run(params: Params) -> str:
             "data.source imagefolder or clothing1m"
         )
     dataset = SOURCES[params.data.source](params.data, params.run)
-    write_dataset(dataset)
+    digest = write_dataset(dataset)
+    own = values_of(params, SECTIONS["download"])
+    Record.of("download", own, [__name__], {}, {"dataset": digest}).write()
     counts = [f"{int((dataset.split == i).sum())} {name}" for i, name in enumerate(SPLITS)]
     channels, height, width = dataset.images.shape[1:]
     size = f"{width}×{height}×{channels}"

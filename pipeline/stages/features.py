@@ -13,12 +13,15 @@ from torch import Tensor
 from mlnt.images.batches import index_batches
 from mlnt.networks import pre_logit_features
 from pipeline import console
+from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.store import features
 from pipeline.store.dataset import read_dataset, read_labels
+from pipeline.store.record import Record
 from pipeline.systems.registry import CROSS_ENTROPY
 from pipeline.training.build import load_best
 from pipeline.training.device import prepare
+from pipeline.training.plan import SECTIONS
 from pipeline.training.session import image_store
 
 
@@ -49,4 +52,8 @@ def run(params: Params) -> str:
         width = next(chunks([rows[:1]])).shape[1]
         batches = index_batches(rows, params.compute.eval_batch_size)
         features.write_features(chunks(batches), len(rows), width, params.features.dtype, labels, digest)
+    own = values_of(params, SECTIONS["features"])
+    inputs = {"labels": labels.digest, "pretrain": digest}
+    outputs = {"features": features.identity(digest, params.features.dtype)}
+    Record.of("features", own, [__name__], inputs, outputs).write()
     return f"features: {len(rows)} rows of {width} numbers"

@@ -13,9 +13,12 @@ from mlnt import seeding
 from mlnt.noise import by_image, matrices
 from pipeline import files
 from pipeline.errors import UserError
+from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.sources import human_labels
 from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, write_labels
+from pipeline.store.record import Record
+from pipeline.training.plan import SECTIONS
 
 METRICS = files.METRICS / "noise.json"
 MATRIX = files.REPORTS / "noise_matrix.csv"
@@ -35,7 +38,10 @@ def run(params: Params) -> str:
         labels = np.where(split == TRAIN, labels, true_labels)
     known = dataset.labels_are_true or params.noise.kind != "none"
     result = Labels(labels, true_labels if known else None, split, intended, dataset.digest)
-    write_labels(result)
+    digest = write_labels(result)
+    own = values_of(params, SECTIONS["noise"])
+    given = {key: files.file_digest(path) for key, path in _files_of(params).items()}
+    Record.of("noise", own, [__name__], {"dataset": dataset.digest, **given}, {"labels": digest}).write()
 
     train = result.rows(TRAIN)
     metrics: dict[str, Any] = {
@@ -52,6 +58,14 @@ def run(params: Params) -> str:
     files.write_csv(MATRIX, rows)
     rate = f"realised rate {metrics['realised_rate']:.4f}" if known else "true labels unknown"
     return f"{params.noise.kind}: {len(train)} training samples, {rate}; {len(result.rows(VALIDATION))} for validation"
+
+
+def _files_of(params: Params) -> dict[str, Path]:
+    """The files that the noise comes from, by the names of their parameters."""
+    noise = params.noise
+    wanted = {"matrix": ("noise.matrix_file", noise.matrix_file), "human": ("noise.human_file", noise.human_file)}
+    key, name = wanted.get(noise.kind, ("", None))
+    return {} if name is None else {key: Path(name).expanduser()}
 
 
 def _split(dataset: Dataset, params: Params) -> NDArray[np.uint8]:

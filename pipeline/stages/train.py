@@ -33,10 +33,13 @@ def run(params: Params, stage: str) -> str:
 
 def _train(session: Session, system: System) -> str:
     # θ*: the best model of the iteration before, in eval mode.
-    network, digest = session.best_network(BY_STAGE[system.mentor]) if system.mentor else (None, "")
+    network, used = None, {}
+    if system.mentor:
+        network, digest = session.best_network(BY_STAGE[system.mentor])
+        used = {system.mentor: digest}
     kept = _filter(session, network)
     plan = system.build(session, network)
-    return fit(session, system, plan, session.training(system, plan, kept), digest)
+    return fit(session, system, plan, session.training(system, plan, kept), used)
 
 
 def _filter(session: Session, network: Network | None) -> Tensor | None:

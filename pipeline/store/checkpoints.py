@@ -13,16 +13,16 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-import mlnt
 from pipeline.errors import RunError, UserError
 from pipeline.files import is_at, write_text
-from pipeline.images import decode
 from pipeline.store.models import load_with_metadata, save_tensors
+from pipeline.store.record import Record
 
 ATTEMPTS = 100
 """To find the folder there, where other processes remove it."""
@@ -31,8 +31,9 @@ ATTEMPTS = 100
 class Checkpoint:
     """The checkpoint of one run of one stage; obtained from `opened`, which holds its lock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, record: Record) -> None:
         self._folder = folder
+        self._record = record
         self._file = folder / "state.safetensors"
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -50,36 +51,37 @@ class Checkpoint:
         """Replace the checkpoint, atomically."""
         save_tensors(self._file, tensors, {"values": json.dumps(values)})
 
-    def note_divergence(self, stage: str, params: Mapping[str, Any], message: str) -> None:
-        """Leave a record beside the checkpoint: tables report a run that diverged as such."""
-        record = {"stage": stage, "params": params, "code": code_digest(), "message": message}
-        write_text(self._folder / "diverged.json", json.dumps(record, indent=2) + "\n")
+    def note_divergence(self, params: Mapping[str, Any], message: str) -> None:
+        """Leave a note beside the checkpoint: tables report a run that diverged as such.
+
+        Args:
+            params: all parameters of the run, by dotted name.
+        """
+        about = {"stage": self._record.stage, "params": params, "code": self._record.code, "message": message}
+        write_text(self._folder / "diverged.json", json.dumps(about, indent=2) + "\n")
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def code_digest() -> str:
-    """Of the library's source, and of what reads images: a step that was changed must not go on from epochs of the
-    old one."""
-    digest = hashlib.sha256()
-    for path in (*sorted(Path(mlnt.__file__).parent.rglob("*.py")), Path(decode.__file__)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def place() -> Path:
+    """The folder of all checkpoints."""
+    return Path(os.environ.get("MLNT_CHECKPOINT_DIR", "checkpoints"))
 
 
 @contextmanager
-def opened(stage: str, identity: Mapping[str, Any]) -> Iterator[Checkpoint]:
-    """The checkpoint of the run that `identity` (parameters and digests of inputs) describes, locked.
+def opened(record: Record) -> Iterator[Checkpoint]:
+    """The checkpoint of the run whose result this record will describe, locked.
 
-    The folder is `$MLNT_CHECKPOINT_DIR` (default `checkpoints/`)/<stage>/<digest>.
+    The folder is `$MLNT_CHECKPOINT_DIR` (default `checkpoints/`)/<stage>/<digest of the record>: a run with other
+    parameters, inputs, code or packages has another one, and never continues this.
 
     Raises:
         UserError: another process is training the same.
         RunError: the folder cannot be written.
     """
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("MLNT_CHECKPOINT_DIR", "checkpoints")) / stage / digest
+    text = json.dumps(asdict(record), sort_keys=True)
+    folder = place() / record.stage / hashlib.sha256(text.encode()).hexdigest()[:16]
     for _ in range(ATTEMPTS):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -93,10 +95,11 @@ def opened(stage: str, identity: Mapping[str, Any]) -> Iterator[Checkpoint]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
-                    f"{folder}: another process is training {stage} with the same parameters; "
+                    f"{folder}: another process is training {record.stage} with the same parameters; "
                     "wait for it, or end it (`pgrep -fa pipeline` shows it)"
                 ) from None
             if is_at(lock, folder / "lock"):  # else another process has just finished, and removed the folder
-                yield Checkpoint(folder)
+                write_text(folder / "record.json", text + "\n")
+                yield Checkpoint(folder, record)
                 return
     raise RunError(f"{folder}: could not be made: it vanishes again and again")

@@ -115,7 +115,8 @@ class Labels:
         return np.flatnonzero(self.split == split)
 
 
-def write_dataset(dataset: Dataset) -> None:
+def write_dataset(dataset: Dataset) -> str:
+    """Write data/dataset.h5; returns its digest."""
     names = Names.of(dataset.names)
     arrays: dict[str, NDArray[Any]] = {
         "labels": dataset.labels,
@@ -141,8 +142,10 @@ def write_dataset(dataset: Dataset) -> None:
         where["root"] = images.decode.root  # not in the digest: moved files are the same data
     else:
         arrays["images"] = images
+    digest = hdf5.digest(arrays, about)
     with hdf5.create(files.DATASET) as (file, _):
-        hdf5.store(file, arrays, {**about, **where, "digest": hdf5.digest(arrays, about)})
+        hdf5.store(file, arrays, {**about, **where, "digest": digest})
+    return digest
 
 
 def read_dataset() -> Dataset:
@@ -171,13 +174,16 @@ def _image_files(file: h5py.File, names: Names, root: str, listed: dict[str, Any
     return ImageFiles(names, file["file_sizes"][:], decoder, sums)
 
 
-def write_labels(labels: Labels) -> None:
+def write_labels(labels: Labels) -> str:
+    """Write data/labels.h5; returns its digest."""
     optional = {"true_labels": labels.true_labels, "intended_matrix": labels.intended_matrix}
     arrays: dict[str, NDArray[Any]] = {"labels": labels.labels, "split": labels.split}
     arrays |= {name: array for name, array in optional.items() if array is not None}
     about: dict[str, Any] = {"dataset_digest": labels.dataset_digest}
+    digest = hdf5.digest(arrays, about)
     with hdf5.create(files.LABELS) as (file, _):
-        hdf5.store(file, arrays, {**about, "digest": hdf5.digest(arrays, about)})
+        hdf5.store(file, arrays, {**about, "digest": digest})
+    return digest
 
 
 def read_labels(dataset: Dataset) -> Labels:

@@ -21,6 +21,11 @@ it is, writing and reading the table in order the less time the larger it is (do
 ROWS_AT_A_TIME = 4096
 
 
+def identity(network_digest: str, dtype: str) -> str:
+    """What tells one table from another: the network that made it, and its precision."""
+    return f"{network_digest} {dtype}"
+
+
 def write_features(
     chunks: Iterable[NDArray[np.floating]], rows: int, width: int, dtype: str, labels: Labels, network_digest: str
 ) -> None:

@@ -30,10 +30,10 @@ def _estimated_matrix(session: Session, _: Network | None) -> Plan:
     (logits,) = session.logits([network], TRAIN, "estimated T")
     probs = logits.double().softmax(dim=1).numpy()
     matrix = estimate_transition_matrix(probs, session.params.forward.percentile)
-    return _plan(session, torch.from_numpy(matrix), digest)
+    return _plan(session, torch.from_numpy(matrix), pretrain=digest)
 
 
-def _plan(session: Session, matrix: Tensor, *inputs: str) -> Plan:
+def _plan(session: Session, matrix: Tensor, **inputs: str) -> Plan:
     from mlnt.baselines.forward import ForwardStep
     from pipeline.store.dataset import TRAIN
 

@@ -38,8 +38,9 @@ def _label_correction(session: Session, _: Network | None) -> Plan:
         average_epochs=chosen.average_epochs,
     )
 
-    def keep_soft_labels() -> None:
+    def keep_soft_labels() -> dict[str, str]:
         write_soft_labels(SOFT_LABELS, step.corrected_labels(chosen.epochs).cpu().numpy(), session.labels)
+        return {"soft_labels": files.file_digest(SOFT_LABELS)}
 
     return Plan(
         step,
@@ -60,7 +61,7 @@ def _soft_labels(session: Session, _: Network | None) -> Plan:
     step = SoftLabelStep(*session.optimizer, soft_labels=torch.from_numpy(table).to(session.device))
     train = session.params.train
     recipe = Recipe(train.epochs, train.lr, session.params.joint_optimization.lr_drop_epochs)
-    return Plan(step, [files.file_digest(SOFT_LABELS)], recipe=recipe)
+    return Plan(step, {"soft_labels": files.file_digest(SOFT_LABELS)}, recipe=recipe)
 
 
 def _prior(session: Session) -> Tensor:

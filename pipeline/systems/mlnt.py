@@ -44,26 +44,27 @@ def _mlnt(session: Session, mentor: Network | None) -> Plan:
     from mlnt.method.step import MLNTStep
 
     params = session.params
-    features, digest = _features(session)
+    features, inputs = _features(session)
     step = MLNTStep(**step_options(params), mentor=mentor)
     lower = {"train.lr": params.train.lr, "mlnt.eta": params.mlnt.eta, "mlnt.alpha": params.mlnt.alpha}
-    return Plan(step, [digest], features, meta=True, lower=lower)
+    return Plan(step, inputs, features, meta=True, lower=lower)
 
 
-def _features(session: Session) -> tuple[Tensor | FeatureFile | None, str]:
+def _features(session: Session) -> tuple[Tensor | FeatureFile | None, dict[str, str]]:
     """The rows of the training set in the feature store: in memory, if they fit there; None for M = 0."""
     from pipeline import files
     from pipeline.store.dataset import TRAIN
-    from pipeline.store.features import FeatureFile
+    from pipeline.store.features import FeatureFile, identity
     from pipeline.training.build import best_weights
 
     params = session.params
     if params.mlnt.M == 0:
-        return None, ""
+        return None, {}
     digest = files.file_digest(best_weights(params, session.labels, "pretrain"))
     table = FeatureFile(session.labels, digest, session.labels.rows(TRAIN))
     in_memory = table.gib <= params.run.max_features_gib
-    return table.read() if in_memory else table, f"{digest} {params.features.dtype}"
+    inputs = {"pretrain": digest, "features": identity(digest, params.features.dtype)}
+    return table.read() if in_memory else table, inputs
 
 
 def _control(iteration: int, mentor: str) -> System:

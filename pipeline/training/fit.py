@@ -5,53 +5,54 @@ from __future__ import annotations
 import platform
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import PIL
 import torch
 from torch import Tensor
 
 from mlnt.training.loop import MODELS, DivergedError, Training
 from pipeline import console, files, signals
 from pipeline.errors import RunError
+from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.store import cards, checkpoints, models
+from pipeline.store.record import Record
 from pipeline.training.build import start_digest
 from pipeline.training.device import describe
 from pipeline.training.plan import COMMON_SECTIONS, Plan, System
 from pipeline.training.session import Session, in_steps
 
 
-def fit(session: Session, system: System, plan: Plan, training: Training, mentor_digest: str = "") -> str:
-    """Train, or go on from a checkpoint; write models, history and card; return a line that sums it up.
+def fit(session: Session, system: System, plan: Plan, training: Training, mentor: Mapping[str, str]) -> str:
+    """Train, or go on from a checkpoint; write models, history, card and record; return a line that sums it up.
 
     Args:
-        mentor_digest: of the weights that filter its samples, for the checkpoint's identity.
+        mentor: the digest of the weights that filter its samples, by their stage; empty without a mentor.
 
     Raises:
         UserError: another process is training the same.
         RunError: the loss was not finite.
     """
     params, stage, title = session.params, system.stage, system.title
-    sections = {*COMMON_SECTIONS, *system.sections}
-    identity = {
-        "stage": stage,
-        "params": params.model_dump(mode="json", by_alias=True, include=sections),
-        "inputs": [session.labels.digest, *plan.inputs, mentor_digest, start_digest(params.model)],
-        "code": [torch.__version__, PIL.__version__, checkpoints.code_digest()],
-    }
+    start = {"weights": start_digest(params.model)} if params.model.weights else {}
+    record = Record.of(
+        stage,
+        values_of(params, [*COMMON_SECTIONS, *system.sections]),
+        ["pipeline.stages.train", system.build.__module__],
+        {"labels": session.labels.digest, **start, **plan.inputs, **mentor},
+    )
     kept, purity = training.kept, session.correct()
     if purity is not None and kept is not None:
         purity = purity[kept]
-    with checkpoints.opened(stage, identity) as saved, measured(stage, session.device) as clock:
+    with checkpoints.opened(record) as saved, measured(stage, session.device) as clock:
         console.say(f"{title} on {describe(session.device)}")
         try:
             _train(training, params, stage, saved, clock)
         except DivergedError as error:
             lower = plan.lower or {"train.lr": params.train.lr}
-            saved.note_divergence(stage, params.model_dump(mode="json", by_alias=True), str(error))
+            saved.note_divergence(values_of(params, Params.model_fields), str(error))
             raise RunError(
                 f"{stage}: {error}; lower {' or '.join(f'{key} ({value})' for key, value in lower.items())}"
             ) from error
@@ -70,10 +71,11 @@ def fit(session: Session, system: System, plan: Plan, training: Training, mentor
             weights[name, "best"] = training.best[name].weights
         models.save_models(stage, weights, session.statistics, card)
         files.write_csv(files.PLOTS / f"{stage}.csv", training.history)
-        plan.finish()
+        best = files.file_digest(models.weights_file(stage, card.mentor, "best"))
+        replace(record, outputs={stage: best, **plan.finish()}).write()
         saved.remove()
-    best = card.validation_accuracy[card.mentor]
-    return f"{title}: best on validation is the {card.mentor} of epoch {card.best_epoch[card.mentor]}, {best:.2%}"
+    accuracy = card.validation_accuracy[card.mentor]
+    return f"{title}: best on validation is the {card.mentor} of epoch {card.best_epoch[card.mentor]}, {accuracy:.2%}"
 
 
 def _train(training: Training, params: Params, stage: str, saved: checkpoints.Checkpoint, clock: Clock) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait for torch
@@ -15,6 +15,12 @@ if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait
 
 COMMON_SECTIONS = ("seed", "model", "train", "teacher", "compute")
 """What every system reads of params.yaml; the data and the labels come as files."""
+SECTIONS = {
+    "download": ("data",),
+    "noise": ("seed", "noise"),
+    "features": ("model", "compute", "features"),
+}
+"""What the stages before and beside training read."""
 
 
 class Recipe(NamedTuple):
@@ -31,21 +37,21 @@ class Plan:
 
     Attributes:
         step: the step function.
-        inputs: digests of what it depends on beside the labels, the parameters and the mentor.
+        inputs: digests of what it depends on beside the labels, the start weights and the mentor, by name.
         features: what its neighbours are found by; None without neighbours.
         recipe: its own length and rates; None for those of `train`.
         meta: whether η follows `mlnt.eta`; otherwise it is 0.
         lower: parameters to lower where training diverges, with their values; None for `train.lr` alone.
-        finish: what is to be written once all epochs are done.
+        finish: called after the last epoch, to write extra files; returns their digests by name.
     """
 
     step: StepFunction
-    inputs: Sequence[str] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
     features: Tensor | FeatureRows | None = None
     recipe: Recipe | None = None
     meta: bool = False
     lower: Mapping[str, float] | None = None
-    finish: Callable[[], None] = lambda: None
+    finish: Callable[[], Mapping[str, str]] = dict
 
 
 @dataclass(frozen=True)

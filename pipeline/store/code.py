@@ -1,0 +1,89 @@
+"""A digest of the code that a result's numbers depend on: what a module imports, without comments and docstrings."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("mlnt", "pipeline")
+NO_NUMBERS = (
+    "mlnt",
+    "pipeline",
+    "pipeline.console",
+    "pipeline.errors",
+    "pipeline.params",
+    "pipeline.params.load",
+    "pipeline.params.schema",
+    "pipeline.signals",
+    "pipeline.store.code",
+    "pipeline.store.record",
+    "pipeline.systems.registry",
+)
+"""Modules that are not looked at, nor what they alone import: messages, the schema, the list of all systems."""
+
+
+def code_digest(*modules: str) -> str:
+    """SHA-256 over everything of this project that the modules import, wherever in them an import stands.
+
+    A comment, a docstring, the way a line is broken or a module that is not imported changes nothing, nor does the
+    version of Python that parses it.
+    """
+    digest = hashlib.sha256()
+    for module in sorted(_closure(modules)):
+        digest.update(f"{module} {_module_digest(module)}\n".encode())
+    return digest.hexdigest()
+
+
+def _closure(modules: tuple[str, ...]) -> set[str]:
+    found: set[str] = set()
+    left = list(modules)
+    while left:
+        if (module := left.pop()) not in found and module not in NO_NUMBERS:
+            found.add(module)
+            left += _imported(module)
+    return found
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    path = ROOT.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _imported(module: str) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] in PACKAGES and _is_module(name)]
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+@cache
+def _module_digest(module: str) -> str:
+    return hashlib.sha256("\n".join(_lines(_tree(module))).encode()).hexdigest()
+
+
+def _lines(node: ast.AST) -> Iterator[str]:
+    """The syntax tree in an order of its own, without docstrings: `ast.dump` differs between versions of Python."""
+    yield type(node).__name__
+    for name, value in ast.iter_fields(node):
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, ast.AST):
+                if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant)):
+                    yield name
+                    yield from _lines(item)
+            elif item is not None:
+                yield f"{name} {item!r}"
