@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
 """In the order of a run."""
 
-OUTPUTS = ("data", "models", "metrics", "plots", "reports")
+OUTPUTS = ("data", "models", "metrics", "plots", "records", "reports")
 
 TINY: dict[str, Any] = {
     "seed": 0,

@@ -18,7 +18,7 @@ from pipeline.sources.limit import limit_dataset
 from pipeline.sources.listing import FileOptions
 from pipeline.store.dataset import SPLITS, Dataset, write_dataset
 from pipeline.store.record import Record
-from pipeline.training.plan import SECTIONS
+from pipeline.systems.registry import sections
 
 RAW = Path("data/raw")
 """Where fetched archives stay, and what archives unpack to, so that another `data.limit` needs neither again."""
@@ -37,7 +37,7 @@ def run(params: Params) -> str:
         )
     dataset = SOURCES[params.data.source](params.data, params.run)
     digest = write_dataset(dataset)
-    own = values_of(params, SECTIONS["download"])
+    own = values_of(params, sections("download"))
     Record.of("download", own, [__name__], {}, {"dataset": digest}).write()
     counts = [f"{int((dataset.split == i).sum())} {name}" for i, name in enumerate(SPLITS)]
     channels, height, width = dataset.images.shape[1:]

@@ -18,10 +18,9 @@ from pipeline.params.schema import Params
 from pipeline.store import features
 from pipeline.store.dataset import read_dataset, read_labels
 from pipeline.store.record import Record
-from pipeline.systems.registry import CROSS_ENTROPY
+from pipeline.systems.registry import CROSS_ENTROPY, sections
 from pipeline.training.build import load_best
 from pipeline.training.device import prepare
-from pipeline.training.plan import SECTIONS
 from pipeline.training.session import image_store
 
 
@@ -52,7 +51,7 @@ def run(params: Params) -> str:
         width = next(chunks([rows[:1]])).shape[1]
         batches = index_batches(rows, params.compute.eval_batch_size)
         features.write_features(chunks(batches), len(rows), width, params.features.dtype, labels, digest)
-    own = values_of(params, SECTIONS["features"])
+    own = values_of(params, sections("features"))
     inputs = {"labels": labels.digest, "pretrain": digest}
     outputs = {"features": features.identity(digest, params.features.dtype)}
     Record.of("features", own, [__name__], inputs, outputs).write()

@@ -18,7 +18,7 @@ from pipeline.params.schema import Params
 from pipeline.sources import human_labels
 from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, write_labels
 from pipeline.store.record import Record
-from pipeline.training.plan import SECTIONS
+from pipeline.systems.registry import sections
 
 METRICS = files.METRICS / "noise.json"
 MATRIX = files.REPORTS / "noise_matrix.csv"
@@ -39,7 +39,7 @@ def run(params: Params) -> str:
     known = dataset.labels_are_true or params.noise.kind != "none"
     result = Labels(labels, true_labels if known else None, split, intended, dataset.digest)
     digest = write_labels(result)
-    own = values_of(params, SECTIONS["noise"])
+    own = values_of(params, sections("noise"))
     given = {key: files.file_digest(path) for key, path in _files_of(params).items()}
     Record.of("noise", own, [__name__], {"dataset": dataset.digest, **given}, {"labels": digest}).write()
 

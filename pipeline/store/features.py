@@ -70,6 +70,11 @@ class FeatureFile:
             self._table = self._file["features"]
 
     @property
+    def dtype(self) -> str:
+        """`features.dtype`, as it was when the table was made."""
+        return str(self._table.dtype)
+
+    @property
     def gib(self) -> float:
         """Of memory that `read` takes."""
         row: int = self._table.shape[1] * self._table.dtype.itemsize

@@ -63,7 +63,7 @@ def _features(session: Session) -> tuple[Tensor | FeatureFile | None, dict[str, 
     digest = files.file_digest(best_weights(params, session.labels, "pretrain"))
     table = FeatureFile(session.labels, digest, session.labels.rows(TRAIN))
     in_memory = table.gib <= params.run.max_features_gib
-    inputs = {"pretrain": digest, "features": identity(digest, params.features.dtype)}
+    inputs = {"pretrain": digest, "features": identity(digest, table.dtype)}
     return table.read() if in_memory else table, inputs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.systems import cnn_crf, forward, joint_optimization, mlnt
-from pipeline.training.plan import COMMON_SECTIONS, SECTIONS
+from pipeline.training.plan import COMMON_SECTIONS
 
 SYSTEMS = (*mlnt.CONTROLS, *forward.SYSTEMS, *joint_optimization.SYSTEMS, *cnn_crf.SYSTEMS, *mlnt.MLNT)
 BY_STAGE = {system.stage: system for system in SYSTEMS}
@@ -14,6 +14,12 @@ BASELINES = tuple(system for system in SYSTEMS if not system.default)
 CROSS_ENTROPY = mlnt.CONTROLS[0]
 MLNT = mlnt.MLNT
 FINAL = MLNT[-1]
+SECTIONS = {
+    "download": ("data",),
+    "noise": ("seed", "noise"),
+    "features": ("model", "compute", "features"),
+}
+"""What the stages before and beside training read."""
 
 
 def stages_before(stage: str) -> tuple[str, ...]:

@@ -15,12 +15,6 @@ if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait
 
 COMMON_SECTIONS = ("seed", "model", "train", "teacher", "compute")
 """What every system reads of params.yaml; the data and the labels come as files."""
-SECTIONS = {
-    "download": ("data",),
-    "noise": ("seed", "noise"),
-    "features": ("model", "compute", "features"),
-}
-"""What the stages before and beside training read."""
 
 
 class Recipe(NamedTuple):

@@ -167,7 +167,11 @@ def test_a_training_stage_depends_on_what_its_system_reads(system: System) -> No
     assert {dep for dep in entry["deps"] if dep.startswith("models/")} == {f"models/{stage}" for stage in models}
     assert ("data/features.h5" in entry["deps"]) == (system in MLNT)
     assert entry["params"] == [*COMMON_SECTIONS, *system.sections]
-    assert written_by(system.stage) == [f"models/{system.stage}", f"plots/{system.stage}.csv"]
+    assert written_by(system.stage) == [
+        f"models/{system.stage}",
+        f"records/{system.stage}.json",
+        f"plots/{system.stage}.csv",
+    ]
 
 
 # Dependencies

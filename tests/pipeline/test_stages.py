@@ -47,6 +47,7 @@ from pipeline.report.terminal import show
 from pipeline.store import checkpoints
 from pipeline.store.dataset import TRAIN, VALIDATION, read_dataset, read_labels
 from pipeline.store.features import FeatureFile
+from pipeline.store.record import Record
 from pipeline.systems.mlnt import MLNT
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
 from pipeline.training.build import fresh_network, load_best
@@ -696,7 +697,7 @@ def test_a_folder_that_vanishes_is_not_made_for_ever(tmp_path: Path, monkeypatch
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    with pytest.raises(RunError, match="could not be made"), checkpoints.opened("pretrain", {}):
+    with pytest.raises(RunError, match="could not be made"), checkpoints.opened(Record("pretrain", {}, {}, {}, "", {})):
         pass
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ from pipeline.paper import history as past
 from pipeline.paper import statistics as comparison
 from pipeline.paper.figures import Filtered
 from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, values_of
-from pipeline.paper.history import Finished, fresh_stages, identity, relevant_keys
+from pipeline.paper.history import Finished, identity
 from pipeline.paper.numbers import published
 from pipeline.paper.queue import hydra, targets
 from pipeline.paper.runner import make_plan, only
 from pipeline.paper.statistics import CROSS_ENTROPY, ROWS, Figure, Row
 from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
-from pipeline.store import checkpoints
+from pipeline.store.record import Record
+from pipeline.systems.registry import chain, sections, stages_before
 
 BASE = default_values()
 DIGITS = read_yaml(ROOT / "presets/digits.yaml")
@@ -34,7 +36,7 @@ DIGITS = read_yaml(ROOT / "presets/digits.yaml")
 
 @pytest.fixture(autouse=True)
 def in_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`relevant_keys` reads this project's dvc.yaml; checkpoints are elsewhere."""
+    """Presets are read here; checkpoints are elsewhere."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MLNT_CHECKPOINT_DIR", str(tmp_path / "checkpoints"))
 
@@ -49,22 +51,43 @@ def history(last: float, best: float | None = None) -> list[dict[str, str]]:
     ]
 
 
+def records_of(values: dict[str, Any], stages: Sequence[str], code: str = "") -> dict[str, Record]:
+    """What these stages, and all that they need, would write: each output is named by its stage and parameters."""
+    flat = past.plain(values)
+    needed = set().union(*(chain(stage) for stage in stages))
+    outputs = {
+        each: f"{each} of {sorted((k, str(v)) for k, v in flat.items() if k.partition('.')[0] in past.read_by([each]))}"
+        for each in needed
+    }
+    return {
+        each: Record(
+            each,
+            {k: v for k, v in flat.items() if k.partition(".")[0] in sections(each)},
+            {before: outputs[before] for before in stages_before(each)},
+            {each: outputs[each]},
+            code or past.code_now(each),
+            {},
+        )
+        for each in needed
+    }
+
+
 def experiment(cell: Cell, seed: int, accuracy: float = 0.5, time: int = 0, **more: Any) -> Finished:
-    stages = more.pop("stages", ALL_STAGES)
-    values = values_of(BASE, DIGITS, "digits", cell, seed)
+    stages, code = more.pop("stages", ALL_STAGES), more.pop("code", "")
+    values = changed(values_of(BASE, DIGITS, "digits", cell, seed), more)
     rows = {stage: history(accuracy + 0.01 * (stage != "pretrain")) for stage in stages}
-    return Finished(f"exp-{seed}-{time}", "0" * 40, time, changed(values, more), dict.fromkeys(rows, "code"), rows)
+    return Finished(f"exp-{seed}-{time}", time, records_of(values, stages, code), rows)
 
 
-def write_divergence(folder: Path, stage: str, params: Params, code: str = "now") -> None:
+def write_divergence(folder: Path, stage: str, params: Params, code: str = "") -> None:
     """As training leaves it: through the schema."""
-    values = params.model_dump(mode="json", by_alias=True)
-    record = {"stage": stage, "params": values, "code": code, "message": "<nan> at step 3"}
-    (folder / "diverged.json").write_text(json.dumps(record))
+    values = past.plain(params.model_dump(mode="json", by_alias=True))
+    note = {"stage": stage, "params": values, "code": code or past.code_now(stage), "message": "<nan> at step 3"}
+    (folder / "diverged.json").write_text(json.dumps(note))
 
 
 def plan(name: str, finished: list[Finished], seeds: int = 3, queued: list[Any] | None = None) -> Any:
-    return make_plan(SWEEPS[name], seeds, BASE, DIGITS, "digits", finished, queued or [], "now")
+    return make_plan(SWEEPS[name], seeds, BASE, DIGITS, "digits", finished, queued or [])
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -151,7 +174,7 @@ def test_the_parameters_of_a_baseline_count_for_it() -> None:
     other = changed(BASE, {"cnn_crf.weight_end": 1.0})
     assert identity(BASE, ("cnn_crf",)) != identity(other, ("cnn_crf",))
     assert identity(BASE, ("joint_optimization",)) == identity(other, ("joint_optimization",))
-    assert "joint_optimization" in relevant_keys(("joint_optimization",))
+    assert "joint_optimization" in past.read_by(["joint_optimization"])
 
 
 def test_duplicates_count_once_and_the_newer_complete_one_counts() -> None:
@@ -163,7 +186,7 @@ def test_duplicates_count_once_and_the_newer_complete_one_counts() -> None:
         experiment(cell, 0, 0.7, time=3, stages=("pretrain",)),
         experiment(cell, 1, 0.8, time=4, stages=FIRST_ITERATION),
     ]
-    found = comparison.runs_of(sweep, cell, runs, BASE, DIGITS, "digits", Path("nowhere"), "now")
+    found = comparison.runs_of(sweep, cell, runs, BASE, DIGITS, "digits")
     assert found.accuracies("pretrain", "student", "last") == pytest.approx({0: 60.0, 1: 80.0})
 
 
@@ -253,56 +276,59 @@ def test_bold_is_never_worse_on_the_seeds_that_both_have() -> None:
 # What of a commit belongs to its parameters
 
 
-def lock_of(**changes: Any) -> dict[str, Any]:
-    """dvc.lock's entries of a noise stage and one that trains on its labels."""
-    entries: dict[str, Any] = {
-        "noise": {
-            "deps": [{"path": "mlnt/noise.py", "md5": "n"}],
-            "params": {"params.yaml": {"noise.rate": 0.5}},
-            "outs": [{"path": "data/labels.h5", "md5": "labels"}],
-        },
-        "pretrain": {
-            "deps": [{"path": "data/labels.h5", "md5": "labels"}, {"path": "mlnt/step.py", "md5": "s"}],
-            "params": {"params.yaml": {"train.weight_decay": 1e-05}},
-            "outs": [{"path": "models/pretrain", "md5": "p"}],
-        },
-    }
-    entries["pretrain"]["deps"][0]["md5"] = changes.get("read", "labels")
-    return entries
+def test_results_of_other_code_count_are_marked_and_give_way_to_those_of_todays() -> None:
+    sweep = SWEEPS["figure3"]
+    cell = sweep.cells[0]
+    old = experiment(cell, 0, 0.5, time=2, stages=FIRST_ITERATION, code="other")
+    new = experiment(cell, 0, 0.6, time=1, stages=FIRST_ITERATION)
+    found = comparison.runs_of(sweep, cell, [old], BASE, DIGITS, "digits")
+    assert found.outdated() == found.outdated("meta1") == [0]
+    assert plan("figure3", [old], seeds=1).done == 1
+    assert make_plan(sweep, 1, BASE, DIGITS, "digits", [old], [], outdated=True).to_queue == 1
+    found = comparison.runs_of(sweep, cell, [new, old], BASE, DIGITS, "digits")
+    assert found.outdated() == []
+    assert found.accuracies("pretrain", "student", "last") == pytest.approx({0: 60.0})
 
 
-CODE = {"mlnt/noise.py": "n", "mlnt/step.py": "s"}
+def wanted(**changes: Any) -> dict[str, Any]:
+    return past.plain(changed(BASE, {key.replace("__", "."): value for key, value in changes.items()}))
 
 
 @pytest.mark.parametrize(
-    ("lock", "rate", "decay", "code", "expected"),
+    ("stage", "spoil", "expected"),
     [
-        (lock_of(), 0.5, 1e-05, CODE, {"noise", "pretrain"}),
-        (lock_of(), 0.3, 1e-05, CODE, set()),  # other labels: what was trained on them is stale too
-        (lock_of(), 0.5, 1e-04, CODE, {"noise"}),
-        (lock_of(read="older"), 0.5, 1e-05, CODE, {"noise"}),
-        (lock_of(), 0.5, 1e-05, {**CODE, "mlnt/step.py": "changed"}, {"noise"}),
-        (lock_of(), 0.5, 1e-05, {**CODE, "mlnt/noise.py": "changed"}, set()),
+        ("meta1", lambda records: None, True),
+        ("meta1", lambda records: records.pop("noise"), False),
+        ("meta1", lambda records: records["pretrain"].params.update({"train.lr": 7.0}), False),
+        ("meta1", lambda records: records["pretrain"].inputs.update(noise="other labels"), False),
+        ("meta1", lambda records: records["features"].inputs.update(pretrain="another network"), False),
+        ("meta1", lambda records: records["meta2"].params.update({"mlnt.M": 7}), True),
+        ("meta1", lambda records: records["meta1"].params.update({"mlnt.M": 7}), False),
+        ("pretrain", lambda records: records["meta1"].params.update({"mlnt.M": 7}), True),
     ],
-    ids=["fresh", "upstream parameter", "own parameter", "other input", "own code", "upstream code"],
+    ids=["whole", "no labels", "upstream parameter", "other labels", "other network", "later", "own", "not its own"],
 )
-def test_a_stage_is_fresh_if_its_parameters_code_and_inputs_are(
-    lock: Any, rate: float, decay: float, code: dict[str, str], expected: set[str]
-) -> None:
-    params = {"noise": {"rate": rate}, "train": {"weight_decay": decay}}
-    assert set(fresh_stages(lock, params, code)) == expected
+def test_a_result_counts_if_all_that_it_comes_from_is_there_and_fits(stage: str, spoil: Any, expected: bool) -> None:
+    records = records_of(BASE, ("meta2",))
+    spoil(records)
+    found = Finished("exp", 0, records, {"pretrain": [], "meta1": [], "meta2": []})
+    assert found.belongs(stage, wanted()) is expected
 
 
-def test_a_lock_file_is_read_as_yaml_1_2_writes_it() -> None:
-    text = "stages:\n  pretrain:\n    params:\n      params.yaml:\n        train.weight_decay: 1e-05\n"
-    entry = past._stages_of({"dvc.lock": text})["pretrain"]
-    assert entry["params"]["params.yaml"]["train.weight_decay"] == 1e-05
-    assert past._stages_of({"dvc.lock": "<<<<<<< HEAD\nstages: ["}) == {}
+def test_a_parameter_that_is_added_later_counts_as_neutral_in_older_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here `train.momentum` plays the new one."""
+    records = records_of(BASE, ("pretrain",))
+    del records["pretrain"].params["train.momentum"]
+    found = Finished("exp", 0, records, {"pretrain": []})
+    assert not found.belongs("pretrain", wanted())
+    monkeypatch.setattr(past, "neutral_values", lambda: {"train.momentum": 0.9})
+    assert found.belongs("pretrain", wanted(train__momentum=0.9))
+    assert not found.belongs("pretrain", wanted(train__momentum=0.5))
 
 
 def test_a_divergence_with_other_code_is_forgotten_and_one_of_a_baseline_is_known(tmp_path: Path) -> None:
     cells = SWEEPS["table1"].cells
-    for stage, cell, code in (("cnn_crf", cells[0], "now"), ("forward", cells[1], "now"), ("meta1", cells[2], "old")):
+    for stage, cell, code in (("cnn_crf", cells[0], ""), ("forward", cells[1], ""), ("meta1", cells[2], "old")):
         folder = tmp_path / "checkpoints" / stage / "0123"
         folder.mkdir(parents=True)
         write_divergence(folder, stage, check(values_of(BASE, DIGITS, "digits", cell, 0), Path("params.yaml")), code)
@@ -332,8 +358,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     write_divergence(folder, "meta2", check(values_of(BASE, DIGITS, "digits", cells[5], 4), Path("params.yaml")))
     monkeypatch.setattr(past, "finished", lambda: found)
-    monkeypatch.setattr(past, "fresh_here", lambda values: {"meta2"})
-    monkeypatch.setattr(checkpoints, "code_digest", lambda: "now")
+    monkeypatch.setattr(past, "belongs_here", lambda stage, values: stage == "meta2")
     image = np.zeros((1, 8, 8), dtype=np.uint8)
     pictures = [Filtered(image, "3", 0.01, "<8>", 0.97, "<8>"), Filtered(image, "1", 0.02, "7", 0.9, "2")]
     monkeypatch.setattr(gallery, "filtered", lambda params: pictures)
@@ -349,10 +374,11 @@ def test_tables_are_written_for_what_was_run_alone(written: Path, capsys: pytest
     assert "7 0.90 (2)" in drawing
     assert "table2.md" not in names
     text = (written / "out/table1.md").read_text(encoding="utf-8")
-    assert "| Cross Entropy |  |  |  | 52.0 ± 1.2 (3) |  |  |" in text
+    # At r = 0.3 the experiments of Figure 4 count too: cross entropy does not read M.
+    assert "| Cross Entropy |  |  | 60.0 (1) | 52.0 ± 1.2 (3) |  |  |" in text
     assert "r=0.9, seed 4: meta2 diverged (<nan> at step 3)" in text
     rows = past.csv.DictReader((written / "out/table1.csv").read_text(encoding="utf-8").splitlines())
-    first = next(rows)
+    first = next(row for row in rows if row["cell"] == "r=0.5")
     assert (first["system"], first["n"], first["test_accuracy"]) == ("Cross Entropy", "3", "52.0")
     assert first["seeds"] == "0:50.00 1:52.00 2:54.00"
     assert "than Cross Entropy by a paired t-test" in text
