@@ -1,4 +1,4 @@
-"""Checkpoints: a training stage that was stopped goes on after its last saved epoch.
+"""Checkpoints: a training stage that was stopped continues after its last saved step.
 
 They lie outside of DVC's outs, which it deletes before a run, in a folder named by a digest of all that the result
 depends on: after a changed parameter a stage cannot pick up the wrong run.
@@ -25,7 +25,7 @@ from pipeline.images import decode
 from pipeline.store.models import load_with_metadata, save_tensors
 
 ATTEMPTS = 100
-"""To find the folder there, where other processes remove it."""
+"""How often to try to lock the folder while other processes remove it."""
 
 
 class Checkpoint:
@@ -36,7 +36,7 @@ class Checkpoint:
         self._file = folder / "state.safetensors"
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What `save` was given last, or None where there is nothing to go on from.
+        """What `save` was given last, or None where there is no checkpoint.
 
         Raises:
             UserError: the file is damaged.
@@ -60,8 +60,8 @@ class Checkpoint:
 
 
 def code_digest() -> str:
-    """Of the library's source, and of what reads images: a step that was changed must not go on from epochs of the
-    old one."""
+    """Digest of the library's source and of the image decoder: changed code must not continue from a checkpoint that
+    the old code wrote."""
     digest = hashlib.sha256()
     for path in (*sorted(Path(mlnt.__file__).parent.rglob("*.py")), Path(decode.__file__)):
         digest.update(path.read_bytes())
@@ -75,7 +75,7 @@ def opened(stage: str, identity: Mapping[str, Any]) -> Iterator[Checkpoint]:
     The folder is `$MLNT_CHECKPOINT_DIR` (default `checkpoints/`)/<stage>/<digest>.
 
     Raises:
-        UserError: another process is training the same.
+        UserError: another process is training the same run.
         RunError: the folder cannot be written.
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -96,7 +96,9 @@ def opened(stage: str, identity: Mapping[str, Any]) -> Iterator[Checkpoint]:
                     f"{folder}: another process is training {stage} with the same parameters; "
                     "wait for it, or end it (`pgrep -fa pipeline` shows it)"
                 ) from None
-            if is_at(lock, folder / "lock"):  # else another process has just finished, and removed the folder
+            if is_at(lock, folder / "lock"):  # otherwise another process has just finished, and removed the folder
                 yield Checkpoint(folder)
                 return
-    raise RunError(f"{folder}: could not be made: it vanishes again and again")
+    raise RunError(
+        f"{folder}: could not be made: other processes removed it {ATTEMPTS} times; run the same command again"
+    )

@@ -25,13 +25,13 @@ from pipeline.training.session import Session, in_steps
 
 
 def fit(session: Session, system: System, plan: Plan, training: Training, mentor_digest: str = "") -> str:
-    """Train, or go on from a checkpoint; write models, history and card; return a line that sums it up.
+    """Train a system, or continue from its checkpoint; write models, history and card; return a line that sums it up.
 
     Args:
-        mentor_digest: of the weights that filter its samples, for the checkpoint's identity.
+        mentor_digest: digest of the weights that filter its samples; part of the checkpoint's identity.
 
     Raises:
-        UserError: another process is training the same.
+        UserError: another process is training the same run.
         RunError: the loss was not finite.
     """
     params, stage, title = session.params, system.stage, system.title
@@ -93,7 +93,9 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
         if step > started and (stop.requested or step % every == 0):
             save()
         if stop.requested:
-            console.say(f"{stage}: stopped before step {step} of {training.num_steps}; the same command goes on there")
+            console.say(
+                f"{stage}: stopped before step {step} of {training.num_steps}; run the same command again to continue"
+            )
             stop.now()
 
     with signals.deferred() as stop, console.progress(stage, training.num_steps) as bar:
@@ -104,17 +106,17 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
             )
         if stop.requested:  # in the last evaluation
             save()
-            console.say(f"{stage}: stopped after its last step; the same command goes on there")
+            console.say(f"{stage}: stopped after its last step; run the same command again to continue")
             stop.now()
 
 
 @dataclass
 class Clock:
-    """What the stage tells.
+    """What a stage reports about its time, for `measured`.
 
     Attributes:
-        steps: training steps made in this process.
-        checkpoint_seconds: spent on writing checkpoints.
+        steps: training steps that this process has to make.
+        checkpoint_seconds: seconds spent on writing checkpoints.
     """
 
     steps: int = 0
@@ -129,8 +131,8 @@ class Clock:
 
 @contextmanager
 def measured(stage: str, device: torch.device) -> Iterator[Clock]:
-    """Write timings/<stage>.json when the block ends well. That it cannot be written is said, and no more: what the
-    stage has made is there."""
+    """Write timings/<stage>.json when the block ends well. Where that fails there is only a warning, since the results of
+    the stage are complete without it."""
     clock = Clock()
     start = time.perf_counter()
     yield clock
@@ -149,4 +151,4 @@ def measured(stage: str, device: torch.device) -> Iterator[Clock]:
     try:
         files.write_json(files.TIMINGS / f"{stage}.json", values)
     except RunError as error:
-        console.warn(f"{error}; how long {stage} took is not kept, the rest is")
+        console.warn(f"{error}; the timing of {stage} is lost, its results are complete")
