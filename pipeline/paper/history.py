@@ -48,7 +48,7 @@ class Finished:
 
 
 class LockLoader(yaml.CSafeLoader):
-    """DVC writes YAML 1.2, in which 1e-05 is a number; PyYAML reads 1.1, in a hundredth of the time."""
+    """Reads lock files fast: PyYAML knows YAML 1.1 only, to which this adds YAML 1.2's numbers such as 1e-05."""
 
 
 LockLoader.add_implicit_resolver(
@@ -81,7 +81,7 @@ def relevant_keys(stages: tuple[str, ...]) -> frozenset[str]:
 
 
 def identity(params: Values, stages: Sequence[str]) -> str:
-    """Equal for parameters with which these stages train the same models, the seed included.
+    """A text that is equal for parameters, the seed included, with which these stages train the same models.
 
     Raises:
         UserError: parameters that do not fit the schema.
@@ -95,7 +95,7 @@ def identity(params: Values, stages: Sequence[str]) -> str:
 def finished() -> list[Finished]:
     """All finished experiments of this repository, of every commit, and HEAD itself; the oldest first.
 
-    A stage that an experiment did not run still lies in its commit, as its parent had it. Only such stages are taken
+    A stage that an experiment did not run still lies in its commit, as its parent had it. Only those stages are taken
     whose entry in dvc.lock fits the parameters and the code of the commit, and whose inputs are the outputs of others.
 
     Raises:
@@ -163,7 +163,7 @@ def fresh_stages(lock: Mapping[str, Any], params: Values, code: Mapping[str, str
 
 
 def fresh_here(params: Values) -> set[str]:
-    """The stages whose outputs in this folder belong to these parameters, as far as its dvc.lock knows."""
+    """The stages whose outputs in this folder belong to these parameters, according to its lock files."""
     texts = {path: Path(path).read_text(encoding="utf-8") for path in LOCKS if Path(path).exists()}
     return set(fresh_stages(_stages_of(texts), params, {}))
 
@@ -175,7 +175,7 @@ def params_at(revisions: Sequence[str]) -> dict[str, Values]:
 
 
 def require_clean() -> None:
-    """Refuse a working tree with changes. The lock of the baselines, which nobody has to commit, may lie there.
+    """Refuse a working tree with changes, except of the baselines' lock file, which need not be committed.
 
     Raises:
         UserError: not a git repository, or changes that are not committed.
@@ -184,8 +184,8 @@ def require_clean() -> None:
     if changes:
         shown = ", ".join(line[3:] for line in changes[:4]) + (", …" if len(changes) > 4 else "")
         raise UserError(
-            f"the working tree has changes that are not committed ({shown}); an experiment would take them along "
-            "unseen; expected a clean tree: commit them, or put them away with `git stash -u`"
+            f"the working tree has changes that are not committed ({shown}); an experiment would include them "
+            "unnoticed; expected a clean tree: commit them, or put them away with `git stash -u`"
         )
 
 
@@ -194,10 +194,10 @@ def checkpoint_folder() -> Path:
 
 
 def git(*arguments: str) -> str:
-    """What git prints.
+    """Run git in this folder, and return what it prints.
 
     Raises:
-        UserError: it fails, or there is none.
+        UserError: git fails, or is not installed.
     """
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
@@ -209,7 +209,7 @@ def git(*arguments: str) -> str:
 
 
 def _contents(wanted: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
-    """commit → path → text, by one process for all; what a commit lacks is left out."""
+    """commit → path → text, read by one git process; files that a commit lacks are left out."""
     pairs = list(wanted)
     done = subprocess.run(
         ["git", "cat-file", "--batch"],  # noqa: S607
@@ -250,7 +250,7 @@ def _code_paths(lock: Mapping[str, Any]) -> list[str]:
 
 
 def _version(entry: Mapping[str, Any]) -> str:
-    """Of the library's code that a stage ran."""
+    """A text that identifies the library's code that a stage ran."""
     return json.dumps(sorted((d["path"], d["md5"]) for d in entry.get("deps", []) if d["path"].startswith("mlnt/")))
 
 

@@ -191,7 +191,7 @@ def _human(dataset: Dataset, params: Params) -> matrices.Labels:
 def _validation_labels(dataset: Dataset, params: Params) -> str:
     """Which labels choose the best models: `clean`, `noisy`, or `as given` where their quality is unknown."""
     if params.noise.kind == "none":
-        # Clothing1M: its owners had the images of validation and test labelled again, with care.
+        # Clothing1M: its owners had the images of validation and test labelled again by hand.
         return "clean" if dataset.labels_are_true or dataset.source == "clothing1m" else "as given"
     return params.noise.validation
 
