@@ -62,9 +62,8 @@ class FileDecoder:
     @staticmethod
     def _changed(path: Path, how: str) -> str:
         return (
-            f"data.root: {path} has changed since the data set was made: {how}; put the old file back, or make the data set "
-            "again: "
-            "`dvc repro -f -s download && dvc repro`"
+            f"data.root: {path} has changed since the data set was made: {how}; put it back, or make the data set anew "
+            "with `dvc repro -f -s download && dvc repro`"
         )
 
 

@@ -127,7 +127,7 @@ def targets(stages: Iterable[str]) -> list[str]:
 def work_off(jobs: int, on_change: Callable[[str], None]) -> None:
     """Run all queued experiments, `jobs` at a time, and wait until they have ended.
 
-    The workers are processes of DVC: if this one dies, they continue. If they die, new ones are started once.
+    The workers are DVC's: if this process dies, they continue. If they die, new ones are started once.
     A signal stops them; their checkpoints are kept, and queued experiments stay queued.
 
     Raises:
@@ -169,7 +169,7 @@ def _experiment_folders() -> Iterator[Path]:
 
 
 def _first_stages_are_cached(queue: Queue, before: Queue, folders: Container[Path]) -> bool:
-    """Whether an experiment has ended since `before`, or finished its noise stage, in a folder that is not among `folders`.
+    """Whether an experiment has ended since `before`, or finished its noise stage, in a folder not among `folders`.
 
     All of them begin with the same `download`. DVC reads and writes the run cache of a stage without a lock: two
     experiments that come to it within the same moment can make each other fail.

@@ -133,7 +133,7 @@ def _read_matrix(path: Path, num_classes: int) -> matrices.Matrix:
 def _instance(
     dataset: Dataset, split: NDArray[np.uint8], params: Params
 ) -> tuple[matrices.Labels, matrices.Matrix | None]:
-    """Labels that depend on the image, and the training part's matrix; images of a clean validation part are not read."""
+    """Labels that depend on the image, and the training part's matrix; a clean validation part is not read."""
     count, size = len(dataset.class_names), int(np.prod(dataset.images.shape[1:]))
 
     def projection(true: int) -> by_image.Projection:

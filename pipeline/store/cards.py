@@ -1,4 +1,4 @@
-"""models/<stage>/model.json: what the weights beside it are. This module does without torch, so that reports start fast."""
+"""models/<stage>/model.json: what the weights beside it are. It needs no torch, so reports start fast."""
 
 from __future__ import annotations
 

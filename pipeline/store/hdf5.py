@@ -28,7 +28,7 @@ def digest(arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> str:
 
 
 def store(file: h5py.File, arrays: dict[str, NDArray[Any]], text: dict[str, Any]) -> None:
-    """Write arrays, and text as JSON, with checksums: HDF5's own strings have none, and reading damaged ones can hang."""
+    """Write arrays, and text as JSON, with checksums: HDF5's strings have none, and reading damaged ones can hang."""
     encoded = np.frombuffer(json.dumps(text).encode(), dtype=np.uint8)
     for name, array in {**arrays, "about": encoded}.items():
         # One chunk holds about 1 MiB of whole rows; each chunk carries a checksum.
@@ -57,7 +57,7 @@ def create(path: Path) -> Iterator[tuple[h5py.File, Sink]]:
 
 
 class Sink(FileIO):
-    """The file that HDF5 writes to. A failed write would make HDF5 crash the process, so its error is kept for `check`."""
+    """The file that HDF5 writes to. A failed write would make HDF5 crash the process: `check` raises it later."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")

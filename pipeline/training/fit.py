@@ -131,8 +131,8 @@ class Clock:
 
 @contextmanager
 def measured(stage: str, device: torch.device) -> Iterator[Clock]:
-    """Write timings/<stage>.json when the block ends well. Where that fails there is only a warning, since the results of
-    the stage are complete without it."""
+    """Write timings/<stage>.json when the block ends well. Failing to write it is only a warning: the stage's
+    results are complete without it."""
     clock = Clock()
     start = time.perf_counter()
     yield clock

@@ -82,7 +82,7 @@ class Session:
 
     @property
     def optimizer(self) -> tuple[float, float, TeacherBatchNorm]:
-        """The first arguments of every `LossStep`: momentum, weight decay, source of the teacher's BatchNorm statistics."""
+        """The first arguments of a `LossStep`: momentum, weight decay, source of the teacher's BatchNorm statistics."""
         return self.params.train.momentum, self.params.train.weight_decay, self.params.teacher.batch_norm
 
     def split(self, split: int) -> LabeledSet:
