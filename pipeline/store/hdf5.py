@@ -57,7 +57,7 @@ def create(path: Path) -> Iterator[tuple[h5py.File, Sink]]:
 
 
 class Sink(FileIO):
-    """The file that HDF5 writes to. A failed write would make HDF5 crash the process: `check` raises it later."""
+    """The file that HDF5 writes to. An error of a write, which would crash HDF5, is kept until `check` raises it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
