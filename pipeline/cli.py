@@ -28,7 +28,7 @@ class _Command(TyperCommand):
 
 
 class _Group(TyperGroup):
-    """The same for the commands together."""
+    """The same for the group of all commands."""
 
     def get_help_option(self, ctx: Any) -> Any:
         return _flag(super().get_help_option(ctx))
@@ -44,7 +44,7 @@ app = typer.Typer(
     name="mlnt",
     cls=_Group,
     help="Train image classifiers on partly wrong labels, and find those labels (MLNT, CVPR 2019).\n\n"
-    "`dvc repro` runs the stages in order; the commands here run one of them, or look after the rest.",
+    "`dvc repro` runs the stages in order; the commands here run one of them, or help with experiments and results.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,12 +55,12 @@ app = typer.Typer(
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.", show_default=True)]
 Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")]
 Baselines = Annotated[
-    bool, typer.Option("--baselines", metavar="", help="For the systems that the paper compares with.")
+    bool, typer.Option("--baselines", metavar="", help="The baselines that were trained, into files of their own.")
 ]
 PARAMS = Path("params.yaml")
 STAGES = "Stages of the pipeline"
 BESIDE = "Systems to compare with"
-HELPERS = "Around it"
+HELPERS = "Helpers"
 
 
 def _load(path: Path) -> Params:
@@ -169,7 +169,7 @@ def meta_train(
 
 @app.command("evaluate", cls=_Command, rich_help_panel=STAGES)
 def evaluate(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
-    """Judge every model on the test split and list the suspicious labels → metrics/evaluate.json, reports/."""
+    """Evaluate every model on the test split and list the suspicious labels → metrics/evaluate.json, reports/."""
     with _errors(debug):
         checked = _load(params)
         from pipeline.stages import evaluate as stage
@@ -189,7 +189,7 @@ def report(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Deb
 
 @app.command("baseline", cls=_Command, rich_help_panel=BESIDE)
 def baseline(
-    name: Annotated[str, typer.Argument(help="Which; `mlnt baseline x` lists them.")],
+    name: Annotated[str, typer.Argument(help="The baseline's name; a wrong one lists all names.")],
     params: ParamsFile = PARAMS,
     debug: Debug = False,
 ) -> None:
@@ -208,7 +208,7 @@ def baseline(
 @app.command("sweep", cls=_Command, rich_help_panel=BESIDE)
 def sweep(
     name: Annotated[str, typer.Argument(help="table1 to table4, figure3 to figure6, or noise-kinds.")],
-    seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, 2, …")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="The number of seeds: 0, 1, 2, …")] = 5,
     preset: Annotated[str, typer.Option(help="The recipe; `mlnt preset` lists them.")] = "digits",
     cell: Annotated[
         list[str] | None,
@@ -223,7 +223,7 @@ def sweep(
 ) -> None:
     """Run the experiments of one of the paper's tables or figures, as DVC experiments.
 
-    Those that are finished are not repeated: after a stop, the same command goes on. `mlnt tables` shows the results.
+    Finished experiments are not repeated: after a stop, run the same command again. `mlnt tables` shows the results.
     """
     with _errors(debug):
         from pipeline.paper import runner
@@ -255,7 +255,7 @@ def show(debug: Debug = False) -> None:
 
 @app.command("preset", cls=_Command, rich_help_panel=HELPERS)
 def preset(
-    name: Annotated[str | None, typer.Argument(help="Which one; none lists them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The preset's name; without one, all are listed.")] = None,
     params: ParamsFile = PARAMS,
     debug: Debug = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What people see while a stage runs: on standard error, and no progress bars where nobody watches."""
+"""What people see while a stage runs: messages on standard error, and progress bars if that is a terminal."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def fail(text: str) -> None:
 
 
 def _print(text: str, style: str | None = None) -> None:
-    """File and class names come from strangers: control characters would reach the terminal."""
+    """Print a text; control characters, which file and class names may hold, are shown escaped."""
     shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
     _stderr.print(shown, markup=False, style=style)
 
 
 class Bar:
-    """A progress bar, or nothing at all."""
+    """A progress bar; it shows nothing where standard error is no terminal."""
 
     def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
         self._progress = progress
@@ -47,7 +47,7 @@ class Bar:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Bar]:
-    """A bar of `total` steps while the block runs; quiet when standard error is no terminal."""
+    """Show a bar of `total` steps while the block runs; show nothing when standard error is no terminal."""
     if not _stderr.is_terminal:
         yield Bar(None, None)
         return

@@ -1,4 +1,4 @@
-"""`mlnt doctor`: what of this machine and project works, what is missing, what to do about it."""
+"""`mlnt doctor`: what works on this machine and in this project, what is missing, and what to do about it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 
 
 def examine(path: Path) -> bool:
-    """Print every finding; whether the pipeline can run."""
+    """Print every finding; return whether the pipeline can run."""
     console = Console(highlight=False)
     colors = {"ok": "green", "note": "yellow", "fail": "red"}
     failed = False

@@ -43,10 +43,10 @@ GIB = 1 << 30
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well, and vanishes otherwise.
+    """Yield a temporary file beside `path`: it replaces `path` when the block ends well, and is removed otherwise.
 
-    What a process that was killed has left there vanishes too. Write into the file that is there: its lock tells
-    other processes that somebody is at work.
+    Temporary files that killed processes left for `path` are removed first. Write into the file that is there, do not
+    replace it: its lock tells other processes that it is in use.
 
     Raises:
         RunError: the folder cannot be written or the disk is full; `path` is as it was.
@@ -62,16 +62,17 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RunError(f"{path}: could not be written: {error}; it is as it was before") from error
     finally:
-        with suppress(OSError):  # as where its folder is none
+        with suppress(OSError):  # for instance where the folder is a file
             temporary.unlink()
-    with suppress(OSError):  # the file is there; some file systems cannot do more
+    with suppress(OSError):  # the file is in place; some file systems cannot sync a folder
         _sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:
-    """
+    """Delete a file; that it does not exist is no error.
+
     Raises:
-        RunError: it is there and cannot be removed.
+        RunError: the file exists and cannot be removed.
     """
     try:
         path.unlink(missing_ok=True)
@@ -85,7 +86,7 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
     while True:
         with path.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if is_at(file, path):  # else it was taken for abandoned
+            if is_at(file, path):  # otherwise another process took it for abandoned and removed it
                 yield file
                 return
 
@@ -106,7 +107,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that the new name, too, is there after a power cut."""
+    """Sync the folder, so that the new name survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -120,14 +121,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """JSON as it is committed: numbers rounded to 6 digits, NaN as null."""
+    """Write JSON; numbers are rounded to 6 digits, and NaN becomes null."""
     write_text(path, json.dumps(_plain(values), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """
+    """The content of a JSON file.
+
     Raises:
-        UserError: missing or damaged.
+        UserError: the file is missing or damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -138,7 +140,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows of equal keys; numbers rounded to 6 digits, None and NaN as nothing."""
+    """Write rows that have the same keys; numbers are rounded to 6 digits, None and NaN become empty cells."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         left = iter(rows)
         first = next(left, None)
@@ -149,18 +151,19 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """
+    """All rows of a CSV file, each as column → text.
+
     Raises:
-        UserError: missing or damaged.
+        UserError: the file is missing or damaged.
     """
     return list(csv_rows(path))
 
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
-    """One after the other, for a table that may be as long as the data set.
+    """Yield the rows of a CSV file one by one, since the table may be as long as the data set.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: the file is missing or damaged.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""Being told to stop: SIGINT and SIGTERM end a process at once, or, where it asks for that, when it is ready."""
+"""SIGINT and SIGTERM: they end the process at once, or are remembered until it has saved its work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Stop:
     """A signal that waits.
 
     Attributes:
-        requested: its number; None while there was none.
+        requested: the number of the signal; None before one has come.
     """
 
     requested: int | None = None

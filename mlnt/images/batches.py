@@ -42,7 +42,7 @@ class ImageStore(Protocol):
         ...
 
     def close(self) -> None:
-        """End what `fetch` may have started."""
+        """End the processes that `fetch` may have started."""
         ...
 
 
@@ -83,7 +83,7 @@ class MemoryImages:
 
 
 class AugmentationDraws(NamedTuple):
-    """What is random in the augmentation of a batch; None for what is not done.
+    """The random numbers of a batch's augmentation; None for a part that is switched off.
 
     Attributes:
         shift: int64 [2, B, 1], rows and columns from 0 to 2 · crop_padding.
@@ -104,7 +104,7 @@ def draw_augmentation(augmentation: Augmentation, batch_size: int, generator: to
 
 
 def augment(images: Tensor, augmentation: Augmentation, draws: AugmentationDraws) -> Tensor:
-    """Augment a batch [B, C, H, W] as `draws`, on the same device, says."""
+    """Augment a batch [B, C, H, W] by these draws, which are on the same device."""
     batch_size, channels, height, width = images.shape
     memory_format = (
         torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format

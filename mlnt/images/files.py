@@ -22,7 +22,7 @@ Decode = Callable[[Any], NDArray[np.uint8]]
 
 
 class Files(Protocol):
-    """Images that a worker can decode from what `file` says of them."""
+    """Images that a worker can decode from what `file` returns."""
 
     @property
     def decode(self) -> Decode:
@@ -37,13 +37,13 @@ class Files(Protocol):
 class FileImages:
     """Images [C, H, W] that `files.decode(files.file(row))` gives, uint8.
 
-    What `fetch` gives does not depend on the number of workers. They start with the first `fetch`, wait between two,
+    What `fetch` gives does not depend on the number of workers. Workers start with the first `fetch`, wait between two,
     and end with `close`, with this object, or with the process. `decode` and what it is given must pickle; what it
     raises is raised by `fetch`, as it is.
 
     Attributes:
-        workers: processes that decode; with 0 this one does.
-        lost: makes the error, of its message, for a worker that ended by itself.
+        workers: number of processes that decode; with 0 this process does.
+        lost: makes an error from a message, for a worker that died.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class FileImages:
         return self._normalize(fetched)
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """uint8 [B, C, H, W] of these batches, in their order. One fetch at a time: a new one ends the one before.
+        """Yield uint8 [B, C, H, W] for these batches, in their order. A new fetch ends the one before.
 
         Raises:
             Exception: what `decode` has raised, or `lost` has made.
@@ -118,9 +118,9 @@ class FileImages:
         )
 
     def _start(self) -> DataLoader[Any]:
-        # Not by fork: this process has threads (OpenMP's, CUDA's), whose locks would stay taken in the child for ever.
+        # Not by fork: this process has threads (OpenMP's, CUDA's), whose locks would never be released in the child.
         # Not by spawn: each worker would import torch for itself, 3 s. The server of forkserver does so once, has no
-        # threads, and is forked from in 0.05 s. (It has another sys.path: our own modules it might find elsewhere.)
+        # threads, and is forked from in 0.05 s. (Its sys.path differs: it might find other copies of our own modules.)
         context = torch.multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch.utils.data"])
         _start_server()

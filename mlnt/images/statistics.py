@@ -1,4 +1,4 @@
-"""What images are normalised by, and the sums over their pixels that it is made of.
+"""The statistics that images are normalised by, and the sums over pixels that they are computed from.
 
 The sums are integers: the same whatever the order, and however many processes add them up. Torch is imported inside
 functions, because the stages that only sum start without it.
@@ -22,10 +22,10 @@ LEVELS = 256
 
 @dataclass
 class PixelSums:
-    """What the mean image and each channel's mean and deviation are made of.
+    """Sums from which the mean image and each channel's mean and deviation follow.
 
     Attributes:
-        count: images.
+        count: number of images.
         total: sum of the images, int64 [C, H, W].
         levels: how many pixels of each channel have each of the 256 values, int64 [C, 256].
     """
@@ -36,12 +36,12 @@ class PixelSums:
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> PixelSums:
-        """Of no images [C, H, W]."""
+        """The sums over no images, for images of this shape [C, H, W]."""
         return cls(0, np.zeros(shape, np.int64), np.zeros((shape[0], LEVELS), np.int64))
 
     @classmethod
     def of(cls, chunks: Iterable[NDArray[np.uint8]], shape: tuple[int, ...]) -> PixelSums:
-        """Of chunks of images [n, C, H, W]."""
+        """The sums over chunks of images [n, C, H, W]."""
         sums = cls.empty(shape)
         for chunk in chunks:
             sums.add_(chunk)
@@ -54,21 +54,21 @@ class PixelSums:
             self.levels[channel] += np.bincount(images_NCHW[:, channel].ravel(), minlength=LEVELS)
 
     def merge_(self, other: PixelSums) -> None:
-        """Add those of other images; one channel counts for each of three."""
+        """Add the sums of other images, in place; those of grey images count for each of three channels."""
         self.count += other.count
         self.total += other.total
         self.levels += other.levels
 
     def mean_image(self) -> NDArray[np.float64]:
-        """In [0, 1], [C, H, W]."""
+        """The mean of each pixel, in [0, 1], [C, H, W]."""
         return self.total / (255 * self.count)
 
     def channel_mean(self) -> NDArray[np.float64]:
-        """In [0, 1], [C]."""
+        """The mean of each channel, in [0, 1], [C]."""
         return self._moment(1)
 
     def channel_variance(self) -> NDArray[np.float64]:
-        """[C]."""
+        """The variance of each channel [C], of values in [0, 1]."""
         return self._moment(2) - self._moment(1) ** 2
 
     def _moment(self, power: int) -> NDArray[np.float64]:

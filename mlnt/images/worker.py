@@ -9,7 +9,7 @@ import threading
 
 
 def begin(*_: object) -> None:
-    """Leave the group, and end when the parent ends."""
+    """Leave the parent's process group, and end when the parent ends."""
     # Ctrl-C, and whatever else is sent to the whole group, is for the main process, which may want to checkpoint.
     os.setpgrp()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which the server of forkserver blocks
@@ -17,8 +17,8 @@ def begin(*_: object) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed tells nobody: a worker would wait for ever for more to do, and the server of forkserver
-    for its workers (torch's watch for the end of that server only)."""
+    """End this process when its parent has ended. A parent that is killed gives no notice: without this, a worker would
+    wait for more work endlessly, and forkserver's server for its workers (torch's only watch for that server's end)."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

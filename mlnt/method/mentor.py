@@ -44,7 +44,7 @@ class FilterQuality(NamedTuple):
         recall: share of the wrong labels that are filtered out.
         auc: probability that a wrong label scores lower than a correct one; ties count half.
 
-    A share of nothing is NaN.
+    A share of an empty set is NaN.
     """
 
     purity: float

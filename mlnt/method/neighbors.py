@@ -41,12 +41,12 @@ class Draws(NamedTuple):
 def draw(
     num_synthetic: int, batch_size: int, num_neighbors: int, num_replaced: int, generator: torch.Generator
 ) -> Draws:
-    """For each of M mini-batches: ρ·k samples without replacement, and a neighbour for every sample, uniformly.
+    """Draw ρ·k samples for each of M mini-batches, without replacement, and a neighbour for every sample, uniformly.
 
     Args:
         num_synthetic: M.
         num_replaced: ρ·k.
-        generator: a CPU generator; two draws of shape [M, B] are all that it is used for.
+        generator: a CPU generator; it is used for two draws of shape [M, B].
     """
     shape = (num_synthetic, batch_size)
     # The rank of uniform numbers is a random permutation: the samples ranked below ρ·k are the chosen ones.

@@ -20,11 +20,11 @@ Projection = NDArray[np.float32]
 SPREAD = 0.1
 """Standard deviation of the flip rates before truncation, as in the source."""
 CHUNK_NUMBERS = 2**24
-"""Pixels that are looked at together: memory does not grow with n."""
+"""How many pixels are used at a time, so that memory does not grow with n."""
 
 
 def draw_flip_rates(size: int, noise_rate: float, generator: np.random.Generator) -> NDArray[np.float64]:
-    """q [n]. Truncation raises the mean of a small r, 0.05 to 0.10 and 0.1 to 0.13; r = 0 is no noise."""
+    """Draw q [n]. Truncation raises the mean of a small r, 0.05 to 0.10 and 0.1 to 0.13; r = 0 is no noise."""
     if noise_rate == 0:
         return np.zeros(size)
     from scipy.stats import truncnorm  # here: half a second that other kinds of noise need not wait
@@ -35,7 +35,7 @@ def draw_flip_rates(size: int, noise_rate: float, generator: np.random.Generator
 
 
 def draw_projection(image_size: int, num_classes: int, generator: np.random.Generator) -> Projection:
-    """W_c of one class, [S, C] for images of S numbers."""
+    """Draw W_c of one class, [S, C] for images of S numbers."""
     return generator.standard_normal((image_size, num_classes), dtype=np.float32)
 
 
@@ -63,7 +63,7 @@ def instance_labels(
     """Draw each label from its own probabilities.
 
     Args:
-        images: gives those of some of the n samples, [., …]; each is asked for once.
+        images: positions among the n samples ↦ their images [., …]; each is asked for once.
         projection: W_c of a class: the same for all parts of a data set.
         generator: draws the flip rates and the labels.
 

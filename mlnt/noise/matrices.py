@@ -67,7 +67,11 @@ def pairflip_matrix(num_classes: int, noise_rate: float) -> Matrix:
 
 
 def check_matrix(matrix: Matrix, num_classes: int) -> None:
-    """Raises ValueError unless `matrix` is [C, C], non-negative and its rows sum to 1 (within 1e-6)."""
+    """Check that `matrix` is a transition matrix.
+
+    Raises:
+        ValueError: it is not [C, C], has a negative or non-finite number, or rows that do not sum to 1 (within 1e-6).
+    """
     if matrix.shape != (num_classes, num_classes):
         raise ValueError(f"expected {num_classes} rows of {num_classes} numbers, found shape {matrix.shape}")
     if not np.isfinite(matrix).all() or (matrix < 0).any():
@@ -112,7 +116,7 @@ def symmetric_labels(
     sampling: Sampling,
     generator: np.random.Generator,
 ) -> Labels:
-    """Symmetric noise.
+    """Draw labels with symmetric noise, from true labels [N].
 
     `exact`: exactly ⌊r·n⌋ samples of the whole set, chosen without replacement, get a random label; without
     `excludes_true` the random label may be the true one. `bernoulli`: each sample independently.
@@ -131,7 +135,7 @@ def symmetric_labels(
 
 
 def realised_matrix(true_labels: Labels, labels: Labels, num_classes: int) -> Matrix:
-    """Shares counted from the labels: row i sums to 1, or is NaN where class i has no sample."""
+    """The noise matrix [C, C] counted from the labels: row i sums to 1, or is NaN where class i has no sample."""
     counts = np.bincount(true_labels * num_classes + labels, minlength=num_classes**2)
     table = counts.reshape(num_classes, num_classes).astype(np.float64)
     totals = table.sum(axis=1, keepdims=True)
@@ -142,8 +146,10 @@ def realised_matrix(true_labels: Labels, labels: Labels, num_classes: int) -> Ma
 def stratified_split(
     labels: Labels, fraction: float, generator: np.random.Generator, leave: int = 0
 ) -> NDArray[np.bool_]:
-    """Mark round(fraction · n) samples of each class, at least one of a class with two or more; but leave so many of
-    each unmarked."""
+    """Mark round(fraction · n) random samples of each class of n, as a boolean [N]; at least one where n > 1.
+
+    `leave` samples of each class always stay unmarked, or all of them where there are fewer.
+    """
     marked = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))

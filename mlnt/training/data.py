@@ -20,10 +20,10 @@ class LabeledSet:
 
 
 class FeatureRows(Protocol):
-    """A feature table that stays where it is."""
+    """A feature table that is not in memory."""
 
     def rows(self, positions: Tensor) -> Tensor:
-        """Those of these samples of the training set, [B, D] on the CPU."""
+        """The features of these samples of the training set, [B, D] on the CPU."""
         ...
 
 

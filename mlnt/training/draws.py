@@ -13,7 +13,7 @@ from mlnt.images.batches import Augmentation, AugmentationDraws, draw_augmentati
 from mlnt.training.state import StepFunction
 
 StepInputs = dict[str, Tensor]
-"""What tells one step from another, but for the rates; of several steps, with one more dimension in front.
+"""What differs from step to step, except the rates; for several steps with one more dimension in front.
 
     positions           of its samples in the training set [B]
     view 0/shift, …     `AugmentationDraws` of each view, those that are not None
@@ -49,18 +49,18 @@ def _draw_step(
         stream = f"augmentation, view {view}" if view else "augmentation"
         of_view = draw_augmentation(augmentation, batch_size, seeding.generator(seed, stream, *address))
         drawn |= {f"view {view}/{name}": value for name, value in of_view._asdict().items() if value is not None}
-    # The stream has the name of what was drawn from it first; another name would be other numbers.
+    # The stream keeps the name of its first use: another name would give other numbers.
     own = step.draw(batch_size, seeding.generator(seed, "synthetic labels", *address))
     return drawn | {f"draws/{name}": value for name, value in own.items()}
 
 
 def augmentation_draws(inputs: StepInputs, view: int) -> AugmentationDraws:
-    """Those of one view, as `draw_inputs` has named them."""
+    """The draws of one view, by the names that `draw_inputs` gives."""
     return AugmentationDraws(inputs.get(f"view {view}/shift"), inputs.get(f"view {view}/flip"))
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose names begin with `prefix`, named by the rest."""
+    """The tensors whose names begin with `prefix`, named by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

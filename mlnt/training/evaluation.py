@@ -23,7 +23,7 @@ def predict_logits(
 ) -> tuple[Tensor, ...]:
     """Logits [N, C] of each network, on the CPU: eval mode, un-augmented images, each read once for all networks.
 
-    `on_batch` hears after each batch how many samples are done. The modules' modes are restored afterwards.
+    After each batch `on_batch` is called with the number of samples done. The modules' modes are restored afterwards.
     """
     results: list[Tensor] = []
     done = 0
@@ -41,7 +41,7 @@ def logits_by_batch(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Logits [B, C] of each network, batch after batch in the order of `indices`, on the CPU, in eval mode.
 
-    For what has no room for all samples by all classes. The modules' modes are restored at the end.
+    For callers that have no room for the logits of all samples. The modules' modes are restored at the end.
     """
     was_training = [network.module.training for network in networks]
     try:

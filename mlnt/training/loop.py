@@ -34,7 +34,7 @@ class DivergedError(RuntimeError):
 
 @dataclass
 class Best:
-    """The weights of the epoch with the highest validation accuracy; the earliest of equals."""
+    """The weights of the epoch with the highest validation accuracy; of equal ones the earliest."""
 
     accuracy: float = -1.0
     epoch: int = -1
@@ -50,7 +50,7 @@ class Training:
 
     Raises:
         ValueError: fewer training samples than one batch.
-        DivergedError: from `epochs` and `state_dict`: a loss that is not finite; names the step.
+        DivergedError: from `epochs` and `state_dict`: a loss is not finite; the message names the step.
     """
 
     def __init__(
@@ -120,9 +120,9 @@ class Training:
         return len(self.history) * self.steps_per_epoch + len(self._metrics) + len(self._pending)
 
     def epochs(self, on_step: Callable[[int], None] | None = None) -> Iterator[HistoryRow]:
-        """Run what is left.
+        """Run the epochs that are left, and yield a row of history after each.
 
-        `on_step` hears the step's number before each step: the time to take `state_dict()`, or to stop by raising.
+        `on_step` is called with each step's number before it runs: it may take `state_dict()`, or raise to stop.
         """
         while len(self.history) < self.num_epochs:
             row = self._run_epoch(len(self.history), on_step)
@@ -130,7 +130,7 @@ class Training:
             yield row
 
     def mentor(self) -> ModelName:
-        """The model of the best validation accuracy, the teacher of equals (the paper: "usually the teacher")."""
+        """The model of the best validation accuracy; of equal ones the teacher (the paper: "usually the teacher")."""
         return "student" if self.best["student"].accuracy > self.best["teacher"].accuracy else "teacher"
 
     def _run_epoch(self, epoch: int, on_step: Callable[[int], None] | None) -> HistoryRow:
@@ -142,7 +142,7 @@ class Training:
         )
         positions_SB = order[: self.steps_per_epoch * self._batch_size].view(self.steps_per_epoch, self._batch_size)
         context = EpochContext(epoch, self.state, self._data.train.labels, self._predict)
-        if self._epochs_begun == epoch:  # else the training that this one goes on with has made the call
+        if self._epochs_begun == epoch:  # otherwise the call was made before the checkpoint was written
             self._step.begin_epoch(context)
             self._epochs_begun += 1
         done = self.steps_done - first
@@ -245,7 +245,7 @@ class Training:
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything needed to go on after the last finished step: tensors, and plain values for JSON.
 
-        They are the live ones: save them before the next step.
+        The tensors are not copies: save them before the next step.
         """
         self._look_at_losses()
         tensors = {f"momentum/{name}": v for name, v in zip(self.state.student.names, self.state.momentum, strict=True)}
@@ -258,7 +258,7 @@ class Training:
         return tensors, {"history": self.history, "best": best, "epochs_begun": self._epochs_begun}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Go back to what `state_dict` described."""
+        """Restore what `state_dict` returned, in place: networks, momentum, the step's tensors, history."""
         for name, buffer in zip(self.state.student.names, self.state.momentum, strict=True):
             buffer.copy_(tensors[f"momentum/{name}"])
         for name, remembered in self._step.tensors().items():

@@ -43,7 +43,7 @@ class RatesByStep(Protocol):
 
 
 class Network:
-    """A module together with the lists that a step needs of it again and again.
+    """A module together with lists of its parameters and norms, which every step needs.
 
     Attributes:
         module: the network.
@@ -166,7 +166,7 @@ class EpochContext:
 
 
 class StepFunction(ABC):
-    """What the training loop calls. The method and every baseline are one; the defaults here are those of a step
+    """What the training loop calls. The method and every baseline are step functions; the defaults are those of a step
     that looks at one view of its batch, draws nothing and remembers nothing.
 
     Attributes:
@@ -202,7 +202,7 @@ class StepFunction(ABC):
         del epoch
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the step itself remembers, by name: part of a checkpoint.
+        """The tensors that the step itself remembers, by name: part of a checkpoint.
 
         The same tensors from the start, changed in place: a checkpoint is read into them, and a recorded step (CUDA
         graph) reads and writes at their addresses. A recorded step runs its Python code when it is recorded and not

@@ -61,11 +61,11 @@ class ImageOptions(NamedTuple):
 
 
 class UndecodableError(Exception):
-    """Why a file gives no image."""
+    """A file cannot be decoded; the message says why."""
 
 
 def different_sizes(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> UserError:
-    """Of shapes [C, H, W]."""
+    """The error for two images of different size; the shapes are [C, H, W]."""
     return UserError(
         f"data.resize: the images differ in size: {name} is {shape[2]}×{shape[1]}, {other} is "
         f"{other_shape[2]}×{other_shape[1]}; set data.resize to the number of pixels that all of them shall have"
@@ -73,12 +73,12 @@ def different_sizes(name: str, shape: tuple[int, ...], other: str, other_shape: 
 
 
 def decode_image(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
-    """A file's [C, H, W].
+    """Decode the bytes of an image file to uint8 [C, H, W].
 
     Raises:
-        UndecodableError: it is no image, half of one, or too large.
-        UserError: an image that is smaller than the crop.
-        MemoryError: too little memory.
+        UndecodableError: the file is no image, is cut off, or is too large.
+        UserError: the image is smaller than the crop.
+        MemoryError: there is too little memory for the image.
     """
     try:
         with _our_limit_alone():
@@ -93,7 +93,7 @@ def decode_image(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
 
 @contextmanager
 def _our_limit_alone() -> Iterator[None]:
-    """`max_mpixels` in place of Pillow's own limit, and no warnings about metadata that nobody reads."""
+    """Switch off Pillow's own limit, since `max_mpixels` replaces it, and warnings about metadata that is not used."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -116,12 +116,12 @@ def _opened(content: bytes, most: float) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As the camera was held. `ImageOps.exif_transpose` reads and writes all of EXIF: it fails where any is damaged."""
+    """The image turned as EXIF says. `ImageOps.exif_transpose` reads and writes all of EXIF, so any damage fails it."""
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except MemoryError:
         raise
-    except Exception:  # what is damaged says nothing; Pillow raises anything
+    except Exception:  # damaged EXIF counts as none; Pillow may raise anything
         turn = None
     return image if turn is None else image.transpose(turn)
 
@@ -131,7 +131,7 @@ def _decode(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
     if len(content) > options.max_file_bytes:
         raise ValueError(f"a file larger than any image of data.max_image_mpixels, {most:g}")
     image = _opened(content, most)
-    if image.mode.startswith("F"):  # Pillow would clip them to 0 to 255, and what lies in 0 to 1 is black
+    if image.mode.startswith("F"):  # Pillow would clip them to 0 to 255, so that values from 0 to 1 become black
         raise ValueError("its pixels are floating-point numbers, of no known range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))

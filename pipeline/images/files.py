@@ -18,7 +18,7 @@ from pipeline.images.decode import ImageOptions, UndecodableError, decode_image
 
 
 class ImageFile(NamedTuple):
-    """A file below the root, and how long it was when the data set was made."""
+    """A file below the root, and its size in bytes when the data set was made."""
 
     name: str
     size: int
@@ -26,10 +26,10 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class FileDecoder:
-    """Pixels of a file, as the data set was made.
+    """Decodes a file in the same way as when the data set was made.
 
     Attributes:
-        shape: what every image has, [C, H, W].
+        shape: the shape of every image, [C, H, W].
     """
 
     root: str
@@ -37,10 +37,10 @@ class FileDecoder:
     options: ImageOptions
 
     def __call__(self, file: ImageFile) -> NDArray[np.uint8]:
-        """uint8 [C, H, W].
+        """Decode one file to uint8 [C, H, W].
 
         Raises:
-            UserError: the file has changed since, cannot be read, or is no image any more.
+            UserError: the file has changed since the data set was made, or cannot be read or decoded.
         """
         path = Path(self.root, file.name)
         try:
@@ -50,20 +50,20 @@ class FileDecoder:
                 if not stat.S_ISREG(about.st_mode):
                     raise OSError("it is no file")
                 if about.st_size != file.size:
-                    raise UserError(self._changed(path, f"has {about.st_size} bytes, had {file.size}"))
+                    raise UserError(self._changed(path, f"found {about.st_size} bytes, expected {file.size}"))
                 content = opened.read()
             image = decode_image(content, self.options)
         except (OSError, UndecodableError) as error:
-            raise UserError(self._changed(path, f"cannot be read any more ({error})")) from error
+            raise UserError(self._changed(path, f"it cannot be read ({error})")) from error
         if image.shape != self.shape:
-            raise UserError(self._changed(path, f"gives an image of {image.shape}, gave {self.shape}"))
+            raise UserError(self._changed(path, f"found an image of shape {image.shape}, expected {self.shape}"))
         return image
 
     @staticmethod
     def _changed(path: Path, how: str) -> str:
         return (
-            f"data.root: {path} {how} when the data set was made; put it back, or make the data set anew: "
-            "`dvc repro -f -s download && dvc repro`"
+            f"data.root: {path} has changed since the data set was made: {how}; put it back, or make the data set anew "
+            "with `dvc repro -f -s download && dvc repro`"
         )
 
 
@@ -98,10 +98,10 @@ class ImageFiles:
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]: ...
 
     def __getitem__(self, rows: int | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Decoded here and now: for single images. Many are read by `mlnt.images.files`.
+        """Decode one image [C, H, W], or some [n, C, H, W], in this process. `mlnt.images.files` reads many in others.
 
         Raises:
-            UserError: a file has changed, or cannot be read.
+            UserError: a file has changed, or cannot be read or decoded.
         """
         if isinstance(rows, np.ndarray):
             return np.stack([self.decode(self.file(int(row))) for row in rows])

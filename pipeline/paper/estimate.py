@@ -23,11 +23,11 @@ TIMED = 3
 
 
 def seconds(runs: Iterable[Values], stages: Sequence[str]) -> float | None:
-    """Of one worker, for all runs; None where the size of the data is not known beforehand.
+    """The seconds that one worker needs for all runs; None where the size of the data is not known beforehand.
 
-    A step of cross entropy is 4 passes (student forward and backward, a backward one as two; teacher), a baseline's
-    too; one of MLNT 5 + 5M, a third of the work more with second order; each is timed as a share of a forward and
-    backward pass of the network.
+    A step of cross entropy or of a baseline counts as 4 forward passes: the student's, its backward pass as two, and
+    the teacher's. A step of MLNT counts as 5 + 5M, and as a third more with second order. The time of one is a third of
+    a forward and backward pass, measured on this machine.
     """
     per_pass: dict[tuple[object, ...], float] = {}
     total = 0.0
@@ -64,7 +64,7 @@ def _passes(params: Params, stage: str) -> float:
 
 
 def _pass_seconds(params: Params) -> float:
-    """A third of a forward and backward pass over one batch; the fastest of a few."""
+    """The seconds of a third of a forward and backward pass over one batch; the fastest of `TIMED` tries."""
     _, channels, pixels, classes = SOURCES[params.data.source]
     device = prepare(params.compute)
     module = place(

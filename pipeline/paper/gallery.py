@@ -1,4 +1,4 @@
-"""Figure 7: images of this session's last run whose labels the mentor of iteration 3 filters out."""
+"""Figure 7: images of the run in this folder whose labels the mentor of iteration 3 filters out."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ COUNT = 32
 
 
 def filtered(params: Params) -> list[Filtered]:
-    """The images that the mentor is most sure about, the most first.
+    """The filtered images about which the mentor is most sure, the surest first; at most `COUNT`.
 
     Raises:
-        UserError: files that are missing, damaged, or of another run.
+        UserError: files are missing, damaged, or from another run.
     """
     with closing(Session.open(params)) as session:
         return _filtered(session)

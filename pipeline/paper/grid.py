@@ -24,8 +24,8 @@ class Cell:
     """One column of a table, or one point of a figure.
 
     Attributes:
-        label: as the table calls it.
-        changes: dotted key → value, beside the preset and what belongs to the noise.
+        label: what the table calls it.
+        changes: dotted key → value, set on top of the preset and of the threshold for its noise.
     """
 
     label: str
@@ -90,7 +90,7 @@ SWEEPS = {
     "table4": Sweep(
         "Table 4: Clothing1M",
         (Cell("accuracy", {"noise.kind": "none"}),),
-        # Nobody knows the true labels of its training images, nor their noise matrix.
+        # The true labels of its training images are unknown, and so is their noise matrix.
         tuple(stage for stage in ALL_STAGES if stage not in ("forward", "cnn_crf")),
         paper="table4_clothing1m.csv",
         source="clothing1m",

@@ -94,7 +94,7 @@ def _read_these(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def identity(params: Values, stages: Sequence[str]) -> str:
-    """Equal for parameters with which these stages train the same models, the seed included.
+    """A text that is equal for parameters, the seed included, with which these stages train the same models.
 
     Raises:
         UserError: parameters that do not fit the schema.
@@ -183,7 +183,7 @@ def params_at(revisions: Sequence[str]) -> dict[str, Values]:
 
 
 def require_clean() -> None:
-    """Refuse a working tree with changes. The lock of the baselines, which nobody has to commit, may lie there.
+    """Refuse a working tree with changes, except of the baselines' lock file, which need not be committed.
 
     Raises:
         UserError: not a git repository, or changes that are not committed.
@@ -192,16 +192,16 @@ def require_clean() -> None:
     if changes:
         shown = ", ".join(line[3:] for line in changes[:4]) + (", …" if len(changes) > 4 else "")
         raise UserError(
-            f"the working tree has changes that are not committed ({shown}); an experiment would take them along "
-            "unseen; expected a clean tree: commit them, or put them away with `git stash -u`"
+            f"the working tree has changes that are not committed ({shown}); an experiment would include them "
+            "unnoticed; expected a clean tree: commit them, or put them away with `git stash -u`"
         )
 
 
 def git(*arguments: str) -> str:
-    """What git prints.
+    """Run git in this folder, and return what it prints.
 
     Raises:
-        UserError: it fails, or there is none.
+        UserError: git fails, or is not installed.
     """
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
@@ -213,7 +213,7 @@ def git(*arguments: str) -> str:
 
 
 def _contents(wanted: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
-    """commit → path → text, by one process for all; what a commit lacks is left out."""
+    """commit → path → text, read by one git process; files that a commit lacks are left out."""
     pairs = list(wanted)
     done = subprocess.run(
         ["git", "cat-file", "--batch"],  # noqa: S607

@@ -33,7 +33,7 @@ class Cell:
 
     @property
     def beside(self) -> str:
-        """Ours minus the paper's, in points and in standard errors of the difference."""
+        """The paper's number, then ours minus it, in points and in standard errors of the difference."""
         if self.number is None or self.paper is None:
             return ""
         ours, (theirs, their_error) = self.number, self.paper
@@ -69,7 +69,7 @@ class Section:
 
 
 def page(sections: Sequence[Section], preset: str) -> str:
-    """All of them as one HTML file."""
+    """All sections as the text of one HTML page."""
     environment = Environment(loader=PackageLoader("pipeline.paper", "."), autoescape=True, undefined=StrictUndefined)
     template = environment.get_template("page.html.jinja")
     return template.render(sections=sections, preset=preset, choices=CHOICES)

@@ -42,10 +42,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Queue:
-    """What `dvc queue status` says; `workers`: one answers DVC, or runs here.
+    """What `dvc queue status` says. `workers` is true where a worker answers DVC, or its process runs in this folder.
 
-    DVC waits a second for answers. A worker that is told to end gives none, and still finishes its experiment; on a
-    busy machine others are late.
+    DVC alone is not enough: it waits a second for answers. A worker that was told to end gives none, and still finishes
+    its experiment; on a busy machine others answer too late.
     """
 
     tasks: tuple[Task, ...]
@@ -56,9 +56,10 @@ class Queue:
 
 
 def status() -> Queue:
-    """
+    """Ask DVC for its queue.
+
     Raises:
-        RunError: DVC cannot read its queue, as when git has cleared away the commits of old tasks.
+        RunError: DVC cannot read its queue, for instance after git has deleted the commits of old tasks.
     """
     try:
         text = _dvc("queue", "status")
@@ -71,7 +72,7 @@ def status() -> Queue:
 
 
 def waiting(queue: Queue) -> list[Values]:
-    """The parameters of what is queued or running; without workers, what DVC calls running was killed."""
+    """The parameters of queued and running tasks; without workers, what DVC lists as running was killed."""
     open_states = OPEN if queue.workers else ("Queued",)
     return list(params_at([task.revision for task in queue.having(*open_states)]).values())
 
@@ -87,7 +88,7 @@ def reason(task: Task) -> str:
     logs = sorted(CELERY.glob("*.out"), key=lambda path: path.stat().st_mtime)
     of_workers = [line for path in logs for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     failed = [line for line in of_workers if "raised unexpected" in line or "Failed to collect" in line]
-    return (own or errors or failed or [f"nothing says why; {CELERY} has the logs of DVC's workers"])[-1]
+    return (own or errors or failed or [f"no log gives a reason; the logs of DVC's workers are in {CELERY}"])[-1]
 
 
 def add(base: Values, values: Sequence[Values], stages: Sequence[str]) -> None:
@@ -112,7 +113,7 @@ def add(base: Values, values: Sequence[Values], stages: Sequence[str]) -> None:
 
 
 def targets(stages: Iterable[str]) -> list[str]:
-    """What to ask DVC for: the last stage of each chain, and of the second dvc.yaml what is wanted."""
+    """DVC's targets for these stages: the last one of each chain, and the wanted ones of baselines/dvc.yaml."""
     chosen = set(stages)
     found: list[str] = []
     for chain in (("pretrain", "meta1", "meta2", "meta3"), ("control2", "control3")):
@@ -125,10 +126,10 @@ def targets(stages: Iterable[str]) -> list[str]:
 
 
 def work_off(jobs: int, on_change: Callable[[str], None]) -> None:
-    """Run all that is queued, `jobs` at a time, and wait for it.
+    """Run all queued experiments, `jobs` at a time, and wait until they have ended.
 
-    The workers are DVC's, apart from this process: if it dies, they go on. If they die, new ones are started once.
-    A signal stops them; checkpoints lie outside the experiments' folders, and what is queued stays queued.
+    The workers are DVC's: if this process dies, they continue. If they die, new ones are started once.
+    A signal stops them; their checkpoints are kept, and queued experiments stay queued.
 
     Raises:
         RunError: the workers died twice.
@@ -169,7 +170,7 @@ def _experiment_folders() -> Iterator[Path]:
 
 
 def _first_stages_are_cached(queue: Queue, before: Queue, folders: Container[Path]) -> bool:
-    """Whether an experiment has ended since `before`, or come past its noise, in a folder that was not there then.
+    """Whether an experiment has ended since `before`, or finished its noise stage, in a folder not among `folders`.
 
     All of them begin with the same `download`. DVC reads and writes the run cache of a stage without a lock: two
     experiments that come to it within the same moment can make each other fail.
@@ -184,7 +185,7 @@ def stop() -> None:
     _dvc("queue", "stop")
     deadline, told = time.monotonic() + STOP_SECONDS, set[int]()
     while True:
-        # Again and again: DVC may be between two stages. Each process once: it takes a second signal for impatience.
+        # In a loop, since DVC may be between two stages. Each process once: a second signal ends it without checkpoint.
         told |= _interrupt(told)
         if not status().workers or time.monotonic() > deadline:
             break
@@ -192,17 +193,17 @@ def stop() -> None:
 
 
 def recover() -> None:
-    """Take tasks off the list that DVC calls running although nothing runs them, as after a crash."""
+    """Remove tasks that DVC lists as running although no worker runs them, as after a crash."""
     queue = status()
     if queue.workers:
         return
-    _interrupt(set())  # stages of workers that were killed: nobody collects what they write
+    _interrupt(set())  # stages whose workers were killed: DVC would not collect their outputs
     if lost := queue.having("Running"):
         _dvc("queue", "kill", *(task.revision for task in lost))
 
 
 def _interrupt(told: Collection[int]) -> set[int]:
-    """Send SIGINT to the stages that run in the folders of this repository's experiments; the numbers of those told."""
+    """Send SIGINT to the stages that run in this repository's experiments, except `told`; return their process ids."""
     here = EXPERIMENTS.resolve()
     found = set()
     for process in _processes("pipeline", lambda folder: folder.is_relative_to(here)):
@@ -214,7 +215,7 @@ def _interrupt(told: Collection[int]) -> set[int]:
 
 
 def _processes(word: str, runs_in: Callable[[Path], bool]) -> Iterator[psutil.Process]:
-    """With this word on their command line, in such a folder."""
+    """Processes with this word on their command line, in a folder that `runs_in` accepts."""
     for process in psutil.process_iter():
         try:
             if word in process.cmdline() and runs_in(Path(process.cwd())):
@@ -224,7 +225,7 @@ def _processes(word: str, runs_in: Callable[[Path], bool]) -> Iterator[psutil.Pr
 
 
 def _start(jobs: int) -> None:
-    """Not through a pipe: `dvc queue start` would not return before its workers end."""
+    """Start workers, with their output in a file: through a pipe, `dvc queue start` would wait until they end."""
     here = Path(sys.executable).parent  # whose `python` the stages' commands shall find
     environment = {
         **os.environ,

@@ -41,7 +41,7 @@ class Plan:
 
     @property
     def open(self) -> list[Values]:
-        """The parameters of all that has to run, queued already or not."""
+        """The parameters of all experiments that have to run, whether queued already or not."""
         return [*self.waiting, *(values for _, each in self.missing for values in each)]
 
 
@@ -80,14 +80,14 @@ def run(
     before = queue.status()
     if (others := len(before.having(*queue.OPEN)) - len(first.open)) > 0:
         console.say(f"{others} other experiments are in the queue and will run too")
-    console.say("the queue is DVC's: `dvc queue status` shows it; Ctrl-C stops it, the same command goes on")
+    console.say("the queue is DVC's: `dvc queue status` shows it; Ctrl-C stops it, the same command continues")
     queue.work_off(jobs, console.say)
     last = plan()
     lost = without_result(last, before)
     if again := cut(last, lost):
         say_why(lost)
-        # What was finished is in the run cache. What somebody took out of the queue is not put back.
-        console.say(f"{again.to_queue} of {last.total} experiments ended without a result; once more")
+        # Finished stages come from the run cache. Tasks that a person removed from the queue are not put back.
+        console.say(f"{again.to_queue} of {last.total} experiments ended without a result; queueing them once more")
         queue_missing(again, base)
         queue.work_off(jobs, console.say)
         last = plan()
@@ -116,7 +116,7 @@ def without_result(plan: Plan, before: queue.Queue) -> dict[str, queue.Task]:
 
 
 def cut(plan: Plan, wanted: Container[str]) -> Plan | None:
-    """The plan with these of its missing experiments alone; None without any."""
+    """The plan with only those missing experiments whose identity is in `wanted`; None if there are none."""
     chosen = [(cell, [v for v in each if identity(v, plan.sweep.stages) in wanted]) for cell, each in plan.missing]
     left = [(cell, values) for cell, values in chosen if values]
     return replace(plan, missing=left) if left else None
@@ -128,7 +128,7 @@ def say_why(lost: Mapping[str, queue.Task]) -> None:
 
 
 def only(sweep: Sweep, name: str, cells: Sequence[str]) -> Sweep:
-    """The sweep with these of its cells.
+    """The sweep with only the cells of these labels; no labels keep all.
 
     Raises:
         UserError: it has no such cell.
@@ -188,7 +188,7 @@ def make_plan(
 
 
 def _identity(params: Values, stages: Sequence[str]) -> str | None:
-    """None for parameters of another version of this package."""
+    """The identity; None for parameters that this version of the package does not accept."""
     try:
         return identity(params, stages)
     except UserError:

@@ -34,7 +34,7 @@ CROSS_ENTROPY = ROWS[0]
 
 @dataclass(frozen=True)
 class Runs:
-    """The experiments that count for a cell, one a seed, and the seeds that diverged: stage → message."""
+    """The experiments that count for a cell, by seed, and the runs that diverged: seed → stage → message."""
 
     by_seed: Mapping[int, Finished]
     diverged: Mapping[int, Mapping[str, str]]
@@ -57,7 +57,7 @@ class Runs:
 
 
 def accuracy(history: HistoryRows, model: str, choice: str, measure: str) -> float | None:
-    """From the rows of plots/<stage>.csv; None where there are none, or no such column."""
+    """The accuracy in a history (plots/<stage>.csv), from 0 to 1; None where there is no row or no such column."""
     if not history or not history[-1].get(f"{model}_{measure}_accuracy"):
         return None
     row = history[-1]
@@ -121,7 +121,7 @@ def figure(values: Iterable[float]) -> Figure | None:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean, from the spread of two or more values; NaN for one."""
+    """The standard error of the mean of two or more values; NaN for one."""
     return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
@@ -169,8 +169,8 @@ def beside_cross_entropy(columns: Columns) -> dict[tuple[str, str], str]:
 
 
 def beside_first_of_noise(columns: Columns) -> dict[tuple[str, str], str]:
-    """The same against the first column of the same noise, for columns "noise, value"; Holm's correction within a
-    row and noise."""
+    """(column, row) → "better" or "worse" than the first column of the same noise, for columns "noise, value"; Holm's
+    correction within a row and noise."""
     found: dict[tuple[str, str], str] = {}
     groups: dict[str, list[str]] = {}
     for label in columns:

@@ -82,7 +82,7 @@ def run(preset: str, out: Path) -> None:
 
 
 def _figure7() -> Section | None:
-    """Of the run in this folder, as far as it is one of these parameters."""
+    """Figure 7 for the run in this folder; None, with a message, where models/ has no finished run of params.yaml."""
     current = load(PARAMS)
     if not history.belongs_here(FINAL.mentor or "", read_yaml(PARAMS)):
         console.say("figure7: left out; models/ has no finished run of params.yaml (`dvc repro` makes one)")
@@ -143,7 +143,7 @@ def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice:
 
 
 def _order_numbers(sweep: Sweep) -> dict[str, dict[str, tuple[float, float | None]]]:
-    """Table 3 has a row for each order, ours a column for each noise and order."""
+    """The paper's Table 3 in our layout: it has a row for each order, ours a column for each noise and order."""
     rows = {"first": "First-order approx.", "second": "Full"}
     known = published(sweep.paper)
     return {
@@ -156,7 +156,7 @@ def _order_numbers(sweep: Sweep) -> dict[str, dict[str, tuple[float, float | Non
 
 
 def _lines(sweep: Sweep, cells: Mapping[str, Runs], row: Row) -> dict[str, list[tuple[float, Figure]]]:
-    """Noise → the points of its line; the student's, best on validation, as in the paper."""
+    """Noise → the points of its line: the student at its best epoch on validation, as in the paper."""
     lines: dict[str, list[tuple[float, Figure]]] = {}
     for cell in sweep.cells:
         number = figure(cells[cell.label].accuracies(row.stage, row.model, "best").values())

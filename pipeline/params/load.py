@@ -38,7 +38,7 @@ MOVED = {
     "train.deterministic": "compute.deterministic",
 }
 """Parameters of older files, and where they are now."""
-REMOVED = {"mlnt.batched": "it was never faster but for toy networks"}
+REMOVED = {"mlnt.batched": "it was faster for toy networks only"}
 
 
 def load(path: Path) -> Params:
@@ -67,7 +67,11 @@ def read_yaml(path: Path) -> Any:
 
 
 def check(values: Any, path: Path) -> Params:
-    """Validate plain values; `path` is for the message."""
+    """Validate plain values; `path` is named in the message.
+
+    Raises:
+        UserError: keys that are unknown, missing, moved or out of range.
+    """
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected sections such as `train:`, found {type(values).__name__}")
     if moved := [line for key in leaves(values) if (line := _moved(key))]:
@@ -82,7 +86,7 @@ def check(values: Any, path: Path) -> Params:
 def _moved(key: str) -> str | None:
     if key in MOVED:
         return f"{key}: moved; write its value as {MOVED[key]}"
-    return f"{key}: is no parameter any more ({REMOVED[key]}); remove the line" if key in REMOVED else None
+    return f"{key}: was removed ({REMOVED[key]}); delete the line" if key in REMOVED else None
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -102,7 +106,7 @@ def values_of(params: Params, sections: Collection[str]) -> dict[str, Any]:
 
 
 def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the values with others at these dotted keys."""
+    """A copy of the values, changed at these dotted keys."""
     result = copy.deepcopy(dict(values))
     for key, value in changes.items():
         section, _, name = key.rpartition(".")

@@ -1,6 +1,6 @@
 """`mlnt preset`: whole recipes, merged into params.yaml.
 
-A preset is a file in presets/ beside params.yaml, whose first line describes it; an own one is found as well.
+A preset is a file in presets/ beside params.yaml, whose first line describes it; you can add your own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The schema of params.yaml: every parameter, its type and its range. Nothing has a default here.
 
-A parameter is what params.yaml says, so that `dvc params diff` shows all there is to know about a run.
+Every value stands in params.yaml, so that `dvc params diff` shows all that differs between two runs.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Length(Section):
 
     @model_serializer
     def _plain(self) -> int | float | str:
-        """As it was written."""
+        """The value as params.yaml has it."""
         if self.steps is not None:
             return f"{self.steps} steps"
         epochs = self.epochs or 0.0
@@ -219,7 +219,7 @@ class Run(Section):
 
     @property
     def num_workers(self) -> int:
-        """null is one for each core that this process may use."""
+        """The number of processes: `workers`, or where that is null one for each core that this process may use."""
         if self.workers is not None:
             return self.workers
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -130,10 +130,10 @@ def _short(name: str) -> str:
 
 
 def svg(figure: Figure) -> str:
-    """Without the date and matplotlib's version, and from the <svg> tag on."""
+    """The figure as SVG text, from the <svg> tag on, without the date and matplotlib's version."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        # The text stays text: whoever shows the page has fonts of their own.
+        # The text stays text and is shown in the browser's fonts, so a glyph that is missing here does no harm.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

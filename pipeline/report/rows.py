@@ -38,7 +38,7 @@ class Row:
 
 
 def rows(metrics: Mapping[str, Any], paper: Mapping[str, str]) -> list[Row]:
-    """Two for each system that was judged, in the order of the registry; `paper` as `paper_column` gives it."""
+    """Two rows for each evaluated system, in the order of the registry; `paper` comes from `paper_column`."""
     table: list[Row] = []
     for system in (each for each in SYSTEMS if each.name in metrics):
         values = metrics[system.name]
@@ -64,7 +64,7 @@ def rows(metrics: Mapping[str, Any], paper: Mapping[str, str]) -> list[Row]:
 
 
 def baseline_metrics() -> dict[str, Any]:
-    """The metrics of the baselines, if they were judged on the labels of this run; otherwise nothing.
+    """The metrics of the baselines, if they were evaluated on the labels of this run; otherwise empty.
 
     Raises:
         UserError: a damaged file.

@@ -25,10 +25,10 @@ _DAMAGED = (EOFError, RuntimeError, ValueError, tarfile.TarError, zipfile.BadZip
 
 
 def check_sha256(path: Path, expected: str | None) -> str:
-    """The SHA-256 of a file.
+    """Compute the SHA-256 of a file, and compare it with the expected one, if there is one.
 
     Raises:
-        UserError: it is another one than `data.sha256`, or the file cannot be read.
+        UserError: it differs from `expected` (`data.sha256`), or the file cannot be read.
     """
     with readable(path):
         digest = files.file_digest(path)
@@ -38,10 +38,10 @@ def check_sha256(path: Path, expected: str | None) -> str:
 
 
 def unpack(archive: Path, raw: Path, limit: int, sha256: str | None = None) -> Path:
-    """The folder with what is in an archive, unpacked unless it is there already.
+    """Unpack an archive, unless that was done before; return the folder.
 
     The folder lies in `raw` and is named by the archive and its SHA-256. It gets that name when it is complete, so that
-    what a killed process has left is never taken for the whole.
+    the part that a killed process has unpacked is never used.
 
     Args:
         limit: the bytes that the archive may unpack to.
@@ -77,7 +77,7 @@ def unpack(archive: Path, raw: Path, limit: int, sha256: str | None = None) -> P
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Let other processes that unpack into the folder wait."""
+    """Hold a lock on the folder: other processes that unpack into it wait."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems cannot lock a folder
@@ -136,7 +136,7 @@ def _extract_zip(archive: Path, folder: Path, limit: int) -> None:
 
 
 def _check_size(archive: Path, folder: Path, total: int, size: int, limit: int) -> None:
-    """Before the next `size` of `total` bytes are written.
+    """Check that the next `size` bytes, which make `total` together, may be written.
 
     Raises:
         UserError: the limit or the disk is too small.
@@ -154,9 +154,10 @@ def _check_size(archive: Path, folder: Path, total: int, size: int, limit: int) 
 
 
 def _check_member(archive: Path, folder: Path, name: str, is_file: bool) -> None:
-    """
+    """Refuse a member that is no file, points outside, or occurs twice.
+
     Raises:
-        UserError: it cannot be unpacked as it is. Left out or renamed, an image would be lost without a word.
+        UserError: always in these cases, since leaving the member out could lose an image unnoticed.
     """
     if not is_file:
         remedy = "put a file in its place (tar: --dereference --hard-dereference)"

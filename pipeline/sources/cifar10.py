@@ -15,7 +15,7 @@ from pipeline.store.dataset import TEST, TRAIN, Dataset
 
 
 def load(root: Path, url: str | None, sha256: str | None, raw: Path, max_download: int, max_unpacked: int) -> Dataset:
-    """In torchvision's order, which is the official one.
+    """Read CIFAR-10, or fetch it first; its samples are in torchvision's order, which is the official one.
 
     Args:
         root: the archive, `cifar-10-batches-py/`, or a folder that holds one of them; where the archive goes otherwise.
@@ -26,7 +26,7 @@ def load(root: Path, url: str | None, sha256: str | None, raw: Path, max_downloa
         max_unpacked: bytes; a larger archive is not unpacked.
 
     Raises:
-        UserError: it can be neither found nor fetched, or is another one.
+        UserError: it can be neither found nor fetched, or a file has another checksum.
     """
     from torchvision.datasets import CIFAR10
 

@@ -27,8 +27,8 @@ def load(root: Path, options: FileOptions) -> Dataset:
     """The paper's split: noisy training images, clean validation and test images; the clean training set is unused.
 
     Raises:
-        UserError: a list is missing, unreadable or damaged; a key points outside, has no label, or none that is a class
-            number; or what `load_listing` finds, such as keys without files.
+        UserError: a list is missing, unreadable or damaged; a key points outside, has no label, or one that is no class
+            number; or `load_listing` fails, for instance because files are missing.
     """
     names = sorted({name for row in KEY_LISTS for name in row[1:]})
     if missing := [name for name in names if file_type(root / name) != stat.S_IFREG]:
@@ -43,7 +43,7 @@ def load(root: Path, options: FileOptions) -> Dataset:
         unknown = [key for key in keys if key not in labels[label_list]]
         _refuse(root / key_list, unknown, f"have no label in {label_list}")
         samples += [Sample(key, CLASS_NAMES[labels[label_list][key]], split, i) for i, key in enumerate(keys)]
-    if twice := repeated(sample.path for sample in samples):  # not refused: what they list is the owners' to say
+    if twice := repeated(sample.path for sample in samples):  # only a warning: the lists are as the owners made them
         console.warn(
             f"data.root: {root}: {len(twice)} keys are listed more than once: {first_few(map(printable, twice))}; "
             "one that is for training and for test makes accuracies too good"

@@ -13,7 +13,7 @@ TEST_FRACTION = 0.4
 
 
 def load() -> Dataset:
-    """One fixed stratified test split: it does not depend on `seed`."""
+    """Read the digits, with one fixed stratified test split that does not depend on `seed`."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -19,15 +19,15 @@ _CHUNK = 1 << 20
 
 
 def fetch(url: str, known_hash: str | None, folder: Path, limit: int, name: str | None = None) -> Path:
-    """Download `url` into `folder` unless it is there already; return the file, which is always a whole one.
+    """Download `url` into `folder` unless it is there already; return the path of the complete file.
 
-    With a known hash, a file of the name of the URL that has this hash is not fetched again. Without one, nor is what
-    came from the same URL before, whatever its server has now: remove it to have it fetched again.
+    With a known hash, a file of that name with this hash is used as it is. Without one, a file that came from the same
+    URL before is used, even if the server has another one now: remove it to have it fetched again.
 
     Args:
         known_hash: "sha256:…", which is `data.sha256`, or "md5:…".
         limit: bytes; a larger file is refused.
-        name: of the file; None takes that of the URL, and without a hash one that no other URL has.
+        name: name of the file; None takes the URL's, or without a hash a name that no other URL has.
 
     Raises:
         UserError: another scheme, no answer or a truncated one, a file that is too large or has another hash.
@@ -60,7 +60,7 @@ def fetch(url: str, known_hash: str | None, folder: Path, limit: int, name: str 
 
 
 def _download(limit: int, url: str, output_file: str, _: object) -> None:
-    """What `pooch` calls to fill its temporary file.
+    """Download into the temporary file of `pooch`, which calls this.
 
     Raises:
         UserError: the file is larger than `limit`.
@@ -78,7 +78,7 @@ def _download(limit: int, url: str, output_file: str, _: object) -> None:
 
 @contextmanager
 def _opened(url: str) -> Iterator[tuple[int, Iterable[bytes]]]:
-    """The size, 0 where the server does not say, and the content. An answer that ends too early is an error."""
+    """Yield the size, 0 where the server does not say, and the content. An answer that ends too early is an error."""
     import requests
 
     if url.startswith("file:"):
@@ -88,7 +88,7 @@ def _opened(url: str) -> Iterator[tuple[int, Iterable[bytes]]]:
         with path.open("rb") as file:
             yield path.stat().st_size, iter(lambda: file.read(_CHUNK), b"")
         return
-    # Not compressed for the way: the limit and Content-Length are of the file.
+    # Ask for no compression, so that Content-Length and the limit mean the size of the file.
     with requests.get(url, headers={"Accept-Encoding": "identity"}, stream=True, timeout=TIMEOUT_S) as answer:
         answer.raise_for_status()
         yield int(answer.headers.get("Content-Length", 0)), answer.iter_content(_CHUNK)

@@ -23,7 +23,7 @@ def contents(root: Path) -> tuple[list[str], list[str]]:
     Both are relative to `root` and sorted. Links are followed wherever they lead, as people link data from other disks.
 
     Raises:
-        UserError: a folder may not be read: its images would be missing without a word.
+        UserError: a folder cannot be read; otherwise its images would be missing unnoticed.
     """
     files: list[str] = []
     others: list[str] = []
@@ -45,7 +45,7 @@ def contents(root: Path) -> tuple[list[str], list[str]]:
 
 
 def require(root: Path, names: Sequence[str]) -> None:
-    """At once, not after hours of decoding. Only a regular file is opened: a pipe would never end.
+    """Check that files exist before hours of decoding begin. Only regular files count: a pipe would never end.
 
     Raises:
         UserError: files are missing.
@@ -60,7 +60,7 @@ def read_start(path: Path, most: int) -> bytes:
     """The first `most` bytes of a file.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     with readable(path), path.open("rb") as file:
         return file.read(most)
@@ -68,9 +68,10 @@ def read_start(path: Path, most: int) -> bytes:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """
+    """Turn an OSError of the block into a message that names the path.
+
     Raises:
-        UserError: in place of what a file or folder that cannot be read makes Python raise.
+        UserError: the file or folder does not exist or cannot be read.
     """
     try:
         yield
@@ -84,7 +85,7 @@ def file_type(path: Path) -> int:
     """The type of what is there, as in `stat.S_IFMT`; 0 for nothing.
 
     Raises:
-        UserError: nobody may look. From Python 3.14 on pathlib says that there is nothing.
+        UserError: the folder above may not be searched. (From Python 3.14 on, pathlib would report nothing there.)
     """
     with readable(path):
         try:
@@ -94,20 +95,20 @@ def file_type(path: Path) -> int:
 
 
 def first_few(names: Iterable[str], separator: str = "; ") -> str:
-    """The first five, and how many more there are."""
+    """The first five names, and how many more there are."""
     listed = list(names)
     more = f"{separator}and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     return separator.join(listed[:SHOWN]) + more
 
 
 def is_hidden(name: str) -> bool:
-    """What file managers leave behind, such as macOS's __MACOSX/…/._name.png."""
+    """Whether a name looks like what file managers leave behind, such as macOS's __MACOSX/…/._name.png."""
     parts = (part for part in PurePosixPath(name).parts if part != "..")
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def is_text(name: str) -> bool:
-    """Names in another encoding come as lone surrogates, which no table or page can hold."""
+    """Whether a name is UTF-8. Other names come as lone surrogates, which no table or page can hold."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -121,7 +122,7 @@ def is_inside(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """As it can be shown in one line of any terminal."""
+    """The name as any terminal can show it in one line."""
     return name if name.isprintable() else ascii(name)
 
 

@@ -14,8 +14,8 @@ from mlnt.noise.matrices import Labels
 def load_human_labels(path: Path, label_set: str) -> tuple[Labels, Labels]:
     """(clean labels, human labels), int64 [50000] each, in torchvision's order.
 
-    The label file is a pickle from the internet, as `torch.save` writes it. torch reads it so that it can hold arrays,
-    lists, text and numbers and nothing that runs.
+    The label file is a pickle from the internet, as `torch.save` writes it. It is read so that arrays, lists, text and
+    numbers are accepted, and code is not.
 
     Raises:
         ValueError: another file, or one without that label set; says what was found.

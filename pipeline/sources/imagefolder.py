@@ -20,16 +20,17 @@ _SPLIT_FOLDERS = {**SPLIT_NAMES, "training": TRAIN, "dev": VALIDATION, "testing"
 _BESIDE_IMAGES = (
     ".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".log", ".ini", ".db",
 )  # fmt: skip
-"""Ends of files that people and programs put beside images: nobody takes them for images."""
+"""Ends of files that people and programs put beside images, and that are no reason for a warning."""
 
 
 def load(root: Path, options: FileOptions) -> Dataset:
-    """
+    """Read a folder of images, or the images that a .csv file lists.
+
     Args:
         root: the folder, or the .csv file.
 
     Raises:
-        UserError: another layout, no images, names that cannot be shown, or what `load_listing` finds.
+        UserError: another layout, no images, names that are not UTF-8, or `load_listing` fails.
     """
     if root.suffix.lower() == ".csv":
         return load_listing(_numbered(_read_csv(root)), root.parent, options, "imagefolder")
@@ -40,9 +41,10 @@ def load(root: Path, options: FileOptions) -> Dataset:
 
 
 def _samples(root: Path) -> list[Sample]:
-    """
+    """The images of a folder, with the split and class that their paths name.
+
     Raises:
-        UserError: no images, or what `_images` and `_place` find.
+        UserError: there are no images, or `_images` or `_place` fails.
     """
     files, others = contents(root)
     if not (names := _images(files, others, root)):
@@ -56,7 +58,7 @@ def _samples(root: Path) -> list[Sample]:
 
 
 def _images(files: list[str], others: list[str], root: Path) -> list[str]:
-    """The images in a folder. One that cannot be read is an error: left out, nobody would miss it.
+    """The images in a folder. One that cannot be read is an error: its absence would go unnoticed.
 
     Raises:
         UserError: names that are not UTF-8, links that lead nowhere.
@@ -79,7 +81,7 @@ def _refuse(root: Path, found: list[str], what: str, remedy: str) -> None:
 
 
 def _place(names: list[str], root: Path) -> list[Sample]:
-    """The split and the class that each path says: …/train/CLASS/…, or CLASS/FILE where no path says a split.
+    """The split and the class that each path names: …/train/CLASS/…, or CLASS/FILE where no path says a split.
 
     Raises:
         UserError: a path that says no class or two splits, or none beside others that do; without splits, class folders
@@ -127,7 +129,7 @@ def _split_folders(parts: tuple[str, ...]) -> list[int]:
 
 
 def _warn_of_others(files: list[str], image: tuple[str, ...], root: Path) -> None:
-    """Of files in class folders that are no images by their names. `image`: the path of one that is."""
+    """Warn of files in class folders whose names are not those of images. `image` is the path of one that is."""
     by_split = bool(_split_folders(image))
 
     def in_class(parts: tuple[str, ...]) -> bool:
@@ -143,7 +145,8 @@ def _warn_of_others(files: list[str], image: tuple[str, ...], root: Path) -> Non
 
 
 def _read_csv(path: Path) -> list[Sample]:
-    """
+    """The images that a .csv file lists.
+
     Raises:
         UserError: no such file, one that cannot be read, other columns, or a row that names no file, class or split.
     """

@@ -15,11 +15,11 @@ from pipeline.store.dataset import TEST, TRAIN, Dataset
 def limited_rows(
     labels: NDArray[np.int64], split: NDArray[np.uint8], limit: int | None, limit_test: int | None
 ) -> NDArray[np.int64]:
-    """The rows that stay: at most `limit` training and `limit_test` test samples, the same share of each class.
+    """The rows to keep [n]: at most `limit` training and `limit_test` test samples, the same share of each class.
 
-    The share is rounded for each class, but to one sample at least: only where there are more classes than that is the
-    limit exceeded. A few less than the limit may be left.
-    Always the same ones: they do not depend on `seed`.
+    Each class keeps at least one sample, so the limit is exceeded where there are more classes than it allows. By
+    rounding, a few samples less than the limit may be kept.
+    The choice is random but always the same: it does not depend on `seed`.
     """
     keep = np.ones(len(labels), dtype=bool)
     for part, most in ((TRAIN, limit), (TEST, limit_test)):
@@ -32,7 +32,7 @@ def limited_rows(
 
 
 def _some_of_each(labels: NDArray[np.int64], chosen: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
-    """What was chosen, with one of each class, and without the last of the largest classes where that is too many."""
+    """Add a sample of each class that has none; while there are more than `most`, drop one of the largest class."""
     chosen = chosen | ~np.isin(labels, labels[chosen])  # only a class of a single sample may have none
     counts = np.bincount(labels[chosen])
     while counts.sum() > most and counts.max() > 1:
@@ -43,7 +43,7 @@ def _some_of_each(labels: NDArray[np.int64], chosen: NDArray[np.bool_], most: in
 
 
 def limit_dataset(dataset: Dataset, limit: int | None, limit_test: int | None) -> Dataset:
-    """The dataset with those rows alone."""
+    """The data set with only the rows that `limited_rows` keeps."""
     rows = limited_rows(dataset.labels, dataset.split, limit, limit_test)
     if len(rows) == len(dataset.labels):
         return dataset

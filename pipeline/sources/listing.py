@@ -1,4 +1,4 @@
-"""From labelled file names to a `Dataset`: what the sources made of files share."""
+"""From labelled file names to a `Dataset`, for all sources that are made of files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FileOptions(NamedTuple):
     """How files become arrays, how many of them, and what to do about bad ones.
 
     Attributes:
-        workers: processes that look at images that stay in files.
+        workers: processes that decode images that stay in files.
     """
 
     image: ImageOptions
@@ -53,7 +53,7 @@ def load_listing(
     source: str,
     class_names: Sequence[str] | None = None,
 ) -> Dataset:
-    """Decode the listed files, after `data.limit`: into memory, or once, to know what they hold.
+    """Decode the listed files that `data.limit` keeps: into memory, or once to learn their sizes and statistics.
 
     Args:
         root: the folder that their paths are relative to.
@@ -106,7 +106,7 @@ def decode_images(
 
     Args:
         items: name and bytes of each file, in any order, each name once.
-        names: what is wanted; a name may come again.
+        names: the wanted names; a name may occur more than once.
 
     Raises:
         UserError: missing files, images of different sizes, as soon as there are two, one that is smaller than the
@@ -142,9 +142,10 @@ def decode_images(
 
 
 def _room(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """
+    """An uninitialised array for `count` images of this shape [C, H, W].
+
     Raises:
-        UserError: there is less memory than that.
+        UserError: it needs more memory than is free.
     """
     channels, height, width = shape
     needed, free = count * math.prod(shape), psutil.virtual_memory().available

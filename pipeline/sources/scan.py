@@ -42,7 +42,7 @@ class Scanned:
     sums: dict[Shape, PixelSums] = field(default_factory=dict)
 
     def together(self) -> tuple[Shape, PixelSums]:
-        """The shape that all of them get, and its sums: in colour where any image is, as in memory."""
+        """The common shape, with three channels where any image is in colour, and the sums for it."""
         shape = max(self.first)
         sums = PixelSums.empty(shape)
         for part in self.sums.values():
@@ -51,16 +51,15 @@ class Scanned:
 
 
 def scan(root: Path, names: Sequence[str], training: NDArray[np.bool_], options: ImageOptions, workers: int) -> Scanned:
-    """Decode each file once.
+    """Decode each file once, and collect sizes in bytes, shapes, errors and sums over pixels.
 
     Args:
-        training: which of them count for the sums.
+        training: boolean [N], the files that count for the sums.
         workers: processes; with 0 this one does it. What is found does not depend on them.
 
     Raises:
-        UserError: images of different sizes, as soon as there are two; a file that cannot be read; or what
-            `decode_image` finds wrong with the parameters.
-        RunError: a worker ended by itself.
+        UserError: images have different sizes; a file cannot be read; or an image is smaller than the crop.
+        RunError: a worker died.
     """
     found = Scanned(np.full(len(names), -1, np.int64))
     starts = range(0, len(names), FILES_A_TASK)
@@ -88,7 +87,7 @@ Task = tuple[str, Sequence[str], NDArray[np.bool_], ImageOptions]
 
 
 def _each(tasks: Iterator[Task], workers: int) -> Iterator[Scanned]:
-    """The tasks' results in their order, some tasks ahead."""
+    """The tasks' results in their order; workers are a few tasks ahead."""
     if not workers:
         yield from (_scan_task(task) for task in tasks)
         return

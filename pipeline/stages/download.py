@@ -78,10 +78,10 @@ def _options(data: Data, run: Run) -> FileOptions:
 
 
 def _local(data: Data, run: Run) -> Path:
-    """The folder or .csv file; an archive is fetched, where it is at `data.url`, and unpacked.
+    """The folder or .csv file with the data; an archive is unpacked, after it was fetched if `data.url` names it.
 
     Raises:
-        UserError: there is none, or what `fetch` and `unpack` find.
+        UserError: neither `data.root` nor `data.url` is set, or `fetch` or `unpack` fails.
     """
     if data.root is not None:
         path = Path(data.root).expanduser()

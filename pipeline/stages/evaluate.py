@@ -36,10 +36,10 @@ def run(params: Params, baselines: bool = False) -> str:
     """Write accuracies, confusion matrices and the table of label issues; what cannot be known is left out.
 
     Args:
-        baselines: judge those of the baselines that were trained, not the systems of the default run.
+        baselines: evaluate the trained baselines instead of the systems of the default run.
 
     Raises:
-        UserError: inputs that are missing, damaged or of another run.
+        UserError: inputs are missing, damaged or from another run.
     """
     with closing(Session.open(params)) as session:
         return _baselines(Evaluation(session)) if baselines else _default(Evaluation(session))
@@ -63,7 +63,7 @@ def _baselines(evaluation: Evaluation) -> str:
     if not trained:
         raise UserError(f"{files.MODELS}: no baseline was trained; `dvc repro baselines/dvc.yaml` trains them")
     metrics, confusions, issues = evaluation.judge(trained)
-    # The default run's metrics lie beside those of its labels; these may be older than that run.
+    # With the digest of their labels: the baselines may be older than the default run.
     files.write_json(files.BASELINE_EVALUATION, {"labels_digest": evaluation.labels.digest, **metrics})
     files.write_csv(files.BASELINE_CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
     rows = ({"system": system.name, **row} for system, of in issues.items() for row in evaluation.issue_rows(of))
@@ -80,7 +80,7 @@ class LabelIssues:
         given: given labels.
         predicted: the model's labels.
         score: probability of the given label; low is suspicious.
-        wrong: which given labels are wrong, or None where nobody knows.
+        wrong: which given labels are wrong, or None where the true labels are unknown.
     """
 
     rows: NDArray[np.int64]
@@ -99,7 +99,7 @@ class LabelIssues:
 
 
 class Evaluation:
-    """What is known of each model, as it is asked for."""
+    """Computes accuracies, confusion matrices and label issues of models from one session."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -151,7 +151,7 @@ class Evaluation:
         return values, counts
 
     def label_issues(self, systems: Sequence[System]) -> dict[System, LabelIssues]:
-        """What each system's best model on validation says of the training labels, all in one reading of the images."""
+        """The label issues that each system's best model on validation finds, from one reading of the images."""
         networks = [self.session.best_network(system)[0] for system in systems]
         rows, true = self.labels.rows(TRAIN), self.labels.true_labels
         given = self.labels.labels[rows]
@@ -209,13 +209,13 @@ class Evaluation:
         return Network(module, amp_dtype(self.params.compute))
 
     def _logits(self, networks: list[Network], split: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Of each network, and the labels."""
+        """The logits [N, C] of each network on a split, and its labels [N]."""
         found = self.session.logits(networks, split, f"evaluate, {SPLITS[split]}")
         return found, self.session.split(split).labels
 
 
 def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The few numbers that `dvc exp show` and `dvc metrics diff` are readable with.
+    """A few numbers, so that `dvc exp show` and `dvc metrics diff` stay readable.
 
     They are those of one fixed model a system, so that a difference is one of the system: the student of cross entropy,
     the averages of the others, each at the epoch that is its best on validation. The mentor may be the other one.
@@ -236,7 +236,7 @@ def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
 def _confusion_rows(
     class_names: list[str], confusions: dict[tuple[System, str, str], Confusion]
 ) -> Iterator[dict[str, Any]]:
-    """Without the pairs that no sample has: of 1,000 classes they are a million a model."""
+    """A row for each pair of classes that occurs; for 1,000 classes, all pairs would be a million rows per model."""
     for (system, model, choice), matrix in confusions.items():
         for i, j in np.argwhere(matrix.counts):
             yield {

@@ -28,7 +28,7 @@ def run(params: Params) -> str:
     """Write one row of pre-logit features per sample: best weights on validation, eval mode, un-augmented.
 
     Raises:
-        UserError: inputs that are missing, damaged or of another run.
+        UserError: inputs are missing, damaged or from another run.
     """
     device = prepare(params.compute)
     dataset = read_dataset()

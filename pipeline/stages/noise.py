@@ -147,7 +147,7 @@ def _read_matrix(path: Path, num_classes: int) -> matrices.Matrix:
 def _instance(
     dataset: Dataset, split: NDArray[np.uint8], params: Params
 ) -> tuple[matrices.Labels, matrices.Matrix | None]:
-    """The matrix is that of the training part. Images of a validation part that stays clean are not looked at."""
+    """Labels that depend on the image, and the training part's matrix; a clean validation part is not read."""
     count, size = len(dataset.class_names), int(np.prod(dataset.images.shape[1:]))
 
     def projection(true: int) -> by_image.Projection:
@@ -203,9 +203,9 @@ def _human(dataset: Dataset, params: Params) -> matrices.Labels:
 
 
 def _validation_labels(dataset: Dataset, params: Params) -> str:
-    """Which labels choose the best models: `clean`, `noisy`, or `as given` where nobody knows."""
+    """Which labels choose the best models: `clean`, `noisy`, or `as given` where their quality is unknown."""
     if params.noise.kind == "none":
-        # Clothing1M: its owners had the labels of validation and test given anew.
+        # Clothing1M: its owners had the images of validation and test labelled again by hand.
         return "clean" if dataset.labels_are_true or dataset.source == "clothing1m" else "as given"
     return params.noise.validation
 

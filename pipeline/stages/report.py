@@ -25,10 +25,10 @@ def run(params: Params, baselines: bool = False) -> str:
     """Write the report.
 
     Args:
-        baselines: show the baselines that were judged too, in a page of its own.
+        baselines: show the evaluated baselines too, and write reports/baselines.html instead.
 
     Raises:
-        UserError: inputs that are missing, damaged or of another run.
+        UserError: inputs are missing, damaged or from another run.
     """
     dataset = read_dataset()
     labels = read_labels(dataset)
@@ -72,10 +72,10 @@ def run(params: Params, baselines: bool = False) -> str:
 
 @dataclass
 class Issues:
-    """The table of label issues, but for what only the first rows are wanted of.
+    """What the page needs from the table of label issues; whole rows are kept for the gallery only.
 
     Attributes:
-        scores: of each training sample.
+        scores: the label score of each training sample.
         wrong: whether its label is wrong, where the truth is known.
         listed: how many are taken for wrong.
         first: rows for the gallery.
@@ -99,7 +99,7 @@ def _issues(gallery: int) -> Issues:
 
 
 def _environment() -> Environment:
-    """Everything is escaped: class and file names come from strangers."""
+    """The templates; everything is escaped, since class and file names may hold HTML."""
     return Environment(
         loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

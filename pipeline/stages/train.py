@@ -24,7 +24,7 @@ def run(params: Params, stage: str) -> str:
     """Train one system; write its models, history and metrics; return a line that sums it up.
 
     Raises:
-        UserError: parameters or inputs that do not fit, or prior knowledge that is not there.
+        UserError: parameters or inputs do not fit, or prior knowledge is missing.
         RunError: the loss was not finite.
     """
     with closing(Session.open(params)) as session:

@@ -1,4 +1,4 @@
-"""models/<stage>/model.json: what the weights beside it are. Read without torch, for which reports would wait."""
+"""models/<stage>/model.json: what the weights beside it are. It needs no torch, so reports start fast."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class ModelCard:
 
     Attributes:
         network: `model.name`.
-        labels_digest: of the labels it was trained on.
+        labels_digest: digest of the labels it was trained on.
         mentor: the better model on validation; its best weights are the next iteration's mentor.
         best_epoch, validation_accuracy: by model.
         kept_fraction: share of the training samples in D′; 1 without a filter.
-        kept_purity: share of correct labels among them; None where nobody knows.
+        kept_purity: share of correct labels among them; None where the true labels are unknown.
     """
 
     network: str
@@ -41,18 +41,19 @@ def is_there(stage: str) -> bool:
 
 
 def labels_digest(stage: str) -> str:
-    """Of the labels that a stage's models were trained on.
+    """The digest of the labels that a stage's models were trained on.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: the card is missing or damaged.
     """
     return str(files.read_json(folder(stage) / "model.json").get("labels_digest"))
 
 
 def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:
-    """
+    """Read a stage's card, and check that it fits this network and these labels.
+
     Raises:
-        UserError: missing, or trained with another network or on other labels.
+        UserError: the card is missing or damaged, or says that another network or other labels were used.
     """
     path = folder(stage) / "model.json"
     values = files.read_json(path)
@@ -61,12 +62,12 @@ def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:
     except TypeError as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
     for what, found, expected in (
-        ("network", card.network, network),
-        ("labels", card.labels_digest, labels_digest),
+        ("with another network", card.network, network),
+        ("on other labels", card.labels_digest, labels_digest),
     ):
         if found != expected:
             raise UserError(
-                f"{path}: trained with other {what} ({found[:24]}, expected {expected[:24]}); train again: `dvc repro` "
+                f"{path}: trained {what} ({found[:24]}, expected {expected[:24]}); train again: `dvc repro` "
                 "or `dvc repro baselines/dvc.yaml`"
             )
     return card

@@ -1,4 +1,4 @@
-"""Checkpoints: a training stage that was stopped goes on after its last saved epoch.
+"""Checkpoints: a training stage that was stopped continues after its last saved step.
 
 They lie outside of DVC's outs, which it deletes before a run, in a folder named by a digest of all that the result
 depends on: after a changed parameter a stage cannot pick up the wrong run.
@@ -25,7 +25,7 @@ from pipeline.store.models import load_with_metadata, save_tensors
 from pipeline.store.record import Record
 
 ATTEMPTS = 100
-"""To find the folder there, where other processes remove it."""
+"""How often to try to lock the folder while other processes remove it."""
 
 
 class Checkpoint:
@@ -37,7 +37,7 @@ class Checkpoint:
         self._file = folder / "state.safetensors"
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What `save` was given last, or None where there is nothing to go on from.
+        """What `save` was given last, or None where there is no checkpoint.
 
         Raises:
             UserError: the file is damaged.
@@ -77,7 +77,7 @@ def opened(record: Record) -> Iterator[Checkpoint]:
     parameters, inputs, code or packages has another one, and never continues this.
 
     Raises:
-        UserError: another process is training the same.
+        UserError: another process is training the same run.
         RunError: the folder cannot be written.
     """
     text = json.dumps(asdict(record), sort_keys=True)
@@ -102,4 +102,6 @@ def opened(record: Record) -> Iterator[Checkpoint]:
                 write_text(folder / "record.json", text + "\n")
                 yield Checkpoint(folder, record)
                 return
-    raise RunError(f"{folder}: could not be made: it vanishes again and again")
+    raise RunError(
+        f"{folder}: could not be made: other processes removed it {ATTEMPTS} times; run the same command again"
+    )

@@ -28,7 +28,7 @@ class Names(Sequence[str]):
 
     Attributes:
         text: all of them, one after the other, in UTF-8.
-        ends: where each of them ends there [N].
+        ends: where each name ends in `text` [N].
     """
 
     text: NDArray[np.uint8]
@@ -97,10 +97,10 @@ class Labels:
 
     Attributes:
         labels: given (noisy) labels [N].
-        true_labels: [N], or None where nobody knows them.
+        true_labels: true labels [N], or None where they are unknown.
         split: as in the dataset, with the validation split taken off.
         intended_matrix: the noise asked for [C, C], or None for human labels and own data.
-        dataset_digest: of the dataset that they belong to.
+        dataset_digest: digest of the data set that they belong to.
     """
 
     labels: NDArray[np.int64]
@@ -149,9 +149,10 @@ def write_dataset(dataset: Dataset) -> str:
 
 
 def read_dataset() -> Dataset:
-    """
+    """Read data/dataset.h5.
+
     Raises:
-        UserError: missing or damaged.
+        UserError: the file is missing or damaged.
     """
     with hdf5.opened(files.DATASET, "download") as file:
         about = hdf5.about(file)
@@ -187,9 +188,10 @@ def write_labels(labels: Labels) -> str:
 
 
 def read_labels(dataset: Dataset) -> Labels:
-    """
+    """Read data/labels.h5, and check that it was made from `dataset`.
+
     Raises:
-        UserError: missing, damaged, or made for other data.
+        UserError: the file is missing, damaged, or made from another data set.
     """
     with hdf5.opened(files.LABELS, "inject-noise") as file:
         hdf5.check_origin(file, files.LABELS, "dataset", dataset.digest, "inject-noise")
@@ -203,15 +205,16 @@ def read_labels(dataset: Dataset) -> Labels:
 
 
 def write_soft_labels(path: Path, table: NDArray[np.float32], labels: Labels) -> None:
-    """The labels that Joint Optimization's first step arrives at: a row per training sample."""
+    """Write the labels [n, C] that Joint Optimization's first step arrives at: a row per training sample."""
     with hdf5.create(path) as (file, _):
         hdf5.store(file, {"soft_labels": table}, {"labels_digest": labels.digest})
 
 
 def read_soft_labels(path: Path, labels: Labels) -> NDArray[np.float32]:
-    """
+    """Read soft labels, float32 [n, C] with a row per training sample; check that they were made from `labels`.
+
     Raises:
-        UserError: missing, damaged, or made from other labels.
+        UserError: the file is missing, damaged, or made from other labels.
     """
     with hdf5.opened(path, "baseline joint_optimization_1") as file:
         hdf5.check_origin(file, path, "labels", labels.digest, "baseline joint_optimization_1")

@@ -16,8 +16,8 @@ from pipeline.store import hdf5
 from pipeline.store.dataset import Labels
 
 CHUNK_BYTES = 16 << 10
-"""The unit that carries a checksum and is read as a whole: a batch of rows at random costs the fewer bytes the smaller
-it is, writing and reading the table in order the less time the larger it is (docs/performance.md)."""
+"""Size of the chunks, each with a checksum and read as a whole. Small chunks make random rows cheap; large ones make it
+faster to write the table and to read it in order (docs/performance.md)."""
 ROWS_AT_A_TIME = 4096
 
 
@@ -32,7 +32,7 @@ def write_features(
     """Write data/features.h5, chunk by chunk, from float32 rows of `width` numbers.
 
     Raises:
-        UserError: a number that `dtype` cannot hold; or one that is not finite. The file is then as it was before.
+        UserError: a number is not finite, or too large for `dtype`. The file is then as it was before.
     """
     limit = float(np.finfo(dtype).max)
     with hdf5.create(files.FEATURES) as (file, sink):
@@ -53,13 +53,14 @@ class FeatureFile:
     """Rows of the table, read when they are asked for.
 
     Attributes:
-        samples: which of them `rows` counts.
+        samples: the rows of the table that belong to the training set [N]; positions count among them.
     """
 
     def __init__(self, labels: Labels, network_digest: str, samples: NDArray[np.int64]) -> None:
-        """
+        """Open data/features.h5, and check that it was made from these labels and this network.
+
         Raises:
-            UserError: missing, damaged, or made for other labels or by another network.
+            UserError: the file is missing, damaged, or made from other labels or another network.
         """
         self.samples = samples
         with hdf5.opened(files.FEATURES, "extract-features") as file:
@@ -76,12 +77,12 @@ class FeatureFile:
 
     @property
     def gib(self) -> float:
-        """Of memory that `read` takes."""
+        """GiB of memory that `read` takes."""
         row: int = self._table.shape[1] * self._table.dtype.itemsize
         return len(self.samples) * row / files.GIB
 
     def rows(self, positions: Tensor) -> Tensor:
-        """Of some samples [B, D].
+        """The features [B, D] of the samples at these positions, on the CPU.
 
         Raises:
             UserError: the file is damaged.
@@ -91,7 +92,7 @@ class FeatureFile:
             return torch.from_numpy(np.stack([self._table[row] for row in self.samples[positions.numpy()]]))
 
     def read(self) -> Tensor:
-        """Of all samples [N, D], in memory; in pieces, so that there is no second copy.
+        """The features [N, D] of all samples, read into memory in pieces, so that there is no second copy.
 
         Raises:
             UserError: the file is damaged.

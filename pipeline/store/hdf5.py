@@ -28,7 +28,7 @@ def digest(arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> str:
 
 
 def store(file: h5py.File, arrays: dict[str, NDArray[Any]], text: dict[str, Any]) -> None:
-    """Everything with a checksum, text too: HDF5's own strings and attributes have none, and damaged ones hang it."""
+    """Write arrays, and text as JSON, with checksums: HDF5's strings have none, and reading damaged ones can hang."""
     encoded = np.frombuffer(json.dumps(text).encode(), dtype=np.uint8)
     for name, array in {**arrays, "about": encoded}.items():
         # One chunk holds about 1 MiB of whole rows; each chunk carries a checksum.
@@ -37,14 +37,14 @@ def store(file: h5py.File, arrays: dict[str, NDArray[Any]], text: dict[str, Any]
 
 
 def about(file: h5py.File) -> dict[str, Any]:
-    """The text that `store` was given."""
+    """The text that `store` wrote, as a dict."""
     text: dict[str, Any] = json.loads(file["about"][:].tobytes())
     return text
 
 
 @contextmanager
 def create(path: Path) -> Iterator[tuple[h5py.File, Sink]]:
-    """A new file that takes the place of `path` when the block ends well. Call `check` of the sink now and then.
+    """Yield a new file and its sink; the file replaces `path` when the block ends well. Call `sink.check` now and then.
 
     Raises:
         RunError: the disk is full, or the folder cannot be written.
@@ -57,7 +57,7 @@ def create(path: Path) -> Iterator[tuple[h5py.File, Sink]]:
 
 
 class Sink(FileIO):
-    """What HDF5 writes to. Where the disk is full HDF5 would crash the process: it never hears of it, `check` does."""
+    """The file that HDF5 writes to. An error of a write, which would crash HDF5, is kept until `check` raises it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
@@ -81,9 +81,10 @@ class Sink(FileIO):
             return size or 0
 
     def check(self) -> None:
-        """
+        """Raise the first error that a write met, if there was one.
+
         Raises:
-            OSError: what a write has met with.
+            OSError: a write failed, for instance on a full disk.
         """
         if self._error is not None:
             raise self._error
@@ -91,10 +92,10 @@ class Sink(FileIO):
 
 @contextmanager
 def opened(path: Path, command: str) -> Iterator[h5py.File]:
-    """To read; `mlnt COMMAND` has made it.
+    """Open a file for reading; `command` names the `mlnt` command that makes it, for the message.
 
     Raises:
-        UserError: missing; or what the block reads is damaged.
+        UserError: the file is missing, or what the block reads is damaged.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file; `mlnt {command}` makes it, or `dvc repro` all of them")
@@ -104,7 +105,8 @@ def opened(path: Path, command: str) -> Iterator[h5py.File]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """
+    """Turn the errors of reading damaged content in the block into one message.
+
     Raises:
         UserError: what the block reads is damaged.
     """
@@ -115,13 +117,15 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_origin(file: h5py.File, path: Path, what: str, expected: str, command: str) -> None:
-    """
+    """Check that a file was made from the expected labels, data set or network, as `what` says.
+
     Raises:
-        UserError: made with another `what` than the one of this digest.
+        UserError: the file names another digest of it; the message says to run `mlnt COMMAND`.
     """
     found = about(file).get(f"{what}_digest")
     if found != expected:
+        other = "other labels" if what == "labels" else f"another {what}"
         raise UserError(
-            f"{path}: made with another {what} (digest {str(found)[:12]}, expected {expected[:12]}); "
+            f"{path}: was made from {other} (digest {str(found)[:12]}, expected {expected[:12]}); "
             f"run `mlnt {command}` again, or `dvc repro`"
         )

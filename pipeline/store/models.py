@@ -34,7 +34,7 @@ def save_models(
 ) -> None:
     """Write the weights by (model, choice), the input statistics, and last of all the card.
 
-    Without the card nobody reads the rest: where this is interrupted, no weights of two runs pass for one.
+    Weights without a card are not used: after an interruption, those of two runs cannot be mixed.
     """
     files.remove(folder(stage) / "model.json")
     for (model, choice), tensors in weights.items():
@@ -47,7 +47,7 @@ def load_into(module: nn.Module, path: Path) -> nn.Module:
     """Load a weights file into the network; mutates and returns it.
 
     Raises:
-        UserError: missing, damaged, or of another network.
+        UserError: the file is missing, damaged, or belongs to another network.
     """
     try:
         module.load_state_dict(load_tensors(path))
@@ -58,18 +58,19 @@ def load_into(module: nn.Module, path: Path) -> nn.Module:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """
+    """The tensors of a safetensors file, on the CPU.
+
     Raises:
-        UserError: missing or damaged.
+        UserError: the file is missing or damaged.
     """
     return load_with_metadata(path)[0]
 
 
 def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What `save_tensors` was given.
+    """The tensors and the metadata that `save_tensors` wrote.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: the file is missing or damaged.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -80,12 +81,12 @@ def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
     if metadata.pop(CHECKSUM, "") != _checksum(tensors, metadata):
-        raise UserError(f"{path}: damaged (another checksum); delete it and run `dvc repro` again")
+        raise UserError(f"{path}: damaged (its checksum does not fit); delete it and run `dvc repro` again")
     return tensors, metadata
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Atomic, with a checksum; tensors go to the CPU in their plain memory format.
+    """Write a safetensors file, atomically and with a checksum; tensors are stored in their plain memory format.
 
     Raises:
         RunError: the folder cannot be written or the disk is full.
@@ -96,7 +97,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     about = dict(metadata or {})
     about[CHECKSUM] = _checksum(plain, about)
     with files.replacing(path) as temporary:
-        # Not `save_file`, which writes beside the file it is given: after kill -9 nobody would remove that one.
+        # Not `save_file`, which writes beside the file it is given: after kill -9 that one would stay.
         temporary.write_bytes(save(plain, about))
 
 

@@ -26,7 +26,7 @@ def _label_correction(session: Session, _: Network | None) -> Plan:
     from pipeline.store.dataset import TRAIN, write_soft_labels
 
     chosen = session.params.joint_optimization
-    files.remove(SOFT_LABELS)  # those of another run must not outlive this one
+    files.remove(SOFT_LABELS)  # those of an earlier run must not stay beside this run's models
     labels = session.split(TRAIN).labels
     step = LabelCorrectionStep(
         *session.optimizer,

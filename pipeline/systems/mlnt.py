@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def step_options(params: Params, meta: bool = True) -> dict[str, Any]:
-    """What `MLNTStep` is made with, but for a mentor; without `meta`, as cross entropy."""
+    """The arguments of `MLNTStep` except the mentor; without `meta`, those of plain cross entropy."""
     mlnt = params.mlnt
     return {
         "num_synthetic": mlnt.M if meta else 0,

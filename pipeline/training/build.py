@@ -55,10 +55,10 @@ def _wrapped(system: System, backbone: nn.Module, dataset: Dataset) -> nn.Module
 
 
 def _try_blank_image(module: nn.Module, params: Params, shape: tuple[int, ...]) -> None:
-    """Many of timm's networks take images of one size alone, which shows in their forward pass.
+    """Run the network on a blank image, since many of timm's networks take images of one size only.
 
     Raises:
-        UserError: it fails.
+        UserError: the forward pass fails.
     """
     was_training = module.training
     try:
@@ -78,19 +78,19 @@ def _try_blank_image(module: nn.Module, params: Params, shape: tuple[int, ...]) 
 
 
 def start_digest(model: Model) -> str:
-    """Of the file that the network starts from, "" for none: for the checkpoint's identity."""
+    """The digest of the file that the network starts from, "" for none; part of the checkpoint's identity."""
     return files.file_digest(Path(model.weights).expanduser()) if model.weights else ""
 
 
 def empty_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:
-    """The network of a system without start weights being fetched: for weights that its stage has saved."""
+    """A system's network, to load saved weights into; no start weights are fetched."""
     outputs = system.outputs_per_class * len(dataset.class_names)
     backbone = networks.create_model(params.model.name, num_classes=outputs, in_chans=dataset.images.shape[1], seed=0)
     return place(_wrapped(system, backbone, dataset), params.compute, device)
 
 
 def place(module: nn.Module, compute: Compute, device: torch.device) -> nn.Module:
-    """Moves the network to its device and memory format, and returns it."""
+    """Move the network to its device and memory format, and return it."""
     module = module.to(device)
     return module.to(memory_format=torch.channels_last) if compute.channels_last else module
 

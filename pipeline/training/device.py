@@ -38,7 +38,7 @@ def prepare(compute: Compute) -> torch.device:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process reuse freed memory instead of returning it to the system; whether that could be arranged.
+    """Let this process reuse freed memory instead of returning it to the system; return whether this could be set.
 
     A training step frees and allocates the same gigabytes again and again. By default glibc returns each large block
     at once, and the system clears its pages before it hands them out again: some percents of a step on a CPU
@@ -61,7 +61,7 @@ def describe(device: torch.device) -> str:
 
 
 def require_compiler(device: torch.device) -> None:
-    """torch.compile writes C++ for the CPU; for a GPU, triton does, with a C compiler to start what it wrote.
+    """Check for what torch.compile needs: a C++ compiler for the CPU; triton and a C compiler for a GPU.
 
     Raises:
         UserError: `compute.compile` is true and they are not installed.

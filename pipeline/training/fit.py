@@ -32,7 +32,7 @@ def fit(session: Session, system: System, plan: Plan, training: Training, mentor
         mentor: the digest of the weights that filter its samples, by their stage; empty without a mentor.
 
     Raises:
-        UserError: another process is training the same.
+        UserError: another process is training the same run.
         RunError: the loss was not finite.
     """
     params, stage, title = session.params, system.stage, system.title
@@ -95,7 +95,9 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
         if step > started and (stop.requested or step % every == 0):
             save()
         if stop.requested:
-            console.say(f"{stage}: stopped before step {step} of {training.num_steps}; the same command goes on there")
+            console.say(
+                f"{stage}: stopped before step {step} of {training.num_steps}; run the same command again to continue"
+            )
             stop.now()
 
     with signals.deferred() as stop, console.progress(stage, training.num_steps) as bar:
@@ -106,17 +108,17 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
             )
         if stop.requested:  # in the last evaluation
             save()
-            console.say(f"{stage}: stopped after its last step; the same command goes on there")
+            console.say(f"{stage}: stopped after its last step; run the same command again to continue")
             stop.now()
 
 
 @dataclass
 class Clock:
-    """What the stage tells.
+    """What a stage reports about its time, for `measured`.
 
     Attributes:
-        steps: training steps made in this process.
-        checkpoint_seconds: spent on writing checkpoints.
+        steps: training steps that this process has to make.
+        checkpoint_seconds: seconds spent on writing checkpoints.
     """
 
     steps: int = 0
@@ -131,8 +133,8 @@ class Clock:
 
 @contextmanager
 def measured(stage: str, device: torch.device) -> Iterator[Clock]:
-    """Write timings/<stage>.json when the block ends well. That it cannot be written is said, and no more: what the
-    stage has made is there."""
+    """Write timings/<stage>.json when the block ends well. Failing to write it is only a warning: the stage's
+    results are complete without it."""
     clock = Clock()
     start = time.perf_counter()
     yield clock
@@ -151,4 +153,4 @@ def measured(stage: str, device: torch.device) -> Iterator[Clock]:
     try:
         files.write_json(files.TIMINGS / f"{stage}.json", values)
     except RunError as error:
-        console.warn(f"{error}; how long {stage} took is not kept, the rest is")
+        console.warn(f"{error}; the timing of {stage} is lost, its results are complete")

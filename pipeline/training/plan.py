@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait
     from pipeline.training.session import Session
 
 COMMON_SECTIONS = ("seed", "model", "train", "teacher", "compute")
-"""What every system reads of params.yaml; the data and the labels come as files."""
+"""The sections of params.yaml that every system reads; the data and the labels come as files."""
 
 
 class Recipe(NamedTuple):
@@ -33,7 +33,7 @@ class Plan:
         step: the step function.
         inputs: digests of what it depends on beside the labels, the start weights and the mentor, by name.
         features: what its neighbours are found by; None without neighbours.
-        recipe: its own length and rates; None for those of `train`.
+        recipe: epochs and learning rates of its own; None for those of `train`.
         meta: whether η follows `mlnt.eta`; otherwise it is 0.
         lower: parameters to lower where training diverges, with their values; None for `train.lr` alone.
         finish: called after the last epoch, to write extra files; returns their digests by name.
@@ -55,7 +55,7 @@ class System:
     Attributes:
         name: in metrics and tables.
         title: for people; a number is the iteration.
-        build: makes the plan; it is given the mentor too.
+        build: makes the plan from the session and the mentor's network, None without a mentor.
         own_stage: its stage in dvc.yaml, and the folder below models/; None for `name`.
         model_titles: what tables call its student and its teacher; None for the title, and the title with ", EMA".
         sections: of params.yaml, those that it reads beside `COMMON_SECTIONS`.
@@ -66,7 +66,7 @@ class System:
         paper: what the paper's tables call its student and its teacher; empty where they have no such row.
         default: whether `dvc repro` trains it; `dvc repro baselines/dvc.yaml` trains the others.
         in_tables: False for a stage that only prepares another one.
-        outputs_per_class: of the backbone.
+        outputs_per_class: how many outputs the backbone has for each class.
         wrap: makes the network of the backbone and the number of classes; None takes the backbone as it is.
     """
 

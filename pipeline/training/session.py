@@ -30,7 +30,7 @@ from pipeline.training.plan import Plan, Recipe, System
 
 
 def in_steps(length: Length, steps_per_epoch: int) -> int:
-    """A stretch of training in steps, whatever it was written in."""
+    """The number of steps in a length that is given in epochs or in steps."""
     return length.steps if length.steps is not None else round((length.epochs or 0.0) * steps_per_epoch)
 
 
@@ -52,7 +52,7 @@ class LabelScores(NamedTuple):
 
 @dataclass(frozen=True)
 class Session:
-    """The parameters, and the data and labels that the stages before have left."""
+    """The parameters of a run, with the data and labels that earlier stages have written."""
 
     params: Params
     device: torch.device
@@ -63,9 +63,10 @@ class Session:
 
     @classmethod
     def open(cls, params: Params) -> Session:
-        """
+        """Read the data and the labels of this folder, open its images, and choose the device.
+
         Raises:
-            UserError: inputs that are missing, damaged or of another run, or a device that is not there.
+            UserError: inputs are missing, damaged or from another run, or the device does not exist.
         """
         device = prepare(params.compute)
         if params.compute.compile:
@@ -81,7 +82,7 @@ class Session:
 
     @property
     def optimizer(self) -> tuple[float, float, TeacherBatchNorm]:
-        """What a `LossStep` is made with: momentum, weight decay, and whose BatchNorm statistics the teacher has."""
+        """The first arguments of a `LossStep`: momentum, weight decay, source of the teacher's BatchNorm statistics."""
         return self.params.train.momentum, self.params.train.weight_decay, self.params.teacher.batch_norm
 
     def split(self, split: int) -> LabeledSet:
@@ -99,13 +100,13 @@ class Session:
         """A system's best model on validation, in eval mode without gradient, and the digest of its weights.
 
         Raises:
-            UserError: missing, damaged, or of another run.
+            UserError: its model is missing, damaged, or from another run.
         """
         module, digest = load_best(system, self.params, self.dataset, self.labels, self.device)
         return Network(module, amp_dtype(self.params.compute)), digest
 
     def logits(self, networks: Sequence[Network], split: int, title: str) -> tuple[Tensor, ...]:
-        """Of each network [N, C], from one reading of the images; `title` is of the progress bar."""
+        """The logits [N, C] of each network, from one reading of the images; `title` names the progress bar."""
         indices = self.split(split).indices
         with console.progress(title, len(indices)) as bar:
             return predict_logits(
@@ -113,9 +114,9 @@ class Session:
             )
 
     def label_scores(self, networks: Sequence[Network], title: str) -> list[LabelScores]:
-        """What each network says of the training labels, from one reading of the images.
+        """The scores of the training labels by each network, from one reading of the images.
 
-        Logits are looked at batch by batch: of a million samples and a thousand classes they would take gigabytes.
+        Logits are reduced batch by batch: those of a million samples and a thousand classes would take gigabytes.
         """
         train = self.split(TRAIN)
         found = [LabelScores.empty(len(train.indices)) for _ in networks]
@@ -133,30 +134,31 @@ class Session:
         return found
 
     def correct(self) -> Tensor | None:
-        """Which training labels are right [n]; None where nobody knows."""
+        """Which training labels are right, boolean [n]; None where the true labels are unknown."""
         true = self.true_labels()
         return None if true is None else true == self.split(TRAIN).labels
 
     def true_labels(self) -> Tensor | None:
-        """Of the training samples [n]; None where nobody knows."""
+        """The true labels of the training samples, int64 [n]; None where they are unknown."""
         true = self.labels.true_labels
         return None if true is None else torch.from_numpy(true[self.labels.rows(TRAIN)])
 
     def transition_matrix(self, section: str, otherwise: str = "") -> Tensor:
-        """T [C, C] as it was asked for; where it was not, counted from true and given labels.
+        """The noise matrix T [C, C] that was asked for; where none was, T is counted from true and given labels.
 
         Args:
-            section: of params.yaml, and `otherwise` a way without T, for the message.
+            section: the section of params.yaml that needs T, named in the message.
+            otherwise: what can be done without T, added to the message.
 
         Raises:
-            UserError: nobody knows it.
+            UserError: neither T nor the true labels are known.
         """
         if self.labels.intended_matrix is not None:
             return torch.from_numpy(self.labels.intended_matrix)
         true = self.true_labels()
         if true is None:
             raise UserError(
-                f"{section}: needs the noise matrix, which nobody knows for noise.kind {self.params.noise.kind} on "
+                f"{section}: needs the noise matrix, which is unknown for noise.kind {self.params.noise.kind} on "
                 f"these data{'; ' if otherwise else ''}{otherwise}"
             )
         given, classes = self.split(TRAIN).labels, len(self.dataset.class_names)
@@ -164,7 +166,7 @@ class Session:
         return torch.where(counted.isnan(), torch.eye(classes, dtype=counted.dtype), counted)  # a class without samples
 
     def training(self, system: System, plan: Plan, kept: Tensor | None = None) -> Training:
-        """The loop, ready to run.
+        """The training loop of a system, ready to run.
 
         Args:
             kept: D′ over the training set (10); None keeps all of it.
@@ -221,10 +223,10 @@ def image_store(
 ) -> tuple[ImageStore, InputStatistics]:
     """All images, on the device or read from their files, normalised by the statistics of the training split.
 
-    Those of files were taken when each was decoded for the first time: before a validation split was taken off.
+    For files, the statistics come from the first decoding, before a validation split was taken off.
     """
     if isinstance(dataset.images, ImageFiles):
-        # Imported here: without files nobody waits for torch.utils.data.
+        # Imported here: torch.utils.data takes time, and only files need it.
         from mlnt.images.files import FileImages
 
         statistics = statistics_of(dataset.images.sums, params.model.normalize)
@@ -238,7 +240,7 @@ def image_store(
         )
         return store, statistics
     images, train = dataset.images, labels.rows(TRAIN)
-    # In pieces: those of all training images would be a second copy of them.
+    # In pieces: all training images at once would be a second copy of them.
     pieces = (images[train[at : at + 4096]] for at in range(0, len(train), 4096))
     statistics = statistics_of(PixelSums.of(pieces, images.shape[1:]), params.model.normalize)
     return MemoryImages(torch.from_numpy(images), statistics, device, params.compute.channels_last), statistics

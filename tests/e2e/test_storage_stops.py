@@ -105,7 +105,7 @@ def test_a_file_that_vanishes_in_the_middle_is_one_message(prepared: Path, tmp_p
         process.wait()
     said = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
     assert len(said) == 2, said
-    assert "own/train/cat/7.png cannot be read any more" in said[1]
+    assert "own/train/cat/7.png has changed" in said[1]
     assert said[1].startswith("error: data.root: ")
 
 

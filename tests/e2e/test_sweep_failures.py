@@ -44,7 +44,7 @@ def test_an_experiment_that_ends_without_a_result_is_tried_once_more(with_preset
     result = sweep(with_preset, "--seeds", "1")
     assert result.returncode == 0, result.stderr
     assert "failed: error: the machine blinked" in result.stderr
-    assert "1 of 1 experiments ended without a result; once more" in result.stderr
+    assert "1 of 1 experiments ended without a result" in result.stderr
     assert "sweep figure3: 1 of 1 finished" in result.stderr
 
 

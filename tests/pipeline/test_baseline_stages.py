@@ -264,7 +264,7 @@ def test_step_2_without_step_1_names_the_file(copied: Path) -> None:
 
 def test_soft_labels_of_other_labels_are_refused(copied: Path) -> None:
     run_stage("noise", make_params(seed=1))
-    with pytest.raises(UserError, match=r"soft_labels.h5: made with another labels"):
+    with pytest.raises(UserError, match=r"soft_labels.h5: .*other labels"):
         train.run(make_params(**SMALL, seed=1), "joint_optimization")
 
 
@@ -280,12 +280,12 @@ def test_a_baseline_that_diverges_names_its_rate_and_leaves_a_record(name: str, 
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("forward", {}, r"forward: needs the noise matrix, which nobody knows for noise.kind none"),
+        ("forward", {}, r"forward: .*noise matrix.* for noise.kind none"),
         ("cnn_crf", {}, r"cnn_crf.clean_fraction: found 0.1, but no true labels are known"),
         (
             "cnn_crf",
             {"cnn_crf__clean_fraction": 0.0, "cnn_crf__auxiliary": "transition_matrix"},
-            r"cnn_crf: needs the noise matrix, which nobody knows for noise.kind none on these data$",
+            r"cnn_crf: .*noise matrix.* for noise.kind none on these data$",
         ),
     ],
 )

@@ -672,7 +672,7 @@ def test_a_stop_while_the_last_epoch_is_judged_counts_too(
             run_stage("pretrain", copied.params)
     assert caught.value.code == 130
     run_stage("pretrain", copied.params)
-    assert said[1:2] == ["pretrain: stopped after its last step; the same command goes on there"]
+    assert said[1].startswith("pretrain: stopped after its last step")
     assert said[3:] == ["pretrain: going on after step 8 of 8"]
     assert digests(copied.folder, *written_by("pretrain")) == digests(finished.folder, *written_by("pretrain"))
 

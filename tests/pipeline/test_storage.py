@@ -380,16 +380,16 @@ def prepared(photos: Path, project: Path) -> Iterator[Path]:
 
 
 DAMAGES = {
-    "vanished": (lambda path: path.unlink(), "cannot be read any more .*No such file"),
-    "changed": (lambda path: path.write_bytes(b"other"), "has 5 bytes, had [0-9]+ when"),
+    "vanished": (lambda path: path.unlink(), "has changed.*cannot be read.*No such file"),
+    "changed": (lambda path: path.write_bytes(b"other"), "has changed.*found 5 bytes, expected [0-9]+"),
     "damaged": (
         lambda path: path.write_bytes(bytes(path.stat().st_size)),
-        "cannot be read any more .*of no known image",
+        "has changed.*cannot be read.*of no known image",
     ),
-    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "cannot be read any more .*it is no file"),
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "has changed.*cannot be read.*it is no file"),
     "resized": (
         lambda path: path.write_bytes(smaller(path.stat().st_size)),
-        r"gives an image of \(3, 4, 4\), gave \(3, 8, 8\)",
+        r"has changed.*found an image of shape \(3, 4, 4\), expected \(3, 8, 8\)",
     ),
 }
 

@@ -456,7 +456,7 @@ def test_the_reason_of_a_failure_is_the_last_error_of_its_log(monkeypatch: pytes
 
     monkeypatch.setattr(queue, "_dvc", no_log)
     monkeypatch.setattr(queue, "CELERY", tmp_path)
-    assert "nothing says why" in queue.reason(queue.Task("1111111", "Failed"))
+    assert "logs of DVC's workers" in queue.reason(queue.Task("1111111", "Failed"))
     (tmp_path / "dvc-exp-worker-1.out").write_text(
         "[INFO] ready\nTask setup raised unexpected: LockError()\n[INFO] done\n"
     )
