@@ -95,6 +95,19 @@ def _version(version: Annotated[bool, typer.Option("--version", metavar="", help
         raise typer.Exit
 
 
+@app.command("look", cls=_Command, rich_help_panel=STAGES)
+def look(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+    """List your own files, at data.root and elsewhere, with their sums → data/seen/.
+
+    What depends on a file runs again when the file has changed.
+    """
+    with _errors(debug):
+        checked = _load(params)
+        from pipeline.stages import look as stage
+
+        console.say(stage.run(checked))
+
+
 @app.command("download", cls=_Command, rich_help_panel=STAGES)
 def download(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Get the data set: its source → data/dataset.h5.

@@ -176,7 +176,7 @@ def _params(path: Path) -> Iterator[Finding]:
         ("model.weights", checked.model.weights),
     ):
         if name is not None:
-            there = Path(name).expanduser().exists()
+            there = files.resolve(name).exists()
             yield Finding(
                 "ok" if there else "fail", "data", f"{key}: {name}" + ("" if there else ": no such file or folder")
             )

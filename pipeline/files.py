@@ -37,8 +37,36 @@ BASELINE_LABEL_ISSUES = REPORTS / "baselines_label_issues.csv"
 BASELINE_REPORT = REPORTS / "baselines.html"
 TIMINGS = Path("timings")
 RECORDS = Path("records")
+EXPERIMENTS = (".dvc", "tmp", "exps")
 
 GIB = 1 << 30
+
+
+def project() -> Path:
+    """The folder of the project: this one, or, in an experiment's temporary folder, the one that it was started in.
+
+    A person's own files, and what was fetched and unpacked, lie there; an experiment's copy has what git knows alone.
+    """
+    here = Path.cwd()
+    parts = here.parts
+    for at in range(len(parts) - len(EXPERIMENTS)):
+        if parts[at : at + len(EXPERIMENTS)] == EXPERIMENTS:
+            return Path(*parts[:at])
+    return here
+
+
+def resolve(name: str) -> Path:
+    """The file or folder that a parameter names: a relative path starts at the project's folder, wherever a stage
+    runs."""
+    path = Path(name).expanduser()
+    home = project()
+    here = home == Path.cwd() or os.path.exists(path)  # noqa: PTH110 (pathlib raises where nobody may look)
+    return path if here else home / path
+
+
+def raw() -> Path:
+    """The folder for archives that were fetched, and for what archives unpack to."""
+    return project() / "data" / "raw"
 
 
 @contextmanager

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 STAGES: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
 """In the order of a run."""
+STAGES["look"] |= {"deps": [], "params": []}
 
 OUTPUTS = ("data", "models", "metrics", "plots", "records", "reports")
 
@@ -121,9 +122,16 @@ def write_picture(path: Path, number: int, size: tuple[int, int] = (6, 5), mode:
 
 def run_stage(stage: str, params: Params) -> str:
     """A stage of dvc.yaml in this process and folder."""
-    from pipeline.stages import download, evaluate, features, noise, report, train
+    from pipeline.stages import download, evaluate, features, look, noise, report, train
 
-    others = {"download": download, "noise": noise, "features": features, "evaluate": evaluate, "report": report}
+    others = {
+        "look": look,
+        "download": download,
+        "noise": noise,
+        "features": features,
+        "evaluate": evaluate,
+        "report": report,
+    }
     return others[stage].run(params) if stage in others else train.run(params, stage)
 
 

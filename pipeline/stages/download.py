@@ -5,23 +5,22 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from pipeline import files
 from pipeline.errors import UserError
 from pipeline.files import GIB
 from pipeline.images.decode import ImageOptions
 from pipeline.params.load import values_of
 from pipeline.params.schema import Data, Params, Run
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
-from pipeline.sources.archive import check_sha256, unpack
+from pipeline.sources.archive import unpack
 from pipeline.sources.fetch import fetch
 from pipeline.sources.folder import file_type
 from pipeline.sources.limit import limit_dataset
 from pipeline.sources.listing import FileOptions
+from pipeline.sources.seen import check_folder
 from pipeline.store.dataset import SPLITS, Dataset, write_dataset
 from pipeline.store.record import Record
 from pipeline.systems.registry import sections
-
-RAW = Path("data/raw")
-"""Where fetched archives stay, and what archives unpack to, so that another `data.limit` needs neither again."""
 
 
 def run(params: Params) -> str:
@@ -50,8 +49,10 @@ def _digits(data: Data, _: Run) -> Dataset:
 
 
 def _cifar10(data: Data, run: Run) -> Dataset:
-    root = Path(data.root).expanduser() if data.root else RAW
-    whole = cifar10.load(root, data.url, data.sha256, RAW, _bytes(run.max_download_gib), _bytes(run.max_unpacked_gib))
+    root = files.resolve(data.root) if data.root else files.raw()
+    whole = cifar10.load(
+        root, data.url, data.sha256, files.raw(), _bytes(run.max_download_gib), _bytes(run.max_unpacked_gib)
+    )
     return limit_dataset(whole, data.limit, data.limit_test)
 
 
@@ -84,17 +85,16 @@ def _local(data: Data, run: Run) -> Path:
         UserError: neither `data.root` nor `data.url` is set, or `fetch` or `unpack` fails.
     """
     if data.root is not None:
-        path = Path(data.root).expanduser()
+        path = files.resolve(data.root)
     elif data.url is not None:
         known_hash = None if data.sha256 is None else f"sha256:{data.sha256}"
-        path = fetch(data.url, known_hash, RAW, _bytes(run.max_download_gib))
+        path = fetch(data.url, known_hash, files.raw(), _bytes(run.max_download_gib))
     else:
         raise UserError("data.root: found null, expected the path of your folder, archive or .csv file")
-    if path.suffix.lower() == ".csv":
-        if data.sha256 is not None:
-            check_sha256(path, data.sha256)
+    if path.suffix.lower() == ".csv" or file_type(path) == stat.S_IFDIR:
+        check_folder(path, data.sha256)
     elif file_type(path) == stat.S_IFREG:
-        return unpack(path, RAW, _bytes(run.max_unpacked_gib), data.sha256)
+        return unpack(path, files.raw(), _bytes(run.max_unpacked_gib), data.sha256)
     return path
 
 

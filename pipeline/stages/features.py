@@ -31,7 +31,7 @@ def run(params: Params) -> str:
         UserError: inputs are missing, damaged or from another run.
     """
     device = prepare(params.compute)
-    dataset = read_dataset()
+    dataset = read_dataset(params.data.root)
     labels = read_labels(dataset)
     module, digest = load_best(CROSS_ENTROPY, params, dataset, labels, device)
     images, _ = image_store(params, dataset, labels, device)

@@ -30,7 +30,7 @@ def run(params: Params) -> str:
     Raises:
         UserError: parameters or files that do not fit the data set.
     """
-    dataset = read_dataset()
+    dataset = read_dataset(params.data.root)
     split = _split(dataset, params)
     true_labels = dataset.labels
     labels, intended = _noisy_labels(dataset, split, params)
@@ -65,7 +65,7 @@ def _files_of(params: Params) -> dict[str, Path]:
     noise = params.noise
     wanted = {"matrix": ("noise.matrix_file", noise.matrix_file), "human": ("noise.human_file", noise.human_file)}
     key, name = wanted.get(noise.kind, ("", None))
-    return {} if name is None else {key: Path(name).expanduser()}
+    return {} if name is None else {key: files.resolve(name)}
 
 
 def _split(dataset: Dataset, params: Params) -> NDArray[np.uint8]:
@@ -130,7 +130,7 @@ def _matrix(class_names: list[str], params: Params) -> matrices.Matrix:
             return matrices.mapping_matrix(class_names, mapping, rate)
         except ValueError as error:
             raise UserError(f"noise.mapping: {error}") from error
-    return _read_matrix(Path(params.noise.matrix_file or "").expanduser(), count)
+    return _read_matrix(files.resolve(params.noise.matrix_file or ""), count)
 
 
 def _read_matrix(path: Path, num_classes: int) -> matrices.Matrix:
@@ -173,7 +173,7 @@ def _instance(
 
 def _human(dataset: Dataset, params: Params) -> matrices.Labels:
     """Human labels of the training part (its validation samples included), found by `source_index`."""
-    path = Path(params.noise.human_file or "").expanduser()
+    path = files.resolve(params.noise.human_file or "")
     try:
         clean, human = human_labels.load_human_labels(path, params.noise.human_labels)
     except FileNotFoundError:

@@ -30,7 +30,7 @@ def run(params: Params, baselines: bool = False) -> str:
     Raises:
         UserError: inputs are missing, damaged or from another run.
     """
-    dataset = read_dataset()
+    dataset = read_dataset(params.data.root)
     labels = read_labels(dataset)
     metrics = files.read_json(files.EVALUATION)
     others = rows.baseline_metrics() if baselines else {}

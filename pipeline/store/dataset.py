@@ -130,7 +130,6 @@ def write_dataset(dataset: Dataset) -> str:
         "source": dataset.source,
         "labels_are_true": dataset.labels_are_true,
     }
-    where: dict[str, Any] = {}
     images = dataset.images
     if isinstance(images, ImageFiles):
         arrays |= {"file_sizes": images.sizes, "pixel_total": images.sums.total, "pixel_levels": images.sums.levels}
@@ -139,27 +138,32 @@ def write_dataset(dataset: Dataset) -> str:
             "options": images.decode.options._asdict(),
             "summed": images.sums.count,
         }
-        where["root"] = images.decode.root  # not in the digest: moved files are the same data
+        unpacked = Path(images.decode.root)
+        if unpacked.is_relative_to(files.raw().absolute()):
+            about["unpacked"] = unpacked.name  # an archive's folder; all others are where `data.root` says
     else:
         arrays["images"] = images
     digest = hdf5.digest(arrays, about)
     with hdf5.create(files.DATASET) as (file, _):
-        hdf5.store(file, arrays, {**about, **where, "digest": digest})
+        hdf5.store(file, arrays, {**about, "digest": digest})
     return digest
 
 
-def read_dataset() -> Dataset:
-    """Read data/dataset.h5.
+def read_dataset(root: str | None = None) -> Dataset:
+    """The data set in data/dataset.h5.
+
+    Args:
+        root: `data.root`, where images that stay in their files are looked for.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: missing or damaged.
     """
     with hdf5.opened(files.DATASET, "download") as file:
         about = hdf5.about(file)
         names = Names(file["names"][:], file["name_ends"][:])
-        listed, root = about.pop("files", None), about.pop("root", "")
+        listed, unpacked = about.pop("files", None), about.pop("unpacked", None)
         return Dataset(
-            images=file["images"][:] if listed is None else _image_files(file, names, root, listed),
+            images=file["images"][:] if listed is None else _image_files(file, names, _place(root, unpacked), listed),
             labels=file["labels"][:],
             split=file["split"][:],
             source_index=file["source_index"][:],
@@ -168,9 +172,17 @@ def read_dataset() -> Dataset:
         )
 
 
-def _image_files(file: h5py.File, names: Names, root: str, listed: dict[str, Any]) -> ImageFiles:
+def _place(root: str | None, unpacked: str | None) -> Path:
+    """The folder that the names of image files are relative to."""
+    if unpacked is not None:
+        return files.raw() / unpacked
+    place = files.resolve(root or ".")
+    return place.parent if place.suffix.lower() == ".csv" else place
+
+
+def _image_files(file: h5py.File, names: Names, root: Path, listed: dict[str, Any]) -> ImageFiles:
     channels, height, width = listed["shape"]
-    decoder = FileDecoder(root, (channels, height, width), ImageOptions(**listed["options"]))
+    decoder = FileDecoder(str(root.absolute()), (channels, height, width), ImageOptions(**listed["options"]))
     sums = PixelSums(listed["summed"], file["pixel_total"][:], file["pixel_levels"][:])
     return ImageFiles(names, file["file_sizes"][:], decoder, sums)
 

@@ -35,7 +35,7 @@ def fresh_network(system: System, params: Params, dataset: Dataset, device: torc
             in_chans=dataset.images.shape[1],
             seed=seeding.derive(params.seed, "initialisation", system.iteration),
             pretrained=model.pretrained,
-            weights=Path(model.weights).expanduser() if model.weights else None,
+            weights=files.resolve(model.weights) if model.weights else None,
         )
     except FileNotFoundError as error:
         raise UserError(f"model.weights: {model.weights}: no such file") from error
@@ -79,7 +79,7 @@ def _try_blank_image(module: nn.Module, params: Params, shape: tuple[int, ...]) 
 
 def start_digest(model: Model) -> str:
     """The digest of the file that the network starts from, "" for none; part of the checkpoint's identity."""
-    return files.file_digest(Path(model.weights).expanduser()) if model.weights else ""
+    return files.file_digest(files.resolve(model.weights)) if model.weights else ""
 
 
 def empty_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:

@@ -71,7 +71,7 @@ class Session:
         device = prepare(params.compute)
         if params.compute.compile:
             require_compiler(device)
-        dataset = read_dataset()
+        dataset = read_dataset(params.data.root)
         labels = read_labels(dataset)
         images, statistics = image_store(params, dataset, labels, device)
         return cls(params, device, dataset, labels, images, statistics)

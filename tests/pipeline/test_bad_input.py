@@ -161,7 +161,7 @@ MADE = [
         Case("missing file", f"{stage}: {dep}", stage, remove(dep), expected=(dep, "no such file", "dvc repro"))
         for stage, definition in STAGES.items()
         for dep in definition["deps"]
-        if not dep.startswith(("mlnt/", "pipeline/"))
+        if not dep.startswith(("mlnt/", "pipeline/", "data/seen/"))
     ),
     Case(
         "missing file",

@@ -131,7 +131,7 @@ def test_the_files_of_an_archive_are_used_where_they_are_unpacked(key: str, phot
 def test_a_data_set_of_files_is_read_as_it_was_written(photos: Path, project: Path) -> None:
     dataset = load(photos, "files")
     write_dataset(dataset)
-    found = read_dataset()
+    found = read_dataset(str(photos))
     assert found.images.shape == dataset.images.shape
     assert np.array_equal(found.images[3], dataset.images[3])
     assert list(found.names) == list(dataset.names)
@@ -235,7 +235,7 @@ def test_without_a_validation_part_the_statistics_are_those_of_all_training_imag
     params = own(project / "own", data__storage="files")
     for stage in ("download", "noise"):
         run_stage(stage, params)
-    dataset = read_dataset()
+    dataset = read_dataset(params.data.root)
     labels = read_labels(dataset)
     assert len(labels.rows(VALIDATION)) == 8
     _, found = image_store(params, dataset, labels, torch.device("cpu"))

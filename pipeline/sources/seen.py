@@ -1,0 +1,128 @@
+"""A look at a person's files: their names, sizes and SHA-256, so that a change of any of them is a change of the data.
+
+The sums are remembered in the user's cache, beside each file's size and time: a file with neither changed is not read
+again. The list itself has no time, and no place of this machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import sqlite3
+import stat
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline import files
+from pipeline.errors import UserError
+from pipeline.sources.folder import contents, file_type, printable, readable
+
+THREADS = 8
+
+
+class Seen(NamedTuple):
+    """A file by its name below the place that was looked at."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def look(place: Path) -> list[Seen]:
+    """What is there: a file; a folder with all in it; a .csv file with the files that it lists.
+
+    Raises:
+        UserError: nothing is there, or a file or folder cannot be read.
+    """
+    if not (kind := file_type(place)):
+        raise UserError(f"data.root: {place}: no such file or folder")
+    if kind == stat.S_IFDIR:
+        return _sums(place, contents(place)[0])
+    names = [place.name]
+    if place.suffix.lower() == ".csv":
+        names += sorted(set(_listed(place)) - {place.name})
+    return _sums(place.parent, names)
+
+
+def digest(seen: Iterable[Seen]) -> str:
+    """One SHA-256 for all of them: what `data.sha256` is for a folder."""
+    found = hashlib.sha256()
+    for each in seen:
+        found.update(f"{printable(each.name)},{each.size},{each.sha256}\n".encode())
+    return found.hexdigest()
+
+
+def check_folder(place: Path, expected: str | None) -> None:
+    """Compare a folder, or a .csv file with what it lists, with `data.sha256`; None takes anything.
+
+    Raises:
+        UserError: it is another one.
+    """
+    if expected is not None and (found := digest(look(place))) != expected:
+        raise UserError(
+            f"data.sha256: {place} has {found}, over the names, sizes and sums of all its files; expected {expected}"
+        )
+
+
+def _listed(table: Path) -> Iterator[str]:
+    """The files of a CSV that are there; what is wrong with the table, the download says."""
+    with suppress(OSError, ValueError, csv.Error), table.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file, skipinitialspace=True):
+            name = next((value for key, value in row.items() if key and key.strip() == "path"), None)
+            if name and (table.parent / name.strip()).is_file():
+                yield name.strip()
+
+
+def _sums(root: Path, names: list[str]) -> list[Seen]:
+    with closing(_Memory(root)) as memory:
+        known = memory.read()
+        about = {}
+        for name in names:
+            with readable(root / name):
+                found = (root / name).stat()
+            about[name] = (found.st_size, found.st_mtime_ns)
+        new = [name for name in names if known.get(name, ("", ""))[:2] != about[name]]
+        with ThreadPoolExecutor(THREADS) as pool:
+            sums = dict(zip(new, pool.map(lambda name: _sha256(root / name), new), strict=True))
+        memory.write([(name, *about[name], sums[name]) for name in new])
+    return [Seen(name, about[name][0], sums.get(name) or known[name][2]) for name in names]
+
+
+def _sha256(path: Path) -> str:
+    with readable(path):
+        return files.file_digest(path)
+
+
+class _Memory:
+    """What was seen of a folder before; a cache that cannot be used costs time alone."""
+
+    def __init__(self, root: Path) -> None:
+        self._database: sqlite3.Connection | None = None
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlnt"
+        name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+        with suppress(OSError, sqlite3.Error):
+            cache.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(cache / f"seen-{name}.sqlite", timeout=60)
+            self._database.execute("CREATE TABLE IF NOT EXISTS seen (name BLOB PRIMARY KEY, size, time, sha256)")
+
+    def read(self) -> dict[str, tuple[int, int, str]]:
+        if self._database is None:
+            return {}
+        with suppress(sqlite3.Error):
+            rows = self._database.execute("SELECT name, size, time, sha256 FROM seen")
+            return {os.fsdecode(name): (size, time, sha256) for name, size, time, sha256 in rows}
+        return {}
+
+    def write(self, rows: list[tuple[str, int, int, str]]) -> None:
+        if self._database is not None and rows:
+            with suppress(sqlite3.Error), self._database:
+                encoded = [(os.fsencode(name), *rest) for name, *rest in rows]
+                self._database.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", encoded)
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()

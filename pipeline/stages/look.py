@@ -1,0 +1,47 @@
+"""Stage look: which of a person's own files a run comes from → data/seen/*.csv.
+
+It always runs, and takes a moment: what depends on these lists runs again when a file has changed, and only then.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import files
+from pipeline.errors import UserError
+from pipeline.params.schema import Params
+from pipeline.sources.folder import printable
+from pipeline.sources.seen import Seen, look
+
+SEEN = Path("data/seen")
+
+
+def run(params: Params) -> str:
+    """Write what is at `data.root`, the files of the noise, and the start weights; returns a line with their numbers.
+
+    Raises:
+        UserError: one of them is not there, or cannot be read.
+    """
+    noise = params.noise
+    wanted = {
+        "data": {"data.root": params.data.root if params.data.source != "digits" else None},
+        "noise": {
+            "noise.matrix_file": noise.matrix_file if noise.kind == "matrix" else None,
+            "noise.human_file": noise.human_file if noise.kind == "human" else None,
+        },
+        "weights": {"model.weights": params.model.weights},
+    }
+    counts = []
+    for name, keys in wanted.items():
+        found = [each for key, place in keys.items() if place is not None for each in _look(key, place)]
+        rows = ({"name": printable(each.name), "size": each.size, "sha256": each.sha256} for each in found)
+        files.write_csv(SEEN / f"{name}.csv", rows)
+        counts.append(f"{len(found)} of {name}")
+    return f"look: {', '.join(counts)}"
+
+
+def _look(key: str, place: str) -> list[Seen]:
+    try:
+        return look(files.resolve(place))
+    except UserError as error:
+        raise UserError(f"{error}".replace("data.root", key, 1)) from None

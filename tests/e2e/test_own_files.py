@@ -1,0 +1,132 @@
+"""A person's own files under DVC: what a change of them runs, and that no result holds the place of a machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from projects import TINY, copy_project, digests, dvc, edit_params, git, write_picture
+from test_dvc import ran
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def write_list(folder: Path, changes: dict[int, str] | None = None) -> None:
+    labels = {i: CLASSES[i % 3] for i in range(45)} | (changes or {})
+    rows = [f"images/{i}.png,{label},{'test' if i >= 36 else 'train'}" for i, label in labels.items()]
+    (folder / "labels.csv").write_text("\n".join(["path,label,split", *rows]) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module", params=["memory", "files"])
+def first(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a list of pictures that git does not know, after the first stages."""
+    folder = tmp_path_factory.mktemp("own")
+    own = {"data.source": "imagefolder", "data.root": "own/labels.csv", "data.storage": request.param}
+    small = {
+        "data.limit": None,
+        "data.limit_test": None,
+        "train.batch_size": 12,
+        "train.epochs": 1,
+        "mlnt.neighbors": 5,
+    }
+    copy_project(folder, {**TINY, **own, **small, "run.workers": 0})
+    with (folder / ".gitignore").open("a", encoding="utf-8") as file:
+        file.write("/own/\n")
+    for i in range(45):
+        write_picture(folder / f"own/images/{i}.png", i, size=(8, 8))
+    write_list(folder / "own")
+    result = dvc(folder, "repro")
+    assert result.returncode == 0, result.stderr
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "own pictures")
+    return folder
+
+
+@pytest.fixture
+def project(first: Path, tmp_path: Path) -> Path:
+    """The project, moved."""
+    return Path(shutil.copytree(first, tmp_path / "moved", symlinks=True))
+
+
+def test_a_moved_project_runs_nothing_and_a_change_of_a_file_what_depends_on_it(project: Path) -> None:
+    assert ran(dvc(project, "repro", "meta1")) == []
+    (project / "own/images/3.png").touch()
+    assert ran(dvc(project, "repro", "meta1")) == []
+    write_list(project / "own", {4: "owl"})  # one label
+    assert ran(dvc(project, "repro", "meta1")) == ["download", "noise", "pretrain", "features", "meta1"]
+    picture = project / "own/images/5.png"  # of the test part: no sum over the training images tells
+    size = picture.stat().st_size
+    for number in range(100, 400):
+        write_picture(project / "own/images/40.png", number, size=(8, 8))
+        if (project / "own/images/40.png").stat().st_size == size:
+            break
+    assert ran(dvc(project, "repro", "noise"))[:1] == ["download"]
+    (project / "own/images/5.png").unlink()
+    result = dvc(project, "repro", "noise")
+    assert result.returncode != 0
+    assert "images/5.png" in result.stdout + result.stderr
+
+
+def test_relative_paths_mean_the_project_in_every_kind_of_experiment(project: Path) -> None:
+    for arguments in (["--temp"], ["--queue"]):
+        done = dvc(project, "exp", "run", *arguments, "--name", arguments[0][2:], "-S", "mlnt.M=1")
+        assert done.returncode == 0, done.stderr
+    assert dvc(project, "exp", "run", "--run-all").returncode == 0
+    for name in ("temp", "queue"):
+        done = dvc(project, "exp", "apply", name)
+        assert done.returncode == 0, done.stderr
+        assert ran(dvc(project, "repro")) == []
+
+
+def test_a_second_clone_on_the_same_cache_reads_its_own_pictures(project: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(project), str(clone))
+    shutil.copytree(project / "own", clone / "own")
+    assert dvc(clone, "cache", "dir", "--local", str(project / ".dvc/cache")).returncode == 0
+    shutil.rmtree(project / "own")
+    again = dvc(clone, "repro", "meta1")
+    assert again.returncode == 0, again.stderr
+    assert ran(again) == []  # from the cache
+    edit_params(clone / "params.yaml", {"mlnt.M": 1})
+    assert ran(dvc(clone, "repro", "meta1")) == ["meta1"]
+
+
+def test_a_git_worktree_and_a_folder_of_a_larger_repository(project: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    git(project, "worktree", "add", "--quiet", "--detach", str(tree))
+    shutil.copytree(project / "own", tree / "own")
+    assert dvc(tree, "repro", "noise").returncode == 0
+    assert digests(tree, "data/labels.h5") == digests(project, "data/labels.h5")
+    larger = tmp_path / "larger"
+    shutil.copytree(project, larger / "inside", ignore=shutil.ignore_patterns(".git", "checkpoints"), symlinks=True)
+    shutil.rmtree(larger / "inside/.dvc/tmp", ignore_errors=True)
+    git(larger, "init", "--quiet")
+    config = larger / "inside/.dvc/config"
+    assert config.exists()
+    git(larger, "add", "--all")
+    git(larger, "commit", "--quiet", "--message", "a larger repository")
+    assert ran(dvc(larger / "inside", "repro", "meta1")) == []
+    done = dvc(larger / "inside", "exp", "run", "--temp", "-S", "mlnt.M=1", "meta1")
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_that_is_cached_names_a_place_of_this_machine(first: Path) -> None:
+    place = os.fsencode(first)
+    held = [
+        path
+        for part in (
+            "data/dataset.h5",
+            "data/labels.h5",
+            "data/features.h5",
+            "models",
+            "records",
+            "dvc.lock",
+            "data/seen",
+        )
+        for path in ([first / part] if (first / part).is_file() else (first / part).rglob("*"))
+        if path.is_file()
+    ]
+    assert held
+    assert [path for path in held if place in path.read_bytes()] == []
