@@ -284,6 +284,18 @@ def preset(
                 typer.echo(line)
 
 
+@app.command("prune", cls=_Command, rich_help_panel=HELPERS)
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would be removed.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Remove checkpoints and notes of divergence that nothing will continue: those of other code than today's."""
+    with _errors(debug):
+        from pipeline import prune as helper
+
+        console.say(helper.run(dry_run))
+
+
 @app.command("doctor", cls=_Command, rich_help_panel=HELPERS)
 def doctor(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Look at this machine and project: what would run, what is missing, what to do. Exit status 2 if it cannot run."""

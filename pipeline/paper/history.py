@@ -7,7 +7,6 @@ import json
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
@@ -18,9 +17,8 @@ from pipeline.paper.grid import ALL_STAGES, PARAMS, Values
 from pipeline.params.load import check, leaves
 from pipeline.params.schema import neutral_values
 from pipeline.store import checkpoints, record
-from pipeline.store.code import code_digest
 from pipeline.store.record import Record
-from pipeline.systems.registry import chain, code_modules, sections, stages_before
+from pipeline.systems.registry import chain, code_now, sections, stages_before
 
 BASELINES_LOCK = "baselines/dvc.lock"
 OTHER_STAGES = ("download", "noise", "features")
@@ -66,12 +64,6 @@ class Finished:
     def outdated(self, stage: str) -> bool:
         """Whether a stage's result, or one that it comes from, was made by other code than today's."""
         return any(self.records[each].code != code_now(each) for each in chain(stage))
-
-
-@cache
-def code_now(stage: str) -> str:
-    """The digest of the code that a stage would run."""
-    return code_digest(*code_modules(stage))
 
 
 def _belongs(records: Mapping[str, Record], stage: str, wanted: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -105,3 +105,21 @@ def opened(record: Record) -> Iterator[Checkpoint]:
     raise RunError(
         f"{folder}: could not be made: other processes removed it {ATTEMPTS} times; run the same command again"
     )
+
+
+def abandoned(code_now: Callable[[str], str]) -> list[Path]:
+    """The folders of checkpoints that nothing will continue: those of other code, and those without a record.
+
+    Args:
+        code_now: digest of the code that a stage would run today.
+    """
+    found: list[Path] = []
+    for folder in sorted(place().glob("*/*/")):
+        try:
+            made_by = json.loads((folder / "record.json").read_text(encoding="utf-8"))["code"]
+            current = made_by == code_now(folder.parent.name)
+        except (OSError, ValueError, KeyError):
+            current = False
+        if not current:
+            found.append(folder)
+    return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+from pipeline.store.code import code_digest
 from pipeline.systems import cnn_crf, forward, joint_optimization, mlnt
 from pipeline.training.plan import COMMON_SECTIONS
 
@@ -46,3 +49,9 @@ def code_modules(stage: str) -> tuple[str, ...]:
     if stage not in BY_STAGE:
         return (f"pipeline.stages.{stage}",)
     return "pipeline.stages.train", BY_STAGE[stage].build.__module__
+
+
+@cache
+def code_now(stage: str) -> str:
+    """The digest of the code that a stage would run today, as its record would have it."""
+    return code_digest(*code_modules(stage))

@@ -38,7 +38,8 @@ SHELL = {
     "stages": BASE | {"images", "store", "params", "sources", "training", "systems", "report"},
     "paper": BASE | {"store", "params", "training", "systems", "report", "paper.numbers"},
     "doctor": BASE | {"params"},
-    "cli": BASE | {"params", "systems", "report", "stages", "paper", "doctor"},
+    "prune": BASE | {"store", "systems"},
+    "cli": BASE | {"prune", "params", "systems", "report", "stages", "paper", "doctor"},
     "__main__": {"cli", "signals"},
 }
 

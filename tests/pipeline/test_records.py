@@ -1,0 +1,108 @@
+"""Records: the digest of the code, what a checkpoint continues, what is pruned."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from projects import ROOT
+
+from pipeline import prune
+from pipeline.store import checkpoints, code
+from pipeline.store.record import Record
+from pipeline.systems.registry import BY_STAGE, code_now
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the code, to be changed."""
+    for name in code.PACKAGES:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "ROOT", tmp_path)
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    for remembered in (code._tree, code._imported, code._module_digest, code_now):
+        remembered.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stages"),
+    [
+        ("mlnt/method/step.py", "# line 14", "# the last line", set()),
+        ("mlnt/method/step.py", '"""One training step', '"""A step', set()),
+        ("pipeline/console.py", "warning: ", "beware: ", set()),
+        ("pipeline/params/schema.py", "class Features(Section):", "class Features(Section):\n    more: int", set()),
+        ("mlnt/method/step.py", "-rates.meta_lr", "-2 * rates.meta_lr", {"pretrain", "meta1", "control2", "forward"}),
+        ("mlnt/baselines/cnn_crf.py", "1e-8", "1e-9", {"cnn_crf"}),
+        ("pipeline/systems/forward.py", "matrix.float()", "matrix.double()", {"forward", "forward_estimated"}),
+        ("pipeline/sources/digits.py", "0.4", "0.5", {"download"}),
+    ],
+)
+def test_a_changed_line_counts_for_the_stages_that_run_it_and_a_comment_for_none(
+    file: str, old: str, new: str, stages: set[str], sources: Path
+) -> None:
+    known = ("download", "noise", "features", *BY_STAGE)
+    before = {stage: code_now(stage) for stage in known}
+    path = sources / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    forget()
+    changed = {stage for stage in known if code_now(stage) != before[stage]}
+    assert changed >= stages
+    assert bool(changed) == bool(stages)
+    if stages in ({"cnn_crf"}, {"download"}):
+        assert changed == stages
+
+
+def test_a_new_module_of_another_method_changes_nothing(sources: Path) -> None:
+    before = {stage: code_now(stage) for stage in BY_STAGE}
+    (sources / "mlnt/baselines/elr.py").write_text("DECAY = 0.7\n", encoding="utf-8")
+    (sources / "pipeline/systems/elr.py").write_text("from mlnt.baselines import elr\n", encoding="utf-8")
+    registry = sources / "pipeline/systems/registry.py"
+    registry.write_text(registry.read_text().replace("import cnn_crf,", "import cnn_crf, elr,"), encoding="utf-8")
+    forget()
+    assert {stage: code_now(stage) for stage in BY_STAGE} == before
+
+
+def record(stage: str) -> Record:
+    return Record(stage, {"seed": 0}, {"labels": "l"}, {}, code_now(stage), {})
+
+
+def test_a_checkpoint_is_that_of_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLNT_CHECKPOINT_DIR", str(tmp_path))
+    one = record("pretrain")
+    with checkpoints.opened(one) as saved:
+        saved.save({"a": torch.ones(2)}, {"b": 1})
+    with checkpoints.opened(one) as saved:
+        assert saved.load() is not None
+    for other in (
+        Record("pretrain", {"seed": 1}, one.inputs, {}, one.code, {}),
+        Record("pretrain", one.params, {"labels": "others"}, {}, one.code, {}),
+        Record("pretrain", one.params, one.inputs, {}, "other code", {}),
+        Record("pretrain", one.params, one.inputs, {}, one.code, {"torch": "9"}),
+    ):
+        with checkpoints.opened(other) as saved:
+            assert saved.load() is None
+
+
+def test_what_nothing_will_continue_is_pruned_and_the_rest_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLNT_CHECKPOINT_DIR", str(tmp_path))
+    today = record("pretrain")
+    for each in (today, Record("meta1", today.params, today.inputs, {}, "other code", {})):
+        with checkpoints.opened(each) as saved:
+            saved.note_divergence({"seed": 0}, "nan")
+    (tmp_path / "meta2/old").mkdir(parents=True)
+    assert "2 checkpoints" in prune.run(dry_run=True)
+    assert len(list(tmp_path.glob("*/*/"))) == 3
+    prune.run(dry_run=False)
+    assert [path.parent.name for path in tmp_path.glob("*/*/")] == ["pretrain"]
