@@ -41,11 +41,14 @@ GIB = 1 << 30
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, synced: bool = True) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends well, and vanishes otherwise.
 
     What a process that was killed has left there vanishes too. Write into the file that is there: its lock tells
     other processes that somebody is at work.
+
+    Args:
+        synced: whether it is on the disk when this returns: tens of milliseconds.
 
     Raises:
         RunError: the folder cannot be written or the disk is full; `path` is as it was.
@@ -56,15 +59,17 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove_abandoned(path)
         with _locked(temporary) as file:
             yield temporary
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
             temporary.replace(path)
     except OSError as error:
         raise RunError(f"{path}: could not be written: {error}; it is as it was before") from error
     finally:
         with suppress(OSError):  # as where its folder is none
             temporary.unlink()
-    with suppress(OSError):  # the file is there; some file systems cannot do more
-        _sync_folder(path.parent)
+    if synced:
+        with suppress(OSError):  # the file is there; some file systems cannot do more
+            _sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -136,9 +141,9 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
 
 
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows of equal keys; numbers rounded to 6 digits, None and NaN as nothing."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], synced: bool = True) -> None:
+    """Rows of equal keys; numbers rounded to 6 digits, None and NaN as nothing. `synced`: see `replacing`."""
+    with replacing(path, synced) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         left = iter(rows)
         first = next(left, None)
         writer = csv.DictWriter(file, list(first or ()), lineterminator="\n")

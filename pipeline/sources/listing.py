@@ -95,7 +95,8 @@ def _in_memory(wanted: list[Sample], root: Path, options: FileOptions) -> tuple[
     require(root, names)
     most = options.image.max_file_bytes + 1
     contents = ((name, read_start(root / name, most)) for name in dict.fromkeys(names))
-    images, bad = decode_images(contents, names, options.image)
+    shown = console.counted(contents, "download", len(set(names)))
+    images, bad = decode_images(shown, names, options.image)
     return _without_bad(wanted, bad, options.on_bad_image) if bad else wanted, images
 
 

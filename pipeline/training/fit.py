@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import PIL
 import torch
 from torch import Tensor
 
-from mlnt.training.loop import MODELS, DivergedError, Training
+from mlnt.training.loop import MODELS, DivergedError, HistoryRow, Training
 from pipeline import console, files, signals
 from pipeline.errors import RunError
 from pipeline.params.schema import Params
@@ -21,7 +23,10 @@ from pipeline.store import cards, checkpoints, models
 from pipeline.training.build import start_digest
 from pipeline.training.device import describe
 from pipeline.training.plan import COMMON_SECTIONS, Plan, System
-from pipeline.training.session import Session, in_steps
+from pipeline.training.session import Session, steps_between
+
+LIVE_S = 1.0
+"""Seconds between two writes of a history that grows: a write takes some milliseconds."""
 
 
 def fit(session: Session, system: System, plan: Plan, training: Training, mentor_digest: str = "") -> str:
@@ -72,8 +77,8 @@ def fit(session: Session, system: System, plan: Plan, training: Training, mentor
         files.write_csv(files.PLOTS / f"{stage}.csv", training.history)
         plan.finish()
         saved.remove()
-    best = card.validation_accuracy[card.mentor]
-    return f"{title}: best on validation is the {card.mentor} of epoch {card.best_epoch[card.mentor]}, {best:.2%}"
+    best, epoch = card.validation_accuracy[card.mentor], round(card.best_epoch[card.mentor], 2)
+    return f"{title}: best on validation is the {card.mentor} of epoch {epoch:g}, {best:.2%}"
 
 
 def _train(training: Training, params: Params, stage: str, saved: checkpoints.Checkpoint, clock: Clock) -> None:
@@ -82,7 +87,9 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
         console.say(f"{stage}: going on after step {training.steps_done} of {training.num_steps}")
     started = training.steps_done
     clock.steps = training.num_steps - started
-    every = max(1, in_steps(params.run.checkpoint_every, training.steps_per_epoch))
+    every = steps_between(params.run.checkpoint_every, training.steps_per_epoch)
+    live = History(files.PLOTS / f"{stage}.csv")
+    live.write(training.history)
 
     def save() -> None:
         with clock.saving():
@@ -96,16 +103,32 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
             console.say(f"{stage}: stopped before step {step} of {training.num_steps}; the same command goes on there")
             stop.now()
 
-    with signals.deferred() as stop, console.progress(stage, training.num_steps) as bar:
+    with signals.deferred() as stop, console.progress(stage, training.num_steps, "step") as bar:
         for row in training.epochs(on_step=before):
+            live.write(training.history)
             bar.note(
-                f"epoch {len(training.history)}/{training.num_epochs}  loss {row['class_loss']:.3f}  validation "
-                f"{row['student_validation_accuracy']:.1%} / {row['teacher_validation_accuracy']:.1%}"
+                f"epoch {round(row['epoch'] or 0, 2):g}/{training.num_epochs}, loss {row['class_loss']:.3f}, "
+                f"validation {row['student_validation_accuracy']:.1%} / {row['teacher_validation_accuracy']:.1%}"
             )
         if stop.requested:  # in the last evaluation
             save()
             console.say(f"{stage}: stopped after its last step; the same command goes on there")
             stop.now()
+
+
+@dataclass
+class History:
+    """plots/<stage>.csv while it grows, for people who watch. What counts is written at the end, and its errors too."""
+
+    path: Path
+    written: float = -math.inf
+
+    def write(self, rows: Sequence[HistoryRow]) -> None:
+        """The rows so far, at most once in `LIVE_S`, and not waiting for the disk."""
+        if rows and time.monotonic() - self.written >= LIVE_S:
+            with suppress(RunError):
+                files.write_csv(self.path, rows, synced=False)
+            self.written = time.monotonic()
 
 
 @dataclass

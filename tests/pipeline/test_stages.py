@@ -625,11 +625,11 @@ def test_all_of_validation_and_test_may_be_large_or_small(project: Path) -> None
 def stop_at(step: int, patch: pytest.MonkeyPatch) -> None:
     """Training is stopped before this step, as by a signal."""
 
-    def at(_: console.Bar, number: int) -> None:
+    def at(_: console.Lines, number: int) -> None:
         if number == step:
             raise SystemExit(143)
 
-    patch.setattr(console.Bar, "at", at)
+    patch.setattr(console.Lines, "at", at)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "meta1", "meta2", "control2"])
