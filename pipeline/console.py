@@ -1,4 +1,4 @@
-"""What people see while a stage runs, on standard error: bars on a terminal, a line now and then where there is none."""
+"""What people see while a stage runs, on standard error: bars on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 

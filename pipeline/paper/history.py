@@ -122,9 +122,11 @@ def finished() -> list[Finished]:
         digests = {path: hashlib.md5(rest[commit].get(path, "").encode()).hexdigest() for path in code[commit]}  # noqa: S324
         fresh = set(fresh_stages(locks[commit], params, digests))
         histories = {
-            stage: list(csv.DictReader(rest[commit][f"plots/{stage}.csv"].splitlines()))
+            stage: list(csv.DictReader(text.splitlines()))
             for stage in ALL_STAGES
-            if stage in fresh and f"plots/{stage}.csv" in rest[commit]
+            if stage in fresh
+            and (text := rest[commit].get(path := f"plots/{stage}.csv")) is not None
+            and _ended_with(locks[commit][stage], path, text)
         }
         versions = {stage: _version(locks[commit][stage]) for stage in histories}
         experiments.append(Finished(name, commit, int(seconds), params, versions, histories))
@@ -247,6 +249,12 @@ def _stages_of(texts: Mapping[str, str]) -> dict[str, Any]:
 def _code_paths(lock: Mapping[str, Any]) -> list[str]:
     deps = {dep["path"] for entry in lock.values() for dep in entry.get("deps", [])}
     return sorted(path for path in deps if path.endswith((".py", ".jinja")))
+
+
+def _ended_with(entry: Mapping[str, Any], path: str, text: str) -> bool:
+    """Whether a stage has ended with this file. A history grows while it trains, and may be committed then."""
+    written = {out["path"]: out.get("md5") for out in entry.get("outs", [])}
+    return bool(written.get(path) == hashlib.md5(text.encode()).hexdigest())  # noqa: S324
 
 
 def _version(entry: Mapping[str, Any]) -> str:

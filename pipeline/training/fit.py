@@ -29,11 +29,19 @@ LIVE_S = 1.0
 """Seconds between two writes of a history that grows: a write takes some milliseconds."""
 
 
-def fit(session: Session, system: System, plan: Plan, training: Training, mentor_digest: str = "") -> str:
+def fit(
+    session: Session,
+    system: System,
+    plan: Plan,
+    training: Training,
+    mentor_digest: str = "",
+    seconds: float | None = None,
+) -> str:
     """Train, or go on from a checkpoint; write models, history and card; return a line that sums it up.
 
     Args:
         mentor_digest: of the weights that filter its samples, for the checkpoint's identity.
+        seconds: that all of it will take, where that is known.
 
     Raises:
         UserError: another process is training the same.
@@ -51,7 +59,8 @@ def fit(session: Session, system: System, plan: Plan, training: Training, mentor
     if purity is not None and kept is not None:
         purity = purity[kept]
     with checkpoints.opened(stage, identity) as saved, measured(stage, session.device) as clock:
-        console.say(f"{title} on {describe(session.device)}")
+        about = "" if seconds is None else f": about {console.duration(seconds)}"
+        console.say(f"{title} on {describe(session.device)}{about}")
         try:
             _train(training, params, stage, saved, clock)
         except DivergedError as error:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait
 
     from mlnt.training.data import FeatureRows
     from mlnt.training.state import Network, StepFunction
+    from pipeline.params.schema import Params
     from pipeline.training.session import Session
 
 COMMON_SECTIONS = ("seed", "model", "train", "teacher", "compute")
@@ -67,6 +68,8 @@ class System:
         default: whether `dvc repro` trains it; `dvc repro baselines/dvc.yaml` trains the others.
         in_tables: False for a stage that only prepares another one.
         outputs_per_class: of the backbone.
+        epochs: how long it is trained, where that is not `train.epochs`.
+        rehearse: a step that takes as long as its own, made without data; None where cross entropy's does.
         wrap: makes the network of the backbone and the number of classes; None takes the backbone as it is.
     """
 
@@ -82,6 +85,8 @@ class System:
     default: bool = False
     in_tables: bool = True
     outputs_per_class: int = 1
+    epochs: Callable[[Params], int] | None = None
+    rehearse: Callable[[Params], StepFunction] | None = None
     wrap: Callable[[nn.Module, int], nn.Module] | None = None
     own_stage: str | None = None
     model_titles: tuple[str, str] | None = None

@@ -36,8 +36,8 @@ SHELL = {
     "paper.numbers": set(),
     "report": BASE | {"store", "systems", "paper.numbers"},
     "stages": BASE | {"images", "store", "params", "sources", "training", "systems", "report"},
-    "paper": BASE | {"store", "params", "training", "systems", "report", "paper.numbers"},
-    "doctor": BASE | {"params"},
+    "paper": BASE | {"store", "params", "training", "systems", "stages", "report", "paper.numbers"},
+    "doctor": BASE | {"params", "training", "systems", "stages"},
     "cli": BASE | {"params", "systems", "report", "stages", "paper", "doctor"},
     "__main__": {"cli", "signals"},
 }
