@@ -85,8 +85,8 @@ def _sizes_at_source(data: Data, run: Run) -> Sizes | None:
         train, test = (min(size, most or size) for size, most in ((50_000, data.limit), (10_000, data.limit_test)))
         return Sizes((3, 32, 32), 10, train, 0, test)
     root = None if data.root is None else Path(data.root).expanduser()
-    if root is None or (root.suffix.lower() != ".csv" and file_type(root) != stat.S_IFDIR):
-        return None
+    if root is None or (root.suffix.lower() != ".csv" and file_type(root) == stat.S_IFREG):
+        return None  # an archive
     look = clothing1m.look if data.source == "clothing1m" else imagefolder.look
     return look(root, _options(data, run))
 
