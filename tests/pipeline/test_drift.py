@@ -65,7 +65,6 @@ CIFAR10 = {
     "train.weight_decay": 1e-4,
     "train.crop_padding": 4,
     "train.horizontal_flip": True,
-    "train.evaluate_every": "2 steps",
     "mlnt.M": 10,
     "mlnt.neighbors": 10,
     "mlnt.alpha": 0.2,
