@@ -110,5 +110,5 @@ def write_untrained(params: Params) -> None:
         )
         models.save_models(system.stage, training, session.statistics, card)
         accuracies = {f"{m}_{part}_accuracy": 0.0 for m in MODELS for part in ("train", "validation", "test")}
-        files.write_csv(files.PLOTS / f"{system.stage}.csv", [{"epoch": 1, **accuracies}])
+        files.write_csv(files.PLOTS / f"{system.stage}.csv", [{"epoch": params.train.epochs, **accuracies}])
     session.close()

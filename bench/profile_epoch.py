@@ -78,7 +78,8 @@ def main() -> None:
     watch = Watch()
     for name, title in PARTS.items():
         setattr(Training, name, watch.around(title, getattr(Training, name)))
-    setattr(Training, "_run_epoch", watch.around("epoch", Training._run_epoch))  # noqa: B010
+    for name in ("_run_steps", "_evaluate"):
+        setattr(Training, name, watch.around("epoch", getattr(Training, name)))
     setattr(MLNTStep, "__call__", watch.around("step", MLNTStep.__call__))  # noqa: B010
     if params.compute.cuda_graphs:
         raise SystemExit("error: compute.cuda_graphs: inside a recorded step no part can be timed; --set it to false")

@@ -16,6 +16,7 @@ import psutil
 from rich.console import Console
 
 from pipeline import files
+from pipeline.console import duration
 from pipeline.errors import UserError
 from pipeline.files import GIB
 from pipeline.params.load import load
@@ -38,7 +39,7 @@ def examine(path: Path) -> bool:
     console = Console(highlight=False)
     colors = {"ok": "green", "note": "yellow", "fail": "red"}
     failed = False
-    for look in (_python, _packages, _torch, _dvc, _git, _hardware, _params):
+    for look in (_python, _packages, _torch, _dvc, _git, _hardware, _params, _time):
         for finding in _safely(look, path):
             failed |= finding.status == "fail"
             mark = f"[{colors[finding.status]}]{finding.status:4}[/]"
@@ -186,6 +187,31 @@ def _params(path: Path) -> Iterator[Finding]:
         yield from _files(checked.data, checked.run)
     done = [p for p in (files.DATASET, files.LABELS, files.FEATURES, files.REPORT) if p.exists()]
     yield Finding("ok", "results", f"there already: {', '.join(map(str, done))}" if done else "none yet")
+
+
+def _time(path: Path) -> Iterator[Finding]:
+    """Of the whole run, from a few steps of the network on random images of the data's shape."""
+    try:
+        checked = load(path)
+    except UserError:
+        return  # said already
+    from pipeline.stages.download import sizes
+    from pipeline.systems.registry import DEFAULT
+    from pipeline.training import estimate
+    from pipeline.training.device import prepare
+
+    try:
+        found = sizes(checked)
+    except UserError as error:
+        yield Finding("note", "time", f"how long a run takes is not known: {error}")
+        return
+    if found is None:
+        yield Finding("note", "time", "how long a run takes is not known before the data are there: `mlnt download`")
+        return
+    seconds = estimate.measure(checked, found, DEFAULT, prepare(checked.compute)).run(DEFAULT, 2)
+    _, height, width = found.shape
+    what = f"{found.train} training images of {width}×{height}, {checked.train.epochs} epochs"
+    yield Finding("ok", "time", f"`dvc repro` will take about {duration(seconds)} here: {what}")
 
 
 def _files(data: Data, run: Run) -> Iterator[Finding]:

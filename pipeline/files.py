@@ -70,11 +70,14 @@ def raw() -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary file beside `path`: it replaces `path` when the block ends well, and is removed otherwise.
 
     Temporary files that killed processes left for `path` are removed first. Write into the file that is there, do not
     replace it: its lock tells other processes that it is in use.
+
+    Args:
+        synced: whether it is on the disk when this returns: tens of milliseconds.
 
     Raises:
         RunError: the folder cannot be written or the disk is full; `path` is as it was.
@@ -85,15 +88,17 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove_abandoned(path)
         with _locked(temporary) as file:
             yield temporary
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
             temporary.replace(path)
     except OSError as error:
         raise RunError(f"{path}: could not be written: {error}; it is as it was before") from error
     finally:
         with suppress(OSError):  # for instance where the folder is a file
             temporary.unlink()
-    with suppress(OSError):  # the file is in place; some file systems cannot sync a folder
-        _sync_folder(path.parent)
+    if synced:
+        with suppress(OSError):  # the file is in place; some file systems cannot sync a folder
+            _sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -167,9 +172,9 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
 
 
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows that have the same keys; numbers are rounded to 6 digits, None and NaN become empty cells."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], synced: bool = True) -> None:
+    """Rows of equal keys; numbers rounded to 6 digits, None and NaN as nothing. `synced`: see `replacing`."""
+    with replacing(path, synced) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         left = iter(rows)
         first = next(left, None)
         writer = csv.DictWriter(file, list(first or ()), lineterminator="\n")

@@ -8,6 +8,7 @@ transcription in tests/reference/ is the judge. A parameter that takes no part i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -161,9 +162,7 @@ class MLNTStep(StepFunction):
     ) -> tuple[Tensor, list[Tensor]]:
         """∇J at θ′ₘ, taken for ∇J at θ: the second derivatives of (7) are left out."""
         inner_gradient = losses.classification_gradient(logits.detach().softmax(dim=1), labels)
-        inner = torch.autograd.grad(
-            logits, student.parameters, inner_gradient, retain_graph=True, materialize_grads=True
-        )
+        inner = _vector_jacobian_product(logits, student.parameters, inner_gradient, retain_graph=True)
         with torch.no_grad():  # line 7: θ′ₘ = θ − α ∇L_c(X, Ŷᵐ, θ)                               (2)
             fast = torch._foreach_add(student.parameters, list(inner), alpha=-self.inner_lr)
         for parameter in fast:
@@ -173,7 +172,7 @@ class MLNTStep(StepFunction):
         detached = fast_logits.detach()
         loss = losses.consistency_loss(target, detached, self.kl_reduction)  # line 8            (4, 5)
         gradient = losses.consistency_gradient(target, detached, self.kl_reduction)
-        return loss, list(torch.autograd.grad(fast_logits, fast, gradient, materialize_grads=True))
+        return loss, list(_vector_jacobian_product(fast_logits, fast, gradient))
 
     def _second_order(
         self, student: Network, logits: Tensor, labels: Tensor, images: Tensor, target: Tensor
@@ -187,3 +186,12 @@ class MLNTStep(StepFunction):
         loss = losses.consistency_loss(target, fast_logits, self.kl_reduction)
         gradient = torch.autograd.grad(loss, student.parameters, retain_graph=True, materialize_grads=True)
         return loss.detach(), list(gradient)
+
+
+def _vector_jacobian_product(
+    outputs: Tensor, inputs: Sequence[Tensor], vector: Tensor, retain_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """vectorᵀ ∂outputs/∂inputs, to the bit what `torch.autograd.grad` gives for `grad_outputs`; but with those it
+    imports sympy, for a check of their shape: more than a second of each process."""
+    scalar = (outputs * vector).sum()
+    return torch.autograd.grad(scalar, inputs, retain_graph=retain_graph, materialize_grads=True)

@@ -34,7 +34,7 @@ class TrainingData:
     Attributes:
         images: all images.
         train: the noisy training set D, by rows and given labels.
-        evaluation: sets evaluated after each epoch; `validation` chooses the best model, others only inform.
+        evaluation: sets evaluated while training; `validation` chooses the best model, others only inform.
         kept: boolean over D, in the order of `train`: the samples of D′ (10); None keeps all.
         features: pre-logit features [len(D), D], in the order of `train`, moved to the device once, or read for each
             step; None where no neighbours are needed.

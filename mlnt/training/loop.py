@@ -1,4 +1,4 @@
-"""The loop that every system shares: it draws mini-batches, calls a step function, evaluates after each epoch.
+"""The loop that every system shares: it draws mini-batches, calls a step function, evaluates every so many steps.
 
 The method and its baselines differ only in the step function.
 """
@@ -18,7 +18,7 @@ from mlnt.training.cuda_graph import RecordedStep, StepOn
 from mlnt.training.data import TrainingData
 from mlnt.training.draws import StepInputs, augmentation_draws, below, draw_inputs, layer_randomness
 from mlnt.training.evaluation import accuracy, predict_logits
-from mlnt.training.metrics import epoch_columns, metrics_table, total_loss
+from mlnt.training.metrics import history_columns, metrics_table, total_loss
 from mlnt.training.state import Batch, EpochContext, Metrics, Network, Rates, RatesByStep, StepFunction, TrainState
 
 ModelName = Literal["student", "teacher"]
@@ -34,15 +34,23 @@ class DivergedError(RuntimeError):
 
 @dataclass
 class Best:
-    """The weights of the epoch with the highest validation accuracy; of equal ones the earliest."""
+    """The weights of the evaluation with the highest validation accuracy; the earliest of equals.
+
+    Attributes:
+        epoch: how many epochs were done then, whole or in part.
+    """
 
     accuracy: float = -1.0
-    epoch: int = -1
+    epoch: float = -1
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Training:
-    """One iteration: `epochs()` runs what is left of it and yields a row of history after each epoch.
+    """One iteration: `epochs()` runs what is left of it and yields a row of history after each evaluation.
+
+    Evaluated is after every `evaluate_every` steps of the whole training, and after the last one; None is an epoch.
+    `epoch` counts the epochs done until then: 1 at the end of the first, 0.25 after its first quarter. Metrics of steps
+    are averaged since the row before.
 
     Randomness: the order of the samples, the inputs of each step (`draw_inputs`) and random layers (dropout) draw from
     streams named by seed, iteration and epoch or step, so a run resumed from `state_dict()` repeats the uninterrupted
@@ -67,12 +75,14 @@ class Training:
         eval_batch_size: int,
         augmentation: Augmentation,
         amp_dtype: torch.dtype | None = None,
+        evaluate_every: int | None = None,
     ) -> None:
         self.steps_per_epoch = steps_per_epoch(len(data.train.indices), batch_size)
         self.state = TrainState(student, amp_dtype)
         self.best: dict[ModelName, Best] = {name: Best() for name in MODELS}
         self.history: list[HistoryRow] = []
         self.num_epochs = epochs
+        self.evaluate_every = self.steps_per_epoch if evaluate_every is None else evaluate_every
         self._step = step
         self._data = data
         self._schedule = schedule
@@ -89,7 +99,8 @@ class Training:
         self._feature_rows = None if isinstance(features, Tensor) else features
         self._run_step: StepOn = self._step_on
         self._epochs_begun = 0
-        # Of the epoch that is running: the metrics of its steps so far, looked at, and those of the last few, not yet.
+        self._evaluated = 0  # the steps that were done at the last evaluation
+        # Since then: the metrics of the steps so far, looked at, and those of the last few, not yet.
         self._metrics = metrics_table([], step.metrics, device)
         self._pending: list[Metrics] = []
 
@@ -117,41 +128,45 @@ class Training:
 
     @property
     def steps_done(self) -> int:
-        return len(self.history) * self.steps_per_epoch + len(self._metrics) + len(self._pending)
+        return self._evaluated + len(self._metrics) + len(self._pending)
 
     def epochs(self, on_step: Callable[[int], None] | None = None) -> Iterator[HistoryRow]:
-        """Run the epochs that are left, and yield a row of history after each.
+        """Run what is left, and yield a row of history after each evaluation.
 
         `on_step` is called with each step's number before it runs: it may take `state_dict()`, or raise to stop.
         """
-        while len(self.history) < self.num_epochs:
-            row = self._run_epoch(len(self.history), on_step)
-            self.history.append(row)
-            yield row
+        while self._evaluated < self.num_steps:
+            done = self.steps_done
+            epoch = done // self.steps_per_epoch
+            due = min((done // self.evaluate_every + 1) * self.evaluate_every, self.num_steps)
+            self._run_steps(epoch, min((epoch + 1) * self.steps_per_epoch, due), on_step)
+            if self.steps_done == due:
+                self.history.append(self._evaluate(due))
+                yield self.history[-1]
 
     def mentor(self) -> ModelName:
         """The model of the best validation accuracy; of equal ones the teacher (the paper: "usually the teacher")."""
         return "student" if self.best["student"].accuracy > self.best["teacher"].accuracy else "teacher"
 
-    def _run_epoch(self, epoch: int, on_step: Callable[[int], None] | None) -> HistoryRow:
-        """The rest of one epoch, from the first step that is not done: nothing random depends on what came before."""
+    def _run_steps(self, epoch: int, end: int, on_step: Callable[[int], None] | None) -> None:
+        """Those of an epoch that are not done, before step `end`: nothing random depends on what came before."""
         seed, iteration = self._address
-        first = epoch * self.steps_per_epoch
-        order = torch.randperm(
-            len(self._data.train.indices), generator=seeding.generator(seed, "order", iteration, epoch)
-        )
-        positions_SB = order[: self.steps_per_epoch * self._batch_size].view(self.steps_per_epoch, self._batch_size)
+        first, start = epoch * self.steps_per_epoch, self.steps_done
+        generator = seeding.generator(seed, "order", iteration, epoch)
+        order = torch.randperm(len(self._data.train.indices), generator=generator)
+        positions_SB = order[: self.steps_per_epoch * self._batch_size].view(-1, self._batch_size)
+        positions_SB = positions_SB[start - first : end - first]
         context = EpochContext(epoch, self.state, self._data.train.labels, self._predict)
-        if self._epochs_begun == epoch:  # otherwise the call was made before the checkpoint was written
+        if self._epochs_begun == epoch:  # else the call was made before an evaluation, or a stop, in this epoch
             self._step.begin_epoch(context)
             self._epochs_begun += 1
-        done = self.steps_done - first
-        fetched = self._data.images.fetch(self._data.train.indices[rows] for rows in positions_SB[done:])
-        for start in range(done, self.steps_per_epoch, STEPS_AHEAD):
-            positions = positions_SB[start : start + STEPS_AHEAD]
-            inputs, any_kept = self._inputs(positions, first + start)
+        # A fetch ends with the next one, and an evaluation fetches: this one asks for no more than the steps up to it.
+        fetched = self._data.images.fetch(self._data.train.indices[rows] for rows in positions_SB)
+        for ahead in range(0, len(positions_SB), STEPS_AHEAD):
+            positions = positions_SB[ahead : ahead + STEPS_AHEAD]
+            inputs, any_kept = self._inputs(positions, start + ahead)
             for offset, kept in enumerate(any_kept):
-                step = first + start + offset
+                step = start + ahead + offset
                 if on_step is not None:
                     on_step(step)
                 one = {name: values[offset] for name, values in inputs.items()} | {"fetched": next(fetched)}
@@ -161,10 +176,8 @@ class Training:
                 with layer_randomness(self._data.images.device, seeding.derive(seed, "layers", iteration, step)):
                     self._pending.append(self._run_step(one, self._schedule.at(step), kept))
             self._look_at_losses()
-        self._step.end_epoch(context)
-        row = self._evaluate(epoch, self._metrics)
-        self._metrics = self._metrics[:0]
-        return row
+        if end == first + self.steps_per_epoch:
+            self._step.end_epoch(context)
 
     def _inputs(self, positions_SB: Tensor, first: int) -> tuple[StepInputs, list[bool]]:
         """The inputs of some steps, on the device, and whether each has a kept sample."""
@@ -220,14 +233,16 @@ class Training:
         self._metrics = torch.cat([self._metrics, looked_at])
         self._pending = []
 
-    def _evaluate(self, epoch: int, metrics: Tensor) -> HistoryRow:
-        last = (epoch + 1) * self.steps_per_epoch - 1
-        rates = self._schedule.at(last)
+    def _evaluate(self, step: int) -> HistoryRow:
+        """The row of history after `step` steps; the weights are kept if they are the best so far."""
+        rates = self._schedule.at(step - 1)
+        whole, part = divmod(step, self.steps_per_epoch)
+        epoch = step / self.steps_per_epoch if part else whole
         row: HistoryRow = {
-            "epoch": epoch + 1,
+            "epoch": epoch,
             "lr": float(rates.lr),
             "meta_lr": float(rates.meta_lr) if self._step.needs_features else 0.0,
-            **epoch_columns(metrics, self._step.metrics, self._batch_size),
+            **history_columns(self._metrics, self._step.metrics, self._batch_size),
         }
         networks = (self.state.student, self.state.teacher)
         values: dict[str, float] = {}
@@ -239,7 +254,8 @@ class Training:
             row |= {key: value for key, value in values.items() if key.startswith(name)}
             if (value := values[f"{name}_validation_accuracy"]) > self.best[name].accuracy:
                 weights = {k: v.detach().clone() for k, v in self.module(name).state_dict().items()}
-                self.best[name] = Best(value, epoch + 1, weights)
+                self.best[name] = Best(value, epoch, weights)
+        self._evaluated, self._metrics = step, self._metrics[:0]
         return row
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -255,7 +271,8 @@ class Training:
         tensors |= {f"step/{name}": v for name, v in self._step.tensors().items()}
         tensors["metrics"] = self._metrics
         best = {name: [self.best[name].accuracy, self.best[name].epoch] for name in MODELS}
-        return tensors, {"history": self.history, "best": best, "epochs_begun": self._epochs_begun}
+        counts = {"epochs_begun": self._epochs_begun, "evaluated": self._evaluated}
+        return tensors, {"history": self.history, "best": best, **counts}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, in place: networks, momentum, the step's tensors, history."""
@@ -267,8 +284,9 @@ class Training:
         for name in MODELS:
             self.module(name).load_state_dict(below(tensors, f"{name}/last/"))
             weights = {k: v.to(self._data.images.device) for k, v in below(tensors, f"{name}/best/").items()}
-            self.best[name] = Best(float(best[name][0]), int(best[name][1]), weights)
-        self.history, self._epochs_begun = list(values["history"]), int(values["epochs_begun"])
+            self.best[name] = Best(float(best[name][0]), best[name][1], weights)
+        self.history = list(values["history"])
+        self._epochs_begun, self._evaluated = int(values["epochs_begun"]), int(values["evaluated"])
         self._metrics, self._pending = tensors["metrics"].to(self._data.images.device), []
 
 

@@ -1,4 +1,4 @@
-"""The metrics of steps, from the scalars of each to the columns of an epoch's row in the history."""
+"""The metrics of steps, from the scalars of each to the columns of a row in the history."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def total_loss(metrics: Mapping[str, Tensor]) -> Tensor:
     return sum(others, metrics["class_loss"])
 
 
-def epoch_columns(table: Tensor, names: Sequence[str], batch_size: int) -> dict[str, float | None]:
-    """The columns of one epoch, from `metrics_table`: each name's mean over the steps that had it, None if none had.
+def history_columns(table: Tensor, names: Sequence[str], batch_size: int) -> dict[str, float | None]:
+    """The columns of one row, from `metrics_table`: each name's mean over the steps that had it, None if none had.
 
     `<model>_correct`, a number of samples, becomes `<model>_train_accuracy`, a share of the batch.
     """

@@ -174,7 +174,7 @@ class StepFunction(ABC):
         views: how many augmented versions of its images it wants, at least 1.
         metrics: the names of what it returns, in the order of the history's columns. One that ends in `_loss` must be
             finite, or training ends; `class_loss` is there in every step. One that ends in `_correct` counts samples of
-            the batch, and becomes the column `…_train_accuracy`. Every other one is averaged over the epoch as it is.
+            the batch, and becomes the column `…_train_accuracy`. Every other one is averaged between two evaluations.
     """
 
     needs_features: bool = False

@@ -32,7 +32,7 @@ def progress(runs: Runs) -> str:
             if not values:
                 continue
             table = np.array(values)
-            epochs = np.arange(1, table.shape[1] + 1)
+            epochs = [float(row["epoch"]) for row in tables[0]]
             axes.fill_between(epochs, table.min(0), table.max(0), color=color, alpha=0.15, lw=0)
             axes.plot(epochs, table.mean(0), color=color, lw=1.4, label=f"{label} (n = {len(values)})")
         axes.set_title(f"accuracy on {title}, %", loc="left")

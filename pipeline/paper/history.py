@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -156,10 +157,15 @@ def finished() -> list[Finished]:
         histories = {
             stage: list(csv.DictReader(texts[path].splitlines()))
             for stage, path in zip(ALL_STAGES, plots, strict=True)
-            if path in texts
+            if path in texts and stage in records and _finished(records[stage], texts[path])
         }
         experiments.append(Finished(name, int(seconds), records, histories))
     return sorted(experiments, key=lambda e: e.time)
+
+
+def _finished(found: Record, history: str) -> bool:
+    """Whether the history is the record's: a stage that is training has only begun to write its own."""
+    return found.outputs.get(f"history of {found.stage}") == hashlib.sha256(history.encode()).hexdigest()
 
 
 def belongs_here(stage: str, params: Values) -> bool:

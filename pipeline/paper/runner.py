@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,12 +11,16 @@ from rich.table import Table
 
 from pipeline import console
 from pipeline.errors import RunError, UserError
-from pipeline.paper import estimate, history, queue
+from pipeline.paper import history, queue
 from pipeline.paper.grid import PARAMS, SWEEPS, Cell, Sweep, Values, source_of, values_of
 from pipeline.paper.history import Finished, identity, params_at
 from pipeline.paper.statistics import has_all, runs_of
 from pipeline.params import presets
-from pipeline.params.load import read_yaml
+from pipeline.params.load import check, read_yaml
+from pipeline.stages import download
+from pipeline.systems.registry import BY_STAGE
+from pipeline.training import estimate
+from pipeline.training.device import prepare
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def run(
         return make_plan(sweep, seeds, base, chosen, preset, history.finished(), queued, outdated)
 
     first = plan()
-    show(first, preset, estimate.seconds(first.open, sweep.stages), max(1, min(jobs, len(first.open))))
+    show(first, preset, seconds(first.open, sweep.stages), max(1, min(jobs, len(first.open))))
     if dry_run or not first.open:
         return
     queue_missing(first, base)
@@ -193,6 +198,24 @@ def _identity(params: Values, stages: Sequence[str]) -> str | None:
         return identity(params, stages)
     except UserError:
         return None
+
+
+def seconds(runs: Sequence[Values], stages: Sequence[str]) -> float | None:
+    """Of one worker, for all runs; None where the size of the data is not known beforehand."""
+    systems = [BY_STAGE[stage] for stage in stages]
+    known: dict[str, float] = {}
+    total = 0.0
+    for values in runs:
+        # Neither seed nor noise changes the time: each kind of run is timed once.
+        kind = json.dumps({name: value for name, value in values.items() if name not in ("seed", "noise", "filter")})
+        if kind not in known:
+            params = check(values, PARAMS)
+            if (found := download.sizes(params)) is None:
+                return None
+            measured = estimate.measure(params, found, systems, prepare(params.compute))
+            known[kind] = measured.run(systems, 2, evaluated=False)
+        total += known[kind]
+    return total
 
 
 def show(plan: Plan, preset: str, seconds: float | None, jobs: int) -> None:

@@ -10,11 +10,11 @@ import os
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    field_validator,
     model_serializer,
     model_validator,
 )
@@ -58,6 +58,16 @@ class Length(Section):
             return f"{self.steps} steps"
         epochs = self.epochs or 0.0
         return int(epochs) if epochs.is_integer() else epochs
+
+
+def _some(value: Length) -> Length:
+    if not (value.steps or value.epochs):
+        raise ValueError("expected more than 0")
+    return value
+
+
+Every = Annotated[Length, AfterValidator(_some)]
+"""How much training lies between two times that something is done."""
 
 
 class Data(Section):
@@ -114,6 +124,7 @@ class Train(Section):
     weight_decay: Rate
     crop_padding: Count
     horizontal_flip: bool
+    evaluate_every: Every = Field(json_schema_extra={"neutral": 1})
 
 
 class Teacher(Section):
@@ -211,7 +222,7 @@ class Report(Section):
 class Run(Section):
     """Where and how a stage runs: no result depends on it, and no stage of dvc.yaml lists it."""
 
-    checkpoint_every: Length
+    checkpoint_every: Every
     workers: Count | None
     max_features_gib: Rate
     max_unpacked_gib: PositiveRate
@@ -223,13 +234,6 @@ class Run(Section):
         if self.workers is not None:
             return self.workers
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-    @field_validator("checkpoint_every")
-    @classmethod
-    def _some_steps(cls, value: Length) -> Length:
-        if not (value.steps or value.epochs):
-            raise ValueError("expected more than 0")
-        return value
 
 
 class Params(Section):

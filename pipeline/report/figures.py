@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline import files
+from pipeline.errors import UserError
 from pipeline.systems.registry import BY_STAGE
 
 # One colour a system, dashed for the student, solid for the teacher: the same in every panel.
@@ -37,15 +38,19 @@ mpl.rcParams.update(
 )
 
 
-def progress_curves(plots: Path, others: Sequence[str] = ()) -> str:
+def progress_curves(plots: Path, epochs: int, others: Sequence[str] = ()) -> str:
     """Accuracy by epoch: on the noisy training labels, on validation, on test (the paper's Figure 3).
 
     Args:
+        epochs: that each stage was trained for.
         others: stages to show beside those of the default run.
+
+    Raises:
+        UserError: a history is missing or damaged, or of a stage that has not ended.
     """
     curves = CURVES | dict(zip(others, itertools.cycle(OTHER_COLORS), strict=False))
     sets = [("train", "on the noisy training labels"), ("validation", "on validation"), ("test", "on test")]
-    histories = {stage: files.read_csv(plots / f"{stage}.csv") for stage in curves}
+    histories = {stage: _whole_history(plots / f"{stage}.csv", epochs) for stage in curves}
     present = [(key, title) for key, title in sets if f"student_{key}_accuracy" in histories["pretrain"][0]]
     figure = Figure(figsize=(3.6 * len(present), 3.4), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(present), squeeze=False)[0], present, strict=True):
@@ -54,13 +59,22 @@ def progress_curves(plots: Path, others: Sequence[str] = ()) -> str:
                 values = [row[f"{model}_{key}_accuracy"] for row in histories[stage]]
                 if "" in values:
                     continue
-                epochs = [int(row["epoch"]) for row in histories[stage]]
-                axes.plot(epochs, [100 * float(v) for v in values], style, color=color, lw=1.3, label=label)
+                done = [float(row["epoch"]) for row in histories[stage]]
+                axes.plot(done, [100 * float(v) for v in values], style, color=color, lw=1.3, label=label)
         axes.set_title(f"accuracy {title}, %", loc="left")
         axes.set_xlabel("epoch")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return svg(figure)
+
+
+def _whole_history(path: Path, epochs: int) -> list[dict[str, str]]:
+    """A history grows while its stage trains, and stays as it is where that is stopped."""
+    rows = files.read_csv(path)
+    done = float(rows[-1]["epoch"]) if rows else 0.0
+    if done < epochs:
+        raise UserError(f"{path}: ends with epoch {done:g} of {epochs}: its stage has not ended; `dvc repro` goes on")
+    return rows
 
 
 def noise_matrices(class_names: Sequence[str], matrices: dict[str, NDArray[np.float64]]) -> str:

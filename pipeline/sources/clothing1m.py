@@ -8,8 +8,9 @@ from pathlib import Path
 from pipeline import console
 from pipeline.errors import UserError
 from pipeline.sources.folder import file_type, first_few, is_inside, printable, repeated
-from pipeline.sources.listing import FileOptions, Sample, load_listing
+from pipeline.sources.listing import FileOptions, Sample, load_listing, look_at_listing
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset
+from pipeline.store.sizes import Sizes
 
 CLASS_NAMES = (
     "T-Shirt", "Shirt", "Knitwear", "Chiffon", "Sweater", "Hoodie", "Windbreaker",
@@ -27,8 +28,21 @@ def load(root: Path, options: FileOptions) -> Dataset:
     """The paper's split: noisy training images, clean validation and test images; the clean training set is unused.
 
     Raises:
-        UserError: a list is missing, unreadable or damaged; a key points outside, has no label, or one that is no class
-            number; or `load_listing` fails, for instance because files are missing.
+            UserError: what `_samples` or `load_listing` finds, such as keys without files.
+    """
+    return load_listing(_samples(root), root, options, "clothing1m", CLASS_NAMES)
+
+
+def look(root: Path, options: FileOptions) -> Sizes:
+    """What `load` would give, from the lists and one image."""
+    return look_at_listing(_samples(root), root, options)
+
+
+def _samples(root: Path) -> list[Sample]:
+    """
+    Raises:
+        UserError: a list is missing, unreadable or damaged; a key points outside, has no label, or none that is a class
+            number.
     """
     names = sorted({name for row in KEY_LISTS for name in row[1:]})
     if missing := [name for name in names if file_type(root / name) != stat.S_IFREG]:
@@ -48,7 +62,7 @@ def load(root: Path, options: FileOptions) -> Dataset:
             f"data.root: {root}: {len(twice)} keys are listed more than once: {first_few(map(printable, twice))}; "
             "one that is for training and for test makes accuracies too good"
         )
-    return load_listing(samples, root, options, "clothing1m", CLASS_NAMES)
+    return samples
 
 
 def _refuse(path: Path, keys: list[str], what: str) -> None:

@@ -68,7 +68,7 @@ def _download(limit: int, url: str, output_file: str, _: object) -> None:
     console.say(f"fetching {url}")
     with _opened(url) as (size, chunks), Path(output_file).open("wb") as file:
         _check_size(url, size, limit)
-        with console.progress("MiB", size // _CHUNK) as bar:
+        with console.progress("fetching", size // _CHUNK, "MiB") as bar:
             for chunk in chunks:
                 _check_size(url, file.tell() + len(chunk), limit)
                 file.write(chunk)

@@ -11,8 +11,9 @@ from pipeline import console
 from pipeline.errors import UserError
 from pipeline.images.decode import EXTENSIONS
 from pipeline.sources.folder import contents, file_type, first_few, is_hidden, is_text, printable, readable
-from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing
+from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing, look_at_listing
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
+from pipeline.store.sizes import Sizes
 
 _SPLIT_FOLDERS = {**SPLIT_NAMES, "training": TRAIN, "dev": VALIDATION, "testing": TEST}
 """By name, in any case."""
@@ -38,6 +39,13 @@ def load(root: Path, options: FileOptions) -> Dataset:
         what = "expected a folder, a tar or zip archive or a .csv file" if found else "no such folder or file"
         raise UserError(f"data.root: {root}: {what}")
     return load_listing(_numbered(_samples(root)), root, options, "imagefolder")
+
+
+def look(root: Path, options: FileOptions) -> Sizes:
+    """What `load` would give, from the names of the files and one of them."""
+    if root.suffix.lower() == ".csv":
+        return look_at_listing(_read_csv(root), root.parent, options)
+    return look_at_listing(_samples(root), root, options)
 
 
 def _samples(root: Path) -> list[Sample]:

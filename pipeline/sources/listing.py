@@ -20,6 +20,7 @@ from pipeline.sources.folder import first_few, read_start, require
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.scan import scan
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset, Names
+from pipeline.store.sizes import Sizes, count
 
 
 class Sample(NamedTuple):
@@ -90,12 +91,31 @@ def load_listing(
     )
 
 
+def look_at_listing(samples: Sequence[Sample], root: Path, options: FileOptions) -> Sizes:
+    """What `load_listing` would give: counts after `data.limit`, and the shape of the first image.
+
+    Raises:
+        UserError: it cannot be read, or does not decode.
+    """
+    names = sorted({sample.label for sample in samples})
+    number = {name: i for i, name in enumerate(names)}
+    labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
+    split = np.array([sample.split for sample in samples], dtype=np.uint8)
+    first = root / samples[0].path
+    try:
+        image = decode_image(read_start(first, options.image.max_file_bytes + 1), options.image)
+    except UndecodableError as error:
+        raise UserError(f"data.root: {first}: {error}") from error
+    return count(image.shape, len(names), split[limited_rows(labels, split, options.limit, options.limit_test)])
+
+
 def _in_memory(wanted: list[Sample], root: Path, options: FileOptions) -> tuple[list[Sample], NDArray[np.uint8]]:
     names = [sample.path for sample in wanted]
     require(root, names)
     most = options.image.max_file_bytes + 1
     contents = ((name, read_start(root / name, most)) for name in dict.fromkeys(names))
-    images, bad = decode_images(contents, names, options.image)
+    shown = console.counted(contents, "download", len(set(names)))
+    images, bad = decode_images(shown, names, options.image)
     return _without_bad(wanted, bad, options.on_bad_image) if bad else wanted, images
 
 

@@ -20,6 +20,7 @@ from pipeline.sources.listing import FileOptions
 from pipeline.sources.seen import check_folder
 from pipeline.store.dataset import SPLITS, Dataset, write_dataset
 from pipeline.store.record import Record
+from pipeline.store.sizes import Sizes, read_sizes, sizes_of
 from pipeline.systems.registry import sections
 
 
@@ -62,6 +63,38 @@ def _imagefolder(data: Data, run: Run) -> Dataset:
 
 def _clothing1m(data: Data, run: Run) -> Dataset:
     return clothing1m.load(_local(data, run), _options(data, run))
+
+
+def sizes(params: Params) -> Sizes | None:
+    """What the data set holds, its validation split taken off: as data/dataset.h5 has it, or as the source says where
+    that costs little; None where only the stage itself finds it out.
+
+    Raises:
+        UserError: what the stage would find as well.
+    """
+    data, read = params.data, read_sizes()
+    found = read[0] if read is not None and _is_of(data, *read) else _sizes_at_source(data, params.run)
+    return None if found is None else found.with_validation(params.noise.validation_fraction)
+
+
+def _is_of(data: Data, found: Sizes, source: str) -> bool:
+    """As far as it shows: whether the file was made with these parameters."""
+    pixels = data.crop or data.resize
+    fits = data.limit is None or found.train <= max(data.limit, found.classes)
+    return source == data.source and (pixels is None or found.shape[1:] == (pixels, pixels)) and fits
+
+
+def _sizes_at_source(data: Data, run: Run) -> Sizes | None:
+    if data.source == "digits":
+        return sizes_of(_digits(data, run))
+    if data.source == "cifar10":
+        train, test = (min(size, most or size) for size, most in ((50_000, data.limit), (10_000, data.limit_test)))
+        return Sizes((3, 32, 32), 10, train, 0, test)
+    root = None if data.root is None else files.resolve(data.root)
+    if root is None or (root.suffix.lower() != ".csv" and file_type(root) == stat.S_IFREG):
+        return None  # an archive
+    look = clothing1m.look if data.source == "clothing1m" else imagefolder.look
+    return look(root, _options(data, run))
 
 
 SOURCES = {"digits": _digits, "cifar10": _cifar10, "imagefolder": _imagefolder, "clothing1m": _clothing1m}

@@ -54,7 +54,9 @@ def run(params: Params, baselines: bool = False) -> str:
             known=known,
             paper=f"paper, {'Clothing1M' if clothing else 'CIFAR-10'}" if paper else "",
             percent=rows.percent,
-            curves=figures.progress_curves(files.PLOTS, [each.stage for each in BASELINES if each.name in others]),
+            curves=figures.progress_curves(
+                files.PLOTS, params.train.epochs, [each.stage for each in BASELINES if each.name in others]
+            ),
             matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names)),
             confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
             histogram=figures.score_histogram(issues.scores, issues.wrong if known else None, threshold),

@@ -12,7 +12,9 @@ from pipeline import console
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store.dataset import TRAIN
-from pipeline.systems.registry import BY_STAGE
+from pipeline.store.sizes import sizes_of
+from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
+from pipeline.training import estimate
 from pipeline.training.fit import fit
 from pipeline.training.plan import System
 from pipeline.training.session import Session
@@ -39,7 +41,26 @@ def _train(session: Session, system: System) -> str:
         used = {system.mentor: digest}
     kept = _filter(session, network)
     plan = system.build(session, network)
-    return fit(session, system, plan, session.training(system, plan, kept), used)
+    training = session.training(system, plan, kept)
+    return fit(session, system, plan, training, used, _seconds(session, system))
+
+
+def _seconds(session: Session, system: System) -> float | None:
+    """How long the stage will take; the first one says it of all."""
+    params, device, sizes = session.params, session.device, sizes_of(session.dataset, session.labels)
+    first = system is CROSS_ENTROPY
+    found = None if first else estimate.kept(params, sizes, device)
+    if found is None:
+        try:
+            found = estimate.measure(params, sizes, DEFAULT, device)
+        except (RuntimeError, ValueError) as error:  # it is but an estimate
+            console.warn(f"how long it will take is not known: {error}")
+            return None
+        estimate.keep(found, device)
+    if first:
+        stages = ", ".join([system.stage, "features", *(each.stage for each in DEFAULT[1:]), "evaluate", "report"])
+        console.say(f"the whole run ({stages}) will take about {console.duration(found.run(DEFAULT, 0))} here")
+    return found.training(system)
 
 
 def _filter(session: Session, network: Network | None) -> Tensor | None:

@@ -17,7 +17,7 @@ class ModelCard:
         network: `model.name`.
         labels_digest: digest of the labels it was trained on.
         mentor: the better model on validation; its best weights are the next iteration's mentor.
-        best_epoch, validation_accuracy: by model.
+        best_epoch, validation_accuracy: by model; 2 is after two epochs, 2.25 within the third.
         kept_fraction: share of the training samples in D′; 1 without a filter.
         kept_purity: share of correct labels among them; None where the true labels are unknown.
     """
@@ -25,7 +25,7 @@ class ModelCard:
     network: str
     labels_digest: str
     mentor: str
-    best_epoch: dict[str, int]
+    best_epoch: dict[str, float]
     validation_accuracy: dict[str, float]
     kept_fraction: float
     kept_purity: float | None

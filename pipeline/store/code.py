@@ -21,7 +21,9 @@ NO_NUMBERS = (
     "pipeline.signals",
     "pipeline.store.code",
     "pipeline.store.record",
+    "pipeline.store.sizes",
     "pipeline.systems.registry",
+    "pipeline.training.estimate",
 )
 """Modules that are not looked at, nor what they alone import: messages, the schema, the list of all systems."""
 

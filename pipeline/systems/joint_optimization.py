@@ -84,6 +84,7 @@ SYSTEMS = (
         sections=("joint_optimization",),
         prior=PRIOR,
         in_tables=False,
+        epochs=lambda params: params.joint_optimization.epochs,
     ),
     System(
         "joint_optimization",

@@ -9,7 +9,7 @@ from pipeline.training.plan import Plan, System
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlnt.training.state import Network
+    from mlnt.training.state import Network, StepFunction
     from pipeline.params.schema import Params
     from pipeline.store.features import FeatureFile
     from pipeline.training.session import Session
@@ -48,6 +48,12 @@ def _mlnt(session: Session, mentor: Network | None) -> Plan:
     step = MLNTStep(**step_options(params), mentor=mentor)
     lower = {"train.lr": params.train.lr, "mlnt.eta": params.mlnt.eta, "mlnt.alpha": params.mlnt.alpha}
     return Plan(step, inputs, features, meta=True, lower=lower)
+
+
+def _rehearsal(params: Params) -> StepFunction:
+    from mlnt.method.step import MLNTStep
+
+    return MLNTStep(**step_options(params))
 
 
 def _features(session: Session) -> tuple[Tensor | FeatureFile | None, dict[str, str]]:
@@ -94,6 +100,7 @@ def _iteration(iteration: int, ordinal: str, mentor: str | None) -> System:
         needs=("pretrain",),
         paper=(f"MLNT-student ({ordinal} iter.)", f"MLNT-teacher ({ordinal} iter.)"),
         default=True,
+        rehearse=_rehearsal,
         own_stage=f"meta{iteration}",
         model_titles=(f"{title} student", f"{title} teacher"),
     )

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mlnt.training.loop import MODELS, DivergedError, Training
+from mlnt.training.loop import MODELS, DivergedError, HistoryRow, Training
 from pipeline import console, files, signals
 from pipeline.errors import RunError
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.store import cards, checkpoints, models
-from pipeline.store.record import Record
+from pipeline.store.record import Record, place
 from pipeline.training.build import start_digest
 from pipeline.training.device import describe
 from pipeline.training.plan import COMMON_SECTIONS, Plan, System
-from pipeline.training.session import Session, in_steps
+from pipeline.training.session import Session, steps_between
+
+LIVE_S = 1.0
+"""Seconds between two writes of a history that grows: a write takes some milliseconds."""
 
 
-def fit(session: Session, system: System, plan: Plan, training: Training, mentor: Mapping[str, str]) -> str:
+def fit(
+    session: Session,
+    system: System,
+    plan: Plan,
+    training: Training,
+    mentor: Mapping[str, str],
+    seconds: float | None = None,
+) -> str:
     """Train, or go on from a checkpoint; write models, history, card and record; return a line that sums it up.
 
     Args:
         mentor: the digest of the weights that filter its samples, by their stage; empty without a mentor.
+        seconds: how long the stage will take, where that is known.
 
     Raises:
         UserError: another process is training the same run.
@@ -47,7 +60,8 @@ def fit(session: Session, system: System, plan: Plan, training: Training, mentor
     if purity is not None and kept is not None:
         purity = purity[kept]
     with checkpoints.opened(record) as saved, measured(stage, session.device) as clock:
-        console.say(f"{title} on {describe(session.device)}")
+        about = "" if seconds is None else f": about {console.duration(seconds)}"
+        console.say(f"{title} on {describe(session.device)}{about}")
         try:
             _train(training, params, stage, saved, clock)
         except DivergedError as error:
@@ -72,10 +86,11 @@ def fit(session: Session, system: System, plan: Plan, training: Training, mentor
         models.save_models(stage, weights, session.statistics, card)
         files.write_csv(files.PLOTS / f"{stage}.csv", training.history)
         best = files.file_digest(models.weights_file(stage, card.mentor, "best"))
-        replace(record, outputs={stage: best, **plan.finish()}).write()
+        history = files.file_digest(files.PLOTS / f"{stage}.csv")
+        replace(record, outputs={stage: best, f"history of {stage}": history, **plan.finish()}).write()
         saved.remove()
-    accuracy = card.validation_accuracy[card.mentor]
-    return f"{title}: best on validation is the {card.mentor} of epoch {card.best_epoch[card.mentor]}, {accuracy:.2%}"
+    accuracy, epoch = card.validation_accuracy[card.mentor], round(card.best_epoch[card.mentor], 2)
+    return f"{title}: best on validation is the {card.mentor} of epoch {epoch:g}, {accuracy:.2%}"
 
 
 def _train(training: Training, params: Params, stage: str, saved: checkpoints.Checkpoint, clock: Clock) -> None:
@@ -84,7 +99,10 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
         console.say(f"{stage}: going on after step {training.steps_done} of {training.num_steps}")
     started = training.steps_done
     clock.steps = training.num_steps - started
-    every = max(1, in_steps(params.run.checkpoint_every, training.steps_per_epoch))
+    every = steps_between(params.run.checkpoint_every, training.steps_per_epoch)
+    files.remove(place(stage))  # of an earlier result, which the history below is not of
+    live = History(files.PLOTS / f"{stage}.csv")
+    live.write(training.history)
 
     def save() -> None:
         with clock.saving():
@@ -100,16 +118,32 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
             )
             stop.now()
 
-    with signals.deferred() as stop, console.progress(stage, training.num_steps) as bar:
+    with signals.deferred() as stop, console.progress(stage, training.num_steps, "step") as bar:
         for row in training.epochs(on_step=before):
+            live.write(training.history)
             bar.note(
-                f"epoch {len(training.history)}/{training.num_epochs}  loss {row['class_loss']:.3f}  validation "
-                f"{row['student_validation_accuracy']:.1%} / {row['teacher_validation_accuracy']:.1%}"
+                f"epoch {round(row['epoch'] or 0, 2):g}/{training.num_epochs}, loss {row['class_loss']:.3f}, "
+                f"validation {row['student_validation_accuracy']:.1%} / {row['teacher_validation_accuracy']:.1%}"
             )
         if stop.requested:  # in the last evaluation
             save()
             console.say(f"{stage}: stopped after its last step; run the same command again to continue")
             stop.now()
+
+
+@dataclass
+class History:
+    """plots/<stage>.csv while it grows, for people who watch. What counts is written at the end, and its errors too."""
+
+    path: Path
+    written: float = -math.inf
+
+    def write(self, rows: Sequence[HistoryRow]) -> None:
+        """The rows so far, at most once in `LIVE_S`, and not waiting for the disk."""
+        if rows and time.monotonic() - self.written >= LIVE_S:
+            with suppress(RunError):
+                files.write_csv(self.path, rows, synced=False)
+            self.written = time.monotonic()
 
 
 @dataclass

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait
 
     from mlnt.training.data import FeatureRows
     from mlnt.training.state import Network, StepFunction
+    from pipeline.params.schema import Params
     from pipeline.training.session import Session
 
 COMMON_SECTIONS = ("seed", "model", "train", "teacher", "compute")
@@ -66,8 +67,10 @@ class System:
         paper: what the paper's tables call its student and its teacher; empty where they have no such row.
         default: whether `dvc repro` trains it; `dvc repro baselines/dvc.yaml` trains the others.
         in_tables: False for a stage that only prepares another one.
-        outputs_per_class: how many outputs the backbone has for each class.
-        wrap: makes the network of the backbone and the number of classes; None takes the backbone as it is.
+            outputs_per_class: how many outputs the backbone has for each class.
+            epochs: how long it is trained, where that is not `train.epochs`.
+        rehearse: a step that takes as long as its own, made without data; None where cross entropy's does.
+            wrap: makes the network of the backbone and the number of classes; None takes the backbone as it is.
     """
 
     name: str
@@ -82,6 +85,8 @@ class System:
     default: bool = False
     in_tables: bool = True
     outputs_per_class: int = 1
+    epochs: Callable[[Params], int] | None = None
+    rehearse: Callable[[Params], StepFunction] | None = None
     wrap: Callable[[nn.Module, int], nn.Module] | None = None
     own_stage: str | None = None
     model_titles: tuple[str, str] | None = None

@@ -34,6 +34,11 @@ def in_steps(length: Length, steps_per_epoch: int) -> int:
     return length.steps if length.steps is not None else round((length.epochs or 0.0) * steps_per_epoch)
 
 
+def steps_between(length: Length, steps_per_epoch: int) -> int:
+    """How many steps lie between two times that something is done."""
+    return max(1, in_steps(length, steps_per_epoch))
+
+
 class LabelScores(NamedTuple):
     """A network's view of the training labels.
 
@@ -173,11 +178,12 @@ class Session:
         """
         train, compute = self.params.train, self.params.compute
         recipe = plan.recipe or Recipe(train.epochs, train.lr, train.lr_drop_epochs)
+        per_epoch = self.steps_per_epoch()
         training = Training(
             fresh_network(system, self.params, self.dataset, self.device),
             plan.step,
             self.training_data(kept, plan.features),
-            self._schedule(recipe, system.iteration, plan.meta),
+            self._schedule(recipe, system.iteration, plan.meta, per_epoch),
             seed=self.params.seed,
             iteration=system.iteration,
             epochs=recipe.epochs,
@@ -185,6 +191,7 @@ class Session:
             eval_batch_size=compute.eval_batch_size,
             augmentation=Augmentation(train.crop_padding, train.horizontal_flip),
             amp_dtype=amp_dtype(compute),
+            evaluate_every=steps_between(train.evaluate_every, per_epoch),
         )
         if compute.compile:
             training.compile()
@@ -192,13 +199,19 @@ class Session:
             training.record()
         return training
 
-    def _schedule(self, recipe: Recipe, iteration: int, meta: bool) -> Schedule:
-        """Rates by step; without `meta`, η is 0."""
-        train, mlnt, teacher, mentor = self.params.train, self.params.mlnt, self.params.teacher, self.params.mentor
+    def steps_per_epoch(self) -> int:
+        """
+        Raises:
+            UserError: fewer training samples than one batch.
+        """
         try:
-            per_epoch = steps_per_epoch(len(self.labels.rows(TRAIN)), train.batch_size)
+            return steps_per_epoch(len(self.labels.rows(TRAIN)), self.params.train.batch_size)
         except ValueError as error:
             raise UserError(f"train.batch_size: {error}; lower it") from error
+
+    def _schedule(self, recipe: Recipe, iteration: int, meta: bool, per_epoch: int) -> Schedule:
+        """Rates by step; without `meta`, η is 0."""
+        train, mlnt, teacher, mentor = self.params.train, self.params.mlnt, self.params.teacher, self.params.mentor
         eta_ramp = mlnt.eta_ramp_length if iteration <= mlnt.eta_ramp_iterations else None
         gamma_start = teacher.gamma_start_length if iteration <= teacher.gamma_start_iterations else None
         return Schedule(

@@ -139,7 +139,7 @@ def stop_training(stage: str, step: int = 6) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "pipeline.console.Bar.at",
+            "pipeline.console.Lines.at",
             lambda _, number: (_ for _ in ()).throw(SystemExit(143)) if number == step else None,
         )
         with pytest.raises(SystemExit):

@@ -47,7 +47,8 @@ def history(last: float, best: float | None = None) -> list[dict[str, str]]:
     return [
         {f"{m}_{s}_accuracy": str(v) for m in ("student", "teacher") for s in ("validation", "test", "train")}
         | {f"{m}_validation_accuracy": str(w) for m in ("student", "teacher")}
-        for v, w in ((first, 0.9), (last, 0.8))
+        | {"epoch": epoch}
+        for epoch, v, w in (("1", first, 0.9), ("2", last, 0.8))
     ]
 
 

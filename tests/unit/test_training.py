@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from mlnt.method.step import MLNTStep
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.evaluation import accuracy, confusion, predict_logits
 from mlnt.training.loop import MODELS, Best, DivergedError, Training, steps_per_epoch
-from mlnt.training.state import Batch, Metrics, Network, Rates, StepFunction, TrainState
+from mlnt.training.state import Batch, EpochContext, Metrics, Network, Rates, StepFunction, TrainState
 
 NUM_CLASSES = 4
 BATCH_SIZE = 8
@@ -163,6 +163,21 @@ def test_training_stopped_at_any_step_ends_with_the_bits_of_an_uninterrupted_one
     assert_same_state(resumed, whole)
     assert resumed.history == rows
     assert resumed.mentor() == whole.mentor()
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])  # within an epoch of 3 steps, and across its end
+@pytest.mark.parametrize("after", range(13))
+def test_evaluation_every_so_many_steps_changes_nothing_of_a_stop(after: int, every: int) -> None:
+    whole = make_training(evaluate_every=every)
+    rows = list(whole.epochs())
+    saved = stopped_before(make_training(evaluate_every=every), after)
+
+    resumed = make_training(evaluate_every=every, network=make_network(seed=9))
+    resumed.load_state_dict(*saved)
+    steps: list[int] = []
+    assert list(resumed.epochs(steps.append)) == (rows[after // every :] if after < 12 else [])
+    assert steps == list(range(after, 12))
+    assert_same_state(resumed, whole)
 
 
 def test_a_checkpoint_of_a_diverged_epoch_cannot_be_taken() -> None:
@@ -360,6 +375,91 @@ def test_row_of_history_by_hand() -> None:
     names = {f"{model}_{name}_accuracy" for model in MODELS for name in ("validation", "test")}
     assert names <= second.keys()
     assert training.history == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs"),
+    [
+        (1, [1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2]),
+        (2, [2 / 3, 4 / 3, 2]),
+        (3, [1, 2]),
+        (4, [4 / 3, 2]),
+        (6, [2]),
+        (100, [2]),
+    ],
+)
+def test_a_row_comes_every_so_many_steps_and_after_the_last(every: int, epochs: list[float]) -> None:
+    training = make_training(epochs=2, evaluate_every=every)
+    rows = list(training.epochs())
+    assert [row["epoch"] for row in rows] == epochs
+    assert [str(row["epoch"]) for row in rows if row["epoch"] in (1, 2)] == [str(e) for e in epochs if e in (1, 2)]
+    assert training.history == rows
+
+
+def test_a_row_inside_an_epoch_is_of_the_steps_since_the_row_before() -> None:
+    losses = {0: 1.0, 1: 3.0, 2: 5.0, 3: 7.0, 4: 11.0, 5: 13.0}
+    rows = list(make_training(FakeStep(class_losses=losses), epochs=2, evaluate_every=4).epochs())
+    assert [row["class_loss"] for row in rows] == [4.0, 12.0]
+    assert [row["lr"] for row in rows] == [SCHEDULE.at(step).lr for step in (3, 5)]
+    assert list(rows[0]) == list(next(make_training(FakeStep(), epochs=1).epochs()))
+
+
+def test_when_to_evaluate_changes_no_weights() -> None:
+    often, seldom = make_training(evaluate_every=1), make_training(evaluate_every=100)
+    list(often.epochs()), list(seldom.epochs())
+    for name in MODELS:
+        one, two = (training.module(name).state_dict() for training in (often, seldom))
+        assert [key for key in one if not torch.equal(one[key], two[key])] == []
+
+
+@dataclass
+class CountingStep(FakeStep):
+    """Remembers what it is told of epochs, and after how many steps."""
+
+    told: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def begin_epoch(self, epoch: EpochContext) -> None:
+        self.told.append(("begin", epoch.number, len(self.batches)))
+
+    def end_epoch(self, epoch: EpochContext) -> None:
+        self.told.append(("end", epoch.number, len(self.batches)))
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 6])
+def test_epochs_begin_and_end_where_they_do_whenever_is_evaluated(every: int) -> None:
+    step = CountingStep()
+    list(make_training(step, epochs=2, evaluate_every=every).epochs())
+    assert step.told == [("begin", 0, 0), ("end", 0, 3), ("begin", 1, 3), ("end", 1, 6)]
+
+
+class OneAtATime(MemoryImages):
+    """Like images in files: a new fetch ends the one before."""
+
+    fetches = 0
+
+    def fetch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        self.fetches += 1
+        current = self.fetches
+        for fetched in super().fetch(batches):
+            assert current == self.fetches
+            yield fetched
+
+
+def test_an_evaluation_inside_an_epoch_ends_no_fetch_that_goes_on() -> None:
+    data, statistics = make_data(), InputStatistics(torch.tensor(0.5), torch.tensor(0.25))
+    store = OneAtATime(data.images._images, statistics, torch.device("cpu"))
+    expected = list(make_training(evaluate_every=2).epochs())
+    assert list(make_training(data=replace(data, images=store), evaluate_every=2).epochs()) == expected
+
+
+def test_the_best_weights_may_be_those_of_the_middle_of_an_epoch() -> None:
+    training = biased_training([0, 0], [0, 0])
+    training._step.action = lambda state, call: predict_(state.student.module, [0, 3, 1, 2, 0, 0][call])
+    training.evaluate_every = 2
+    rows = list(training.epochs())
+    assert [row["student_validation_accuracy"] for row in rows] == [0.4, 0.3, 0.1]
+    assert (training.best["student"].epoch, training.best["student"].accuracy) == (2 / 3, 0.4)
+    assert training.best["student"].weights["1.bias"].argmax() == 3
 
 
 def test_steps_without_synthetic_labels_report_no_meta_lr() -> None:
