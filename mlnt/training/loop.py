@@ -107,7 +107,14 @@ class Training:
         return (self.state.student if name == "student" else self.state.teacher).module
 
     def compile(self) -> None:
-        """Compile student and teacher with `torch.compile`; the fast passes go through the same compiled code."""
+        """Compile student and teacher with `torch.compile`; the fast passes go through the same compiled code.
+
+        Compiled backward passes no longer reuse the memory of what the forward pass has kept ("donated buffers"), in the
+        whole process: the M inner gradients are M backward passes of one forward pass.
+        """
+        import torch._functorch.config
+
+        torch._functorch.config.donated_buffer = False
         for name in MODELS:
             self.module(name).compile()
 
