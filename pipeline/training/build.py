@@ -36,16 +36,13 @@ def fresh_network(system: System, params: Params, dataset: Dataset, device: torc
             in_chans=dataset.images.shape[1],
             seed=seeding.derive(params.seed, "initialisation", system.iteration),
             pretrained=model.pretrained,
-            weights=Path(model.weights).expanduser() if model.weights else None,
         )
-    except FileNotFoundError as error:
-        raise UserError(f"model.weights: {model.weights}: no such file") from error
     except ValueError as error:
-        raise UserError(f"model: {error}") from error
-    except SafetensorError as error:
-        raise UserError(f"model.weights: {model.weights}: damaged or no safetensors file ({error})") from error
+        raise UserError(f"model.name: {error}") from error
     except (OSError, RuntimeError) as error:
         raise UserError(f"model: {model.name} could not be built with these weights: {error}") from error
+    if model.weights:
+        _start_from(backbone, Path(model.weights).expanduser())
     network = place(_wrapped(system, backbone, dataset), params.compute, device)
     if model.name not in networks.BUILT_IN:
         asked = trial.Asked(
@@ -56,6 +53,23 @@ def fresh_network(system: System, params: Params, dataset: Dataset, device: torc
         )
         trial.try_network(network, backbone, params, asked, device)
     return network
+
+
+def _start_from(backbone: nn.Module, weights: Path) -> None:
+    """
+    Raises:
+        UserError: no such file, a damaged one, or weights that do not fit.
+    """
+    try:
+        networks.load_matching_(backbone, weights)
+    except FileNotFoundError as error:
+        raise UserError(f"model.weights: {weights}: no such file") from error
+    except ValueError as error:
+        raise UserError(f"model.weights: {error}") from error
+    except SafetensorError as error:
+        raise UserError(f"model.weights: {weights}: damaged or no safetensors file ({error})") from error
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"model.weights: {weights}: could not be read: {error}") from error
 
 
 def _wrapped(system: System, backbone: nn.Module, dataset: Dataset) -> nn.Module:
