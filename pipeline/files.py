@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import glob
 import hashlib
 import itertools
@@ -18,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from pipeline import locks
 from pipeline.errors import RunError, UserError
 
 DATASET = Path("data/dataset.h5")
@@ -40,12 +40,17 @@ TIMINGS = Path("timings")
 GIB = 1 << 30
 
 
+def checkpoints() -> Path:
+    """The folder of all checkpoints."""
+    return Path(os.environ.get("MLNT_CHECKPOINT_DIR") or "checkpoints")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends well, and vanishes otherwise.
 
     What a process that was killed has left there vanishes too. Write into the file that is there: its lock tells
-    other processes that somebody is at work.
+    other processes that somebody is at work. On a file system without locks nobody knows, and what is left stays.
 
     Raises:
         RunError: the folder cannot be written or the disk is full; `path` is as it was.
@@ -83,7 +88,7 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
     """A new file, locked from the moment that it can be found."""
     while True:
         with path.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            locks.locked(file)
             if is_at(file, path):  # else it was taken for abandoned
                 yield file
                 return
@@ -99,8 +104,8 @@ def is_at(file: IO[Any], path: Path) -> bool:
 
 def _remove_abandoned(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(FileNotFoundError, BlockingIOError), left.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError, BlockingIOError, locks.NoLocksError), left.open("r+b") as file:
+            locks.lock(file, wait=False)
             left.unlink()
 
 

@@ -6,7 +6,6 @@ depends on: after a changed parameter a stage cannot pick up the wrong run.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,13 +18,14 @@ from typing import Any
 from torch import Tensor
 
 import mlnt
+from pipeline import files, locks
 from pipeline.errors import RunError, UserError
-from pipeline.files import is_at, write_text
 from pipeline.images import decode
 from pipeline.store.models import load_with_metadata, save_tensors
 
 ATTEMPTS = 100
 """To find the folder there, where other processes remove it."""
+NO_LOCKS = "its file system has no locks, by which a second process would be kept from training the same"
 
 
 class Checkpoint:
@@ -53,7 +53,7 @@ class Checkpoint:
     def note_divergence(self, stage: str, params: Mapping[str, Any], message: str) -> None:
         """Leave a record beside the checkpoint: tables report a run that diverged as such."""
         record = {"stage": stage, "params": params, "code": code_digest(), "message": message}
-        write_text(self._folder / "diverged.json", json.dumps(record, indent=2) + "\n")
+        files.write_text(self._folder / "diverged.json", json.dumps(record, indent=2) + "\n")
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -75,11 +75,11 @@ def opened(stage: str, identity: Mapping[str, Any]) -> Iterator[Checkpoint]:
     The folder is `$MLNT_CHECKPOINT_DIR` (default `checkpoints/`)/<stage>/<digest>.
 
     Raises:
-        UserError: another process is training the same.
+        UserError: another process is training the same, or the file system has no locks to tell.
         RunError: the folder cannot be written.
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("MLNT_CHECKPOINT_DIR", "checkpoints")) / stage / digest
+    folder = files.checkpoints() / stage / digest
     for _ in range(ATTEMPTS):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -90,13 +90,18 @@ def opened(stage: str, identity: Mapping[str, Any]) -> Iterator[Checkpoint]:
             raise RunError(f"{folder}: could not be written: {error}") from error
         with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.lock(lock, wait=False)
+            except locks.NoLocksError as error:
+                raise UserError(
+                    f"{folder}: {NO_LOCKS} (flock: {error.strerror}); set MLNT_CHECKPOINT_DIR, found "
+                    f"{os.environ.get('MLNT_CHECKPOINT_DIR') or 'nothing'}, to a folder on another disk"
+                ) from None
             except BlockingIOError:
                 raise UserError(
                     f"{folder}: another process is training {stage} with the same parameters; "
                     "wait for it, or end it (`pgrep -fa pipeline` shows it)"
                 ) from None
-            if is_at(lock, folder / "lock"):  # else another process has just finished, and removed the folder
+            if files.is_at(lock, folder / "lock"):  # else another process has just finished, and removed the folder
                 yield Checkpoint(folder)
                 return
     raise RunError(f"{folder}: could not be made: it vanishes again and again")
