@@ -9,7 +9,7 @@ interface (`forward_features`, `forward_head`, `num_features`), and `register_in
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def create_model(
     Args:
         name: one of `BUILT_IN`, or any name that `timm.create_model` knows.
         pretrained: load timm's ImageNet weights (needs a network or timm's cache); the head stays fresh.
-        weights: a safetensors file to start from instead; tensors of another shape (the head) stay fresh.
+        weights: a file to start from instead: see `load_matching_`.
 
     Raises:
         ValueError: unknown name (with the nearest ones), or weights that fit nowhere.
@@ -174,30 +174,111 @@ def create_model(
 
 
 def load_matching_(model: nn.Module, path: Path) -> None:
-    """Load the tensors of a safetensors file whose name and shape fit; mutates `model`.
+    """Start from the weights of a file, safetensors or PyTorch's; mutates `model`.
+
+    A prefix of all names (`module.`, `model.`, `state_dict.module.`) is taken off. Classifiers that are missing, or of
+    another number of classes, stay fresh. Weights for three channels are summed up for one, and those for one spread
+    over three, as timm does it: grey images give the same values either way. Other tensors of the file are ignored.
 
     Raises:
-        ValueError: tensors other than the classifier's are missing or of another shape.
+        ValueError: other tensors are missing or of another shape: which; or the file cannot be read.
     """
+    tensors = _read_tensors(path)
+    state = model.state_dict()
+    fresh = tuple(f"{name}." for name in _classifier_names(model))
+    prefix = _prefix(path, tensors, [name for name in state if not name.startswith(fresh)])
+    found = {name: _fitted(tensors[prefix + name], state[name]) for name in state if prefix + name in tensors}
+    other = {name: value for name, value in found.items() if _kind(value) != _kind(state[name])}
+    found = {name: value for name, value in found.items() if name not in other}
+    for classifier in fresh:  # as a whole: its weight with another one's bias is no classifier
+        if any(name.startswith(classifier) and name not in found for name in state):
+            found = {name: value for name, value in found.items() if not name.startswith(classifier)}
+    filled = {state[name].data_ptr() for name in found}  # a tensor that has several names may have one in the file
+    # Whole numbers are tables and counters, which the network has made itself.
+    left = [
+        name
+        for name, tensor in state.items()
+        if tensor.is_floating_point() and tensor.data_ptr() not in filled and not name.startswith(fresh)
+    ]
+    missing = [name for name in left if name not in other]
+    differ = [f"{prefix}{n} is {_kind(other[n])}, expected {_kind(state[n])}" for n in left if n in other]
+    if missing or differ:
+        reasons = [f"{len(missing)} of {len(state)} tensors are missing ({_first(missing)})"] if missing else []
+        reasons += [f"{len(differ)} of {len(state)} have another shape or type ({_first(differ)})"] if differ else []
+        if len(missing) + len(differ) > len(state) / 2:
+            own = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+            reasons.append(f"its own begin with {_first(own)}: it is of another network")
+        raise ValueError(f"{path}: does not fit: {'; '.join(reasons)}")
+    model.load_state_dict(found, strict=False)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """A file's tensors by name; those in dictionaries within dictionaries by all names, joined by dots."""
     from safetensors.torch import load_file
 
-    tensors = load_file(path)
-    state = model.state_dict()
-    fits = {key: value for key, value in tensors.items() if key in state and value.shape == state[key].shape}
-    classifier = _classifier_name(model)
-    fresh = (f"{classifier}.weight", f"{classifier}.bias")
-    rest = [key for key in state if key not in fits and key not in fresh and not key.endswith("num_batches_tracked")]
-    if rest:
+    with path.open("rb") as file:
+        pickled = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
+    if not pickled:
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged, or Python objects beside the tensors
         raise ValueError(
-            f"{path}: its weights are of another network: {len(rest)} of {len(state)} tensors do not fit, "
-            f"{rest[0]} first"
-        )
-    model.load_state_dict(fits, strict=False)
+            f"{path}: found a PyTorch file that is damaged or holds more than tensors ({str(error).splitlines()[0]}); "
+            "expected tensors alone: if you trust it, save the state_dict in it by safetensors.torch.save_file"
+        ) from error
+    return dict(_flat(content))
 
 
-def _classifier_name(model: Any) -> str:
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(content, Tensor):
+        yield prefix.removesuffix("."), content
+    elif isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _flat(value, f"{prefix}{name}.")
+
+
+def _prefix(path: Path, tensors: Mapping[str, Tensor], names: Sequence[str]) -> str:
+    """What stands before most of the names in a file.
+
+    Raises:
+        ValueError: two networks in it fit equally well.
+    """
+    some = names[:: max(1, len(names) // 8)]
+    ends = {key.removesuffix(name) for name in some for key in tensors if f".{key}".endswith(f".{name}")} | {""}
+    fitting = {prefix: sum(prefix + name in tensors for name in names) for prefix in ends}
+    best = sorted(prefix for prefix, count in fitting.items() if count == max(fitting.values()))
+    if len(best) > 1 and "" not in best:
+        raise ValueError(f"{path}: holds several networks, whose names begin with {_first(best)}; leave one in it")
+    return "" if "" in best else best[0]
+
+
+def _fitted(value: Tensor, expected: Tensor) -> Tensor:
+    """A tensor as it is, or the weight of a first convolution for another number of channels."""
+    if value.ndim == 4 and value.shape[0] == expected.shape[0] and value.shape[2:] == expected.shape[2:]:
+        channels = value.shape[1], expected.shape[1]
+        if channels == (3, 1):
+            return value.float().sum(dim=1, keepdim=True)
+        if channels == (1, 3):
+            return value.float().expand(-1, 3, -1, -1) / 3
+    return value
+
+
+def _classifier_names(model: Any) -> list[str]:
+    """Where the classifier stands, or the classifiers: a distilled network has two."""
     classifier = model.get_classifier()
-    return next((name for name, module in model.named_modules() if module is classifier), "")
+    parts = classifier if isinstance(classifier, tuple | list | nn.ModuleList) else (classifier,)
+    return [name for name, module in model.named_modules() if name and any(module is part for part in parts)]
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _kind(tensor: Tensor) -> str:
+    """Its shape, and its type where that is no floating-point number."""
+    shape = " × ".join(map(str, tensor.shape)) or "a number"
+    return shape if tensor.is_floating_point() else f"{shape} of {tensor.dtype}".replace("torch.", "")
 
 
 def pre_logit_features(model: Any, images: Tensor) -> Tensor:

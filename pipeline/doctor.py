@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import platform
 import shutil
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import psutil
 from rich.console import Console
 
-from pipeline import files
+from pipeline import files, locks
 from pipeline.console import duration
 from pipeline.errors import UserError
 from pipeline.files import GIB
@@ -39,7 +40,7 @@ def examine(path: Path) -> bool:
     console = Console(highlight=False)
     colors = {"ok": "green", "note": "yellow", "fail": "red"}
     failed = False
-    for look in (_python, _packages, _torch, _dvc, _git, _hardware, _params, _time):
+    for look in (_python, _packages, _torch, _dvc, _git, _hardware, _locks, _params, _time):
         for finding in _safely(look, path):
             failed |= finding.status == "fail"
             mark = f"[{colors[finding.status]}]{finding.status:4}[/]"
@@ -151,6 +152,49 @@ def _hardware(path: Path) -> Iterator[Finding]:
     )
     if not os.access(path.parent.resolve(), os.W_OK):
         yield Finding("fail", "disk", f"{path.parent.resolve()} is not writable")
+
+
+def _locks(path: Path) -> Iterator[Finding]:
+    """Of the project, for DVC, and of the checkpoints, for the stages that train."""
+    project, checkpoints = path.parent.resolve(), files.checkpoints().absolute()
+    if not os.access(project, os.W_OK):
+        return  # which is said already
+    missing = {}
+    for folder in (project, checkpoints):
+        try:
+            missing[folder] = locks.are_missing(folder)
+        except OSError as error:
+            yield Finding("fail", "locks", f"{folder}: no file can be made there ({error.strerror})")
+            return
+    if not any(missing.values()):
+        yield Finding("ok", "locks", f"files can be locked in {project} and {checkpoints}")
+    if missing[project]:
+        without = _has_hardlink_lock(path.parent / ".dvc")
+        remedy = "run `dvc config --local core.hardlink_lock true`, or move the project to another disk"
+        yield Finding(
+            "note" if without else "fail",
+            "locks",
+            f"{project}: its file system has no locks (flock: {missing[project]}); "
+            + (
+                "DVC goes without; run no two stages there by hand at a time"
+                if without
+                else f"DVC needs them: {remedy}"
+            ),
+        )
+    if missing[checkpoints]:
+        yield Finding(
+            "fail",
+            "locks",
+            f"{checkpoints}: its file system has no locks (flock: {missing[checkpoints]}), which checkpoints need: set "
+            "MLNT_CHECKPOINT_DIR to a folder on another disk",
+        )
+
+
+def _has_hardlink_lock(dvc: Path) -> bool:
+    """Whether DVC locks by hard links, which every file system has."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read([dvc / "config", dvc / "config.local"], encoding="utf-8")
+    return config.get("core", "hardlink_lock", fallback="").lower() in ("true", "yes", "on", "1")
 
 
 def _params(path: Path) -> Iterator[Finding]:

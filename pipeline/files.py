@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import glob
 import hashlib
 import itertools
@@ -18,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from pipeline import locks
 from pipeline.errors import RunError, UserError
 
 DATASET = Path("data/dataset.h5")
@@ -40,6 +40,11 @@ RECORDS = Path("records")
 EXPERIMENTS = (".dvc", "tmp", "exps")
 
 GIB = 1 << 30
+
+
+def checkpoints() -> Path:
+    """The folder of all checkpoints."""
+    return Path(os.environ.get("MLNT_CHECKPOINT_DIR") or "checkpoints")
 
 
 def project() -> Path:
@@ -74,7 +79,8 @@ def replacing(path: Path, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary file beside `path`: it replaces `path` when the block ends well, and is removed otherwise.
 
     Temporary files that killed processes left for `path` are removed first. Write into the file that is there, do not
-    replace it: its lock tells other processes that it is in use.
+    replace it: its lock tells other processes that it is in use. On a file system without locks nobody can tell, and
+    what killed processes left stays.
 
     Args:
         synced: whether it is on the disk when this returns: tens of milliseconds.
@@ -118,7 +124,7 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
     """A new file, locked from the moment that it can be found."""
     while True:
         with path.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            locks.locked(file)
             if is_at(file, path):  # otherwise another process took it for abandoned and removed it
                 yield file
                 return
@@ -134,8 +140,8 @@ def is_at(file: IO[Any], path: Path) -> bool:
 
 def _remove_abandoned(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(FileNotFoundError, BlockingIOError), left.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError, BlockingIOError, locks.NoLocksError), left.open("r+b") as file:
+            locks.lock(file, wait=False)
             left.unlink()
 
 

@@ -9,11 +9,13 @@ transcription in tests/reference/ is the judge. A parameter that takes no part i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mlnt.method import losses, mentor, neighbors, teacher
 from mlnt.training.foreach import add_scaled_, sgd_
@@ -88,12 +90,13 @@ class MLNTStep(StepFunction):
         meta_loss: Tensor | None = None
         if self.update == "joint":
             # Both gradients at the same θ: the inner updates share the classification forward pass.
-            logits = student(batch.images)
+            with self._kernels():
+                logits = student(batch.images)
             if target is not None:
                 meta_loss, meta_gradient = self._meta_gradient(student, logits, batch, target)
         else:
             if target is not None:
-                with student.frozen_statistics():
+                with student.frozen_statistics(), self._kernels():
                     logits = student(batch.images)
                 meta_loss, meta_gradient = self._meta_gradient(student, logits, batch, target)
                 # line 11: θ ← θ − η ∇L_meta(θ)                                                   (8)
@@ -119,6 +122,11 @@ class MLNTStep(StepFunction):
         if teacher_logits is not None:
             metrics["teacher_correct"] = correct(teacher_logits, batch.labels)
         return metrics
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        """What the forward passes of the meta update run under: the fused kernels of attention have no second
+        derivative, its plain form has."""
+        return nullcontext() if self.order == "first" else sdpa_kernel(SDPBackend.MATH)
 
     @torch.no_grad()
     def _teacher_logits(self, state: TrainState, batch: Batch, needed: bool) -> Tensor | None:
@@ -181,7 +189,7 @@ class MLNTStep(StepFunction):
         inner_loss = losses.classification_loss(logits, labels)
         inner = torch.autograd.grad(inner_loss, student.parameters, create_graph=True, materialize_grads=True)
         fast = torch._foreach_add(student.parameters, list(inner), alpha=-self.inner_lr)
-        with student.frozen_statistics():
+        with student.frozen_statistics(), self._kernels():
             fast_logits = student.at(fast, images)
         loss = losses.consistency_loss(target, fast_logits, self.kl_reduction)
         gradient = torch.autograd.grad(loss, student.parameters, retain_graph=True, materialize_grads=True)

@@ -47,8 +47,8 @@ class Network:
 
     Attributes:
         module: the network.
-        parameters: its trainable parameters, in the module's order.
-        names: their names.
+        parameters: its trainable parameters, in the module's order; one that stands in several places counts once.
+        names: their names, the first of each.
         amp_dtype: autocast to this type in the forward pass; None for full precision.
     """
 
@@ -58,6 +58,7 @@ class Network:
         self.names = [name for name, _ in named]
         self.parameters: list[Tensor] = [parameter for _, parameter in named]
         self.amp_dtype = amp_dtype
+        self._places = _places(module, {id(parameter): index for index, (_, parameter) in enumerate(named)})
         self._norms: list[Any] = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -68,8 +69,11 @@ class Network:
 
     def at(self, parameters: Sequence[Tensor], images: Tensor) -> Tensor:
         """Logits with `parameters` in the place of the module's own, which stay as they are."""
+        given = {name: parameters[index] for name, index in self._places.items()}
         with self.autocast(images):
-            logits: Tensor = functional_call(self.module, dict(zip(self.names, parameters, strict=True)), (images,))
+            # The places are all named, each once: with `tie_weights`, a module that is used under two names would be
+            # filled twice, and afterwards hold what it was filled with first.
+            logits: Tensor = functional_call(self.module, given, (images,), tie_weights=False)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def autocast(self, images: Tensor) -> torch.autocast:
@@ -92,6 +96,20 @@ class Network:
         finally:
             for norm, was in zip(self._norms, tracked, strict=True):
                 norm.track_running_stats = was
+
+
+def _places(module: nn.Module, index: Mapping[int, int]) -> dict[str, int]:
+    """Where the parameters of a network stand: attribute of a module, by its dotted name → index of the parameter.
+
+    `index` gives it by the parameter's id; other parameters are left out. Modules may share a parameter (tied weights),
+    which then has several places, and a module may have several names, of which one is enough.
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: index[id(parameter)]
+        for prefix, part in module.named_modules()
+        for name, parameter in part._parameters.items()
+        if id(parameter) in index
+    }
 
 
 @dataclass(frozen=True)

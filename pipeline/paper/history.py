@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.paper.grid import ALL_STAGES, PARAMS, Values
 from pipeline.params.load import check, leaves
 from pipeline.params.schema import neutral_values
-from pipeline.store import checkpoints, record
+from pipeline.store import record
 from pipeline.store.record import Record
 from pipeline.systems.registry import chain, code_now, sections, stages_before
 
@@ -125,7 +125,7 @@ class Divergence(NamedTuple):
 def divergences() -> list[Divergence]:
     """Those of today's code, from the folder of checkpoints: with other code a stage may not diverge any more."""
     notes = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(checkpoints.place().glob("*/*/diverged.json"))
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(files.checkpoints().glob("*/*/diverged.json"))
     ]
     return [Divergence(n["stage"], n["params"], n["message"]) for n in notes if n["code"] == code_now(n["stage"])]
 

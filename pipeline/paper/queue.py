@@ -16,11 +16,11 @@ from typing import Any
 
 import psutil
 
+from pipeline import files
 from pipeline.errors import RunError, UserError
 from pipeline.paper.grid import Values
 from pipeline.paper.history import params_at, require_clean
 from pipeline.params.load import leaves
-from pipeline.store import checkpoints
 from pipeline.systems.registry import BASELINES
 
 DVC = [sys.executable, "-m", "dvc"]
@@ -229,7 +229,7 @@ def _start(jobs: int) -> None:
     here = Path(sys.executable).parent  # whose `python` the stages' commands shall find
     environment = {
         **os.environ,
-        "MLNT_CHECKPOINT_DIR": str(checkpoints.place().resolve()),
+        "MLNT_CHECKPOINT_DIR": str(files.checkpoints().resolve()),
         "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     log = Path(".dvc/tmp/sweep.log")

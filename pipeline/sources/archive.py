@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import lzma
 import os
+import secrets
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import console, files
+from pipeline import console, files, locks
 from pipeline.errors import RunError, UserError
 from pipeline.files import GIB
 from pipeline.sources.folder import is_inside, printable, readable
@@ -54,17 +54,18 @@ def unpack(archive: Path, raw: Path, limit: int, sha256: str | None = None) -> P
     """
     digest = check_sha256(archive, sha256)
     target = raw / f"{archive.name}-{digest[:16]}"
-    partial = raw / f".{target.name}.partial"
     try:
         raw.mkdir(parents=True, exist_ok=True)
-        with _alone_in(raw):
+        with _alone_in(raw) as alone:
+            # Where nothing can be locked, each process has a folder of its own; the first complete one is taken.
+            partial = raw / f".{target.name}{'' if alone else f'.{secrets.token_hex(8)}'}.partial"
             if not target.is_dir():
                 shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
                 partial.mkdir()
                 try:
                     console.say(f"unpacking {archive} to {target}")
                     _extract(archive, partial, limit)
-                    partial.rename(target)
+                    _take_place(partial, target)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     except (*_DAMAGED, OSError) as error:
@@ -76,15 +77,22 @@ def unpack(archive: Path, raw: Path, limit: int, sha256: str | None = None) -> P
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a lock on the folder: other processes that unpack into it wait."""
+def _alone_in(folder: Path) -> Iterator[bool]:
+    """Let other processes that unpack into the folder wait; whether they do: some file systems cannot lock a folder."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems cannot lock a folder
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield locks.locked(handle)
     finally:
         os.close(handle)
+
+
+def _take_place(partial: Path, target: Path) -> None:
+    """Rename the complete folder, unless another process has been faster."""
+    try:
+        partial.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
 
 
 def _extract(archive: Path, folder: Path, limit: int) -> None:

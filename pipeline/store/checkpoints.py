@@ -6,7 +6,6 @@ depends on: after a changed parameter a stage cannot pick up the wrong run.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,13 +18,14 @@ from typing import Any
 
 from torch import Tensor
 
+from pipeline import files, locks
 from pipeline.errors import RunError, UserError
-from pipeline.files import is_at, write_text
 from pipeline.store.models import load_with_metadata, save_tensors
 from pipeline.store.record import Record
 
 ATTEMPTS = 100
-"""How often to try to lock the folder while other processes remove it."""
+"""To find the folder there, where other processes remove it."""
+NO_LOCKS = "its file system has no locks, by which a second process would be kept from training the same"
 
 
 class Checkpoint:
@@ -58,15 +58,10 @@ class Checkpoint:
             params: all parameters of the run, by dotted name.
         """
         about = {"stage": self._record.stage, "params": params, "code": self._record.code, "message": message}
-        write_text(self._folder / "diverged.json", json.dumps(about, indent=2) + "\n")
+        files.write_text(self._folder / "diverged.json", json.dumps(about, indent=2) + "\n")
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def place() -> Path:
-    """The folder of all checkpoints."""
-    return Path(os.environ.get("MLNT_CHECKPOINT_DIR", "checkpoints"))
 
 
 @contextmanager
@@ -77,11 +72,11 @@ def opened(record: Record) -> Iterator[Checkpoint]:
     parameters, inputs, code or packages has another one, and never continues this.
 
     Raises:
-        UserError: another process is training the same run.
+        UserError: another process is training the same, or the file system has no locks to tell.
         RunError: the folder cannot be written.
     """
     text = json.dumps(asdict(record), sort_keys=True)
-    folder = place() / record.stage / hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder = files.checkpoints() / record.stage / hashlib.sha256(text.encode()).hexdigest()[:16]
     for _ in range(ATTEMPTS):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -92,14 +87,19 @@ def opened(record: Record) -> Iterator[Checkpoint]:
             raise RunError(f"{folder}: could not be written: {error}") from error
         with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.lock(lock, wait=False)
+            except locks.NoLocksError as error:
+                raise UserError(
+                    f"{folder}: {NO_LOCKS} (flock: {error.strerror}); set MLNT_CHECKPOINT_DIR, found "
+                    f"{os.environ.get('MLNT_CHECKPOINT_DIR') or 'nothing'}, to a folder on another disk"
+                ) from None
             except BlockingIOError:
                 raise UserError(
                     f"{folder}: another process is training {record.stage} with the same parameters; "
                     "wait for it, or end it (`pgrep -fa pipeline` shows it)"
                 ) from None
-            if is_at(lock, folder / "lock"):  # else another process has just finished, and removed the folder
-                write_text(folder / "record.json", text + "\n")
+            if files.is_at(lock, folder / "lock"):  # else another process has just finished, and removed the folder
+                files.write_text(folder / "record.json", text + "\n")
                 yield Checkpoint(folder, record)
                 return
     raise RunError(
@@ -114,7 +114,7 @@ def abandoned(code_now: Callable[[str], str]) -> list[Path]:
         code_now: digest of the code that a stage would run today.
     """
     found: list[Path] = []
-    for folder in sorted(place().glob("*/*/")):
+    for folder in sorted(files.checkpoints().glob("*/*/")):
         try:
             made_by = json.loads((folder / "record.json").read_text(encoding="utf-8"))["code"]
             current = made_by == code_now(folder.parent.name)

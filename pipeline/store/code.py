@@ -15,6 +15,7 @@ NO_NUMBERS = (
     "pipeline",
     "pipeline.console",
     "pipeline.errors",
+    "pipeline.locks",
     "pipeline.params",
     "pipeline.params.load",
     "pipeline.params.schema",
@@ -24,6 +25,7 @@ NO_NUMBERS = (
     "pipeline.store.sizes",
     "pipeline.systems.registry",
     "pipeline.training.estimate",
+    "pipeline.training.trial",
 )
 """Modules that are not looked at, nor what they alone import: messages, the schema, the list of all systems."""
 

@@ -67,7 +67,7 @@ class FeatureFile:
             hdf5.check_origin(file, files.FEATURES, "labels", labels.digest, "extract-features")
             hdf5.check_origin(file, files.FEATURES, "network", network_digest, "extract-features")
         with hdf5.reading(files.FEATURES):
-            self._file = h5py.File(files.FEATURES, "r")
+            self._file = h5py.File(files.FEATURES, "r", locking=False)
             self._table = self._file["features"]
 
     @property

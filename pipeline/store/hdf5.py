@@ -99,7 +99,8 @@ def opened(path: Path, command: str) -> Iterator[h5py.File]:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file; `mlnt {command}` makes it, or `dvc repro` all of them")
-    with reading(path), h5py.File(path, "r") as file:
+    # Files are replaced whole, never written in place: no lock is needed, and not every file system has one.
+    with reading(path), h5py.File(path, "r", locking=False) as file:
         yield file
 
 

@@ -91,14 +91,24 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         RunError: the folder cannot be written or the disk is full.
     """
-    plain = {
-        key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format) for key, value in tensors.items()
-    }
+    content = encoded(tensors, metadata)
+    with files.replacing(path) as temporary:
+        # Not `save_file`, which writes beside the file it is given: after kill -9 nobody would remove that one.
+        temporary.write_bytes(content)
+
+
+def encoded(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """What `save_tensors` writes. Tensors that share memory, as layers with tied weights do, are written out each."""
+    plain: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for key, value in tensors.items():
+        tensor = value.detach().cpu().contiguous(memory_format=torch.contiguous_format)
+        # safetensors refuses two names for one memory.
+        plain[key] = tensor.clone() if tensor.untyped_storage().data_ptr() in memory else tensor
+        memory.add(tensor.untyped_storage().data_ptr())
     about = dict(metadata or {})
     about[CHECKSUM] = _checksum(plain, about)
-    with files.replacing(path) as temporary:
-        # Not `save_file`, which writes beside the file it is given: after kill -9 that one would stay.
-        temporary.write_bytes(save(plain, about))
+    return save(plain, about)
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.params.schema import Compute, Model, Params
 from pipeline.store import cards, models
 from pipeline.store.dataset import Dataset, Labels
+from pipeline.training import trial
 from pipeline.training.plan import System
 
 
@@ -24,8 +25,8 @@ def fresh_network(system: System, params: Params, dataset: Dataset, device: torc
     MLNT start alike in iteration 1 and their difference is that of the method.
 
     Raises:
-        UserError: unknown name, weights of another network, weights that cannot be had, or a network that does not take
-            images of this size.
+        UserError: unknown name, weights of another network, weights that cannot be had, or a network that
+            cannot do what the run asks of it.
     """
     model: Model = params.model
     try:
@@ -35,46 +36,44 @@ def fresh_network(system: System, params: Params, dataset: Dataset, device: torc
             in_chans=dataset.images.shape[1],
             seed=seeding.derive(params.seed, "initialisation", system.iteration),
             pretrained=model.pretrained,
-            weights=files.resolve(model.weights) if model.weights else None,
         )
-    except FileNotFoundError as error:
-        raise UserError(f"model.weights: {model.weights}: no such file") from error
     except ValueError as error:
-        raise UserError(f"model: {error}") from error
-    except SafetensorError as error:
-        raise UserError(f"model.weights: {model.weights}: damaged or no safetensors file ({error})") from error
+        raise UserError(f"model.name: {error}") from error
     except (OSError, RuntimeError) as error:
         raise UserError(f"model: {model.name} could not be built with these weights: {error}") from error
+    if model.weights:
+        _start_from(backbone, files.resolve(model.weights))
+    network = place(_wrapped(system, backbone, dataset), params.compute, device)
     if model.name not in networks.BUILT_IN:
-        _try_blank_image(backbone, params, dataset.images.shape[1:])
-    return place(_wrapped(system, backbone, dataset), params.compute, device)
+        asked = trial.Asked(
+            dataset.images.shape[1:],
+            len(dataset.class_names),
+            meta=system.default,
+            compiled=not (system.mentor or system.needs),  # later stages compile what an earlier one has tried
+        )
+        trial.try_network(network, backbone, params, asked, device)
+    return network
+
+
+def _start_from(backbone: nn.Module, weights: Path) -> None:
+    """
+    Raises:
+        UserError: no such file, a damaged one, or weights that do not fit.
+    """
+    try:
+        networks.load_matching_(backbone, weights)
+    except FileNotFoundError as error:
+        raise UserError(f"model.weights: {weights}: no such file") from error
+    except ValueError as error:
+        raise UserError(f"model.weights: {error}") from error
+    except SafetensorError as error:
+        raise UserError(f"model.weights: {weights}: damaged or no safetensors file ({error})") from error
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"model.weights: {weights}: could not be read: {error}") from error
 
 
 def _wrapped(system: System, backbone: nn.Module, dataset: Dataset) -> nn.Module:
     return backbone if system.wrap is None else system.wrap(backbone, len(dataset.class_names))
-
-
-def _try_blank_image(module: nn.Module, params: Params, shape: tuple[int, ...]) -> None:
-    """Run the network on a blank image, since many of timm's networks take images of one size only.
-
-    Raises:
-        UserError: the forward pass fails.
-    """
-    was_training = module.training
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            module.eval()(torch.zeros(1, *shape))
-    except Exception as error:  # each network has checks of its own, or none
-        own = (getattr(module, "pretrained_cfg", None) or {}).get("input_size")
-        expected = f"{own[1]} × {own[2]}, for which it was made" if own else "another size"
-        cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(
-            f"model.name: {params.model.name} does not take images of {shape[1]} × {shape[2]} ({cause}); expected "
-            f"{expected}: set data.resize (found {params.data.resize or 'null'}) and data.crop (found "
-            f"{params.data.crop or 'null'}), or choose another network"
-        ) from error
-    finally:
-        module.train(was_training)
 
 
 def start_digest(model: Model) -> str:

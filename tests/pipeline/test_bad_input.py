@@ -384,7 +384,7 @@ PARAMETERS = [
         Case("value", f"{stage}: {key}={value!r}", stage, params={key.replace(".", "__"): value}, expected=expected)
         for stage, key, value, expected in (
             ("pretrain", "train.batch_size", 160, ("train.batch_size", "160", "159", "lower it")),
-            ("pretrain", "model.name", "preact_resnet23", ("model: ", "'preact_resnet23'", "preact_resnet32")),
+            ("pretrain", "model.name", "preact_resnet23", ("model.name: ", "'preact_resnet23'", "preact_resnet32")),
             (
                 "pretrain",
                 "model.name",
@@ -427,8 +427,9 @@ PARAMETERS = [
             (
                 "of another network",
                 lambda: save_file({"conv1.weight": torch.zeros(3)}, "start.safetensors"),
-                "start.safetensors",
+                "model.weights: start.safetensors: does not fit",
             ),
+            ("pickled", lambda: torch.save({"a": {1, 2}}, "start.safetensors"), "expected tensors alone"),
         )
     ),
     *(

@@ -40,6 +40,7 @@ CHANGES_NO_NUMBER = {
     "mlnt/__init__.py",
     "pipeline/console.py",
     "pipeline/errors.py",
+    "pipeline/locks.py",
     "pipeline/signals.py",
     "pipeline/params/load.py",
     "pipeline/params/schema.py",

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-BASE = {"errors", "console", "files", "signals"}
+BASE = {"errors", "console", "files", "locks", "signals"}
 """Modules of the shell that every other may use."""
 
 LIBRARY = {
@@ -26,7 +26,8 @@ SHELL = {
     "errors": set(),
     "console": set(),
     "signals": set(),
-    "files": {"errors"},
+    "locks": set(),
+    "files": {"errors", "locks"},
     "params": BASE,
     "images": BASE,
     "store": BASE | {"images"},
