@@ -78,7 +78,9 @@ def make_params(args: argparse.Namespace, **changes: Any) -> Params:
 
 def repeated(entries: int, args: argparse.Namespace) -> Dataset:
     """A data set of so many entries: the generated files again and again, a hundredth each for validation and test."""
-    options = FileOptions(ImageOptions("auto", args.resize, args.crop, 100), "error", None, None, "files", args.workers)
+    options = FileOptions(
+        ImageOptions("auto", args.resize, args.crop, 100, "white"), "error", None, None, "files", args.workers
+    )
     found = imagefolder.load(Path("photos"), options)
     assert isinstance(found.images, ImageFiles)
     rows = np.arange(entries) % len(found.labels)

@@ -52,7 +52,7 @@ class FileDecoder:
                 if about.st_size != file.size:
                     raise UserError(self._changed(path, f"has {about.st_size} bytes, had {file.size}"))
                 content = opened.read()
-            image = decode_image(content, self.options)
+            image = decode_image(content, self.options).pixels
         except (OSError, UndecodableError) as error:
             raise UserError(self._changed(path, f"cannot be read any more ({error})")) from error
         if image.shape != self.shape:

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     field_validator,
@@ -19,14 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Epochs = Annotated[
-    tuple[Positive, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-]
+from pipeline.params.values import Colour, Count, Epochs, Fraction, Positive, PositiveRate, Rate
 
 
 class Section(BaseModel):
@@ -70,6 +62,7 @@ class Data(Section):
     channels: Literal["auto", 1, 3]
     resize: Positive | None
     crop: Positive | None
+    background: Colour
     on_bad_image: Literal["error", "skip"]
     max_image_mpixels: PositiveRate
     storage: Literal["memory", "files"]

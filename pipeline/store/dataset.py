@@ -78,6 +78,8 @@ class Dataset:
         class_names: one for each label.
         source: `data.source`.
         labels_are_true: whether the source vouches for its labels.
+        same_picture: the group of equal images that each is in [N], −1 for none; None where no two are equal, or nobody
+            has looked.
     """
 
     images: NDArray[np.uint8] | ImageFiles
@@ -88,6 +90,7 @@ class Dataset:
     class_names: list[str]
     source: str
     labels_are_true: bool
+    same_picture: NDArray[np.int64] | None = None
     digest: str = ""
 
 
@@ -124,6 +127,8 @@ def write_dataset(dataset: Dataset) -> None:
         "names": names.text,
         "name_ends": names.ends,
     }
+    if dataset.same_picture is not None:
+        arrays["same_picture"] = dataset.same_picture
     about: dict[str, Any] = {
         "class_names": dataset.class_names,
         "source": dataset.source,
@@ -160,6 +165,7 @@ def read_dataset() -> Dataset:
             split=file["split"][:],
             source_index=file["source_index"][:],
             names=names,
+            same_picture=file["same_picture"][:] if "same_picture" in file else None,
             **about,
         )
 
