@@ -613,11 +613,11 @@ def test_pipes_and_links_that_lead_nowhere_are_named(name: str, target: str | No
 
 def test_a_csv_may_point_anywhere_but_not_at_a_pipe(tmp_path: Path) -> None:
     outside, lists = tmp_path / "elsewhere" / "1.png", tmp_path / "lists"
-    for path in (outside, lists / "2.png"):
-        write_picture(path, 0)
+    for i, path in enumerate((outside, lists / "2.png", outside.with_name("3.png"))):
+        write_picture(path, i)
     table = lists / "labels.csv"
-    table.write_text(f"path,label\n{outside},cat\n2.png,dog\n../elsewhere/1.png,cat\n", encoding="utf-8")
-    assert load(table).names == [str(outside), "2.png", "../elsewhere/1.png"]
+    table.write_text(f"path,label\n{outside},cat\n2.png,dog\n../elsewhere/3.png,cat\n", encoding="utf-8")
+    assert load(table).names == [str(outside), "2.png", "../elsewhere/3.png"]
     os.mkfifo(lists / "pipe.png")
     table.write_text("path,label\n2.png,dog\npipe.png,cat\n", encoding="utf-8")
     refused(table, "line 3: no such file: pipe.png")

@@ -827,14 +827,12 @@ def test_validation_takes_one_of_a_class_that_can_spare_it(each: int, project: P
         write_picture(project / "images" / f"class {i // each}" / f"{i}.png", i, size=(8, 8))
     changes = {"data__source": "imagefolder", "data__root": "images", "data__limit": None}
     params = make_params(**changes, noise__kind="none", train__batch_size=4, mlnt__neighbors=2)
-    for stage in ("download", "noise"):
-        run_stage(stage, params)
-    labels = read_labels(read_dataset())
+    run_stage("download", params)
     if each == 1:
-        assert len(labels.rows(VALIDATION)) == 0
-        refused("pretrain", params, "data/labels.h5: no validation samples", "noise.validation_fraction")
+        refused("noise", params, "noise.validation_fraction: found 0.2, but each class has one", "val/CLASS/")
     else:
-        assert len(labels.rows(VALIDATION)) == 2
+        run_stage("noise", params)
+        assert len(read_labels(read_dataset()).rows(VALIDATION)) == 2
         run_stage("pretrain", params)
 
 
