@@ -55,10 +55,12 @@ def _warn(groups: Iterable[Sequence[Labelled]]) -> None:
     labels: list[str] = []
     splits: list[str] = []
     for same in groups:
-        if len({sample.label for sample in same}) > 1:
-            labels.append(first_few((f"{printable(s.path)} ({printable(s.label)})" for s in same), " = "))
-        if len({sample.split for sample in same}) > 1:
-            splits.append(first_few((f"{printable(s.path)} ({SPLITS[s.split]})" for s in same), " = "))
+        for found, shown in (
+            (labels, {sample.label: sample.path for sample in reversed(same)}),
+            (splits, {SPLITS[sample.split]: sample.path for sample in reversed(same)}),
+        ):
+            if len(shown) > 1:  # the first of each
+                found.append(" = ".join(f"{printable(path)} ({printable(key)})" for key, path in sorted(shown.items())))
     if labels:
         console.warn(
             f"data.root: {len(labels)} images have more than one label, in equal files or pixel for pixel, so that one "

@@ -244,7 +244,7 @@ def test_a_file_in_two_splits_is_named(pictures: Path, capsys: pytest.CaptureFix
     listed(pictures, "path,label,split\npics/0.png,a,train\npics/1.png,b,train\npics/0.png,a,test\n")
     said = capsys.readouterr().err
     assert "1 images are in more than one split" in said
-    assert "pics/0.png (train) = pics/0.png (test); remove" in said
+    assert "pics/0.png (test) = pics/0.png (train); remove" in said
     assert said.count("warning") == 1
 
 
@@ -281,7 +281,7 @@ def test_equal_pictures_in_two_classes_or_splits_are_counted_and_named(
     assert "7 images have more than one label, in equal files or pixel for pixel, so that one" in said[0]
     assert f"{pairs}; and 2 more; correct them" in said[0]
     assert "1 images are in more than one split" in said[1]
-    assert "train/a/40.png (train) = test/a/1.png (test); remove them" in said[1]
+    assert "test/a/1.png (test) = train/a/40.png (train); remove them" in said[1]
     assert dataset.same_picture is not None
     groups: dict[int, list[str]] = {}
     for name, group in zip(dataset.names, dataset.same_picture.tolist(), strict=True):
