@@ -129,8 +129,12 @@ def _opened(content: bytes, most: float) -> tuple[Image.Image, list[str]]:
         tile = getattr(opened, "tag_v2", {})  # a TIFF's: one tile is unpacked whole, however small the image
         if tile.get(TiffImagePlugin.TILEWIDTH, 0) * tile.get(TiffImagePlugin.TILELENGTH, 0) > most * 1e6:
             raise ValueError(f"tiles of more pixels than data.max_image_mpixels, {most:g}")
+        whole = (0, 0, *opened.size)
+        box = opened.tile[0].extents if opened.format == "GIF" and opened.tile else whole
         opened.load()
         image, remarks = modes.eight_bits(opened, content)
+        if box != whole:
+            image = modes.covered(image, box)
         if (turn := _turn(opened)) is not None:
             image = image.transpose(turn)
         return image, [FRAMES, *remarks] if _has_more(opened, content) else remarks

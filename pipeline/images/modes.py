@@ -78,6 +78,14 @@ def _extrema(channel: Image.Image) -> tuple[int, int]:
     return int(low), int(high)
 
 
+def covered(image: Image.Image, box: tuple[int, ...]) -> Image.Image:
+    """Transparent outside of a box: where a GIF's frame leaves its canvas bare, Pillow sets the palette's first colour."""
+    whole = image.convert("LA" if image.mode == "L" else "RGBA")
+    canvas = Image.new(whole.mode, whole.size)
+    canvas.paste(whole.crop(box), box)
+    return canvas
+
+
 def on_ground(image: Image.Image, background: str) -> tuple[Image.Image, list[str]]:
     """Composed on a ground of that colour where it is transparent, and what is to be said about it.
 

@@ -92,8 +92,8 @@ def _columns(path: Path, header: str) -> tuple[str, list[str]]:
                 )
             return delimiter, columns
     raise UserError(
-        f"data.root: {path}: expected the columns path,label[,split] in its first line, separated by commas, "
-        f"semicolons or tabs, found {printable(header.strip())}"
+        f"data.root: {path}: expected the columns path,label[,split], found {printable(header.strip())} in its first "
+        "line; commas, semicolons or tabs separate them"
     )
 
 

@@ -92,7 +92,7 @@ def test_a_table_may_be_written_in_many_ways(text: str, pictures: Path) -> None:
         ("path,label,label\npics/0.png,a,b\n", ["more than one column called label"]),
         ("path, path,label\npics/0.png,a,b\n", ["more than one column called path"]),
         ('path,label\npics/0.png,"a\npics/1.png,b\n', ["not readable as CSV", "stands in quotes"]),
-        ("path|label\npics/0.png|a\n", ["commas, semicolons or tabs, found path|label"]),
+        ("path|label\npics/0.png|a\n", ["found path|label in its first line; commas, semicolons or tabs"]),
         ("pics/0.png,a\npics/1.png,b\n", ["expected the columns path,label[,split]", "found pics/0.png,a"]),
         ("path,label\npics/0.png,\n", ["line 2", "expected a path, a label"]),
         ("path,label,split\npics/0.png,a,\n", ["line 2", "one of train, val"]),

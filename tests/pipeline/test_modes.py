@@ -366,6 +366,22 @@ def test_the_first_of_several_frames_is_taken_and_it_is_said(kind: str) -> None:
         assert found.remarks == said
 
 
+@pytest.mark.parametrize("grey", [False, True])
+def test_what_a_frame_leaves_bare_of_its_canvas_is_transparent(grey: bool) -> None:
+    image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8))
+    if not grey:
+        image = image.convert("P")
+        image.putpalette([200, 0, 0, 0, 200, 0])
+    content = bytearray(file_of(image, "GIF"))
+    at = content.index(b"\x2c")
+    content[6:10] = struct.pack("<HH", 4, 3)
+    content[at + 1 : at + 5] = struct.pack("<HH", 1, 1)
+    found = pixels(bytes(content), background="#0000ff")
+    expected = np.broadcast_to(np.array([0, 0, 255])[:, None, None], (3, 3, 4)).copy()
+    expected[:, 1:, 1:3] = pixels(file_of(image, "GIF"))
+    assert np.array_equal(found, expected)
+
+
 def test_a_later_frame_that_is_damaged_spoils_nothing() -> None:
     frames = [Image.fromarray(np.full((4, 3), i, np.uint8)).convert("P") for i in (5, 90)]
     content = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
