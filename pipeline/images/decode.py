@@ -130,7 +130,7 @@ def _opened(content: bytes, most: float) -> tuple[Image.Image, list[str]]:
         if tile.get(TiffImagePlugin.TILEWIDTH, 0) * tile.get(TiffImagePlugin.TILELENGTH, 0) > most * 1e6:
             raise ValueError(f"tiles of more pixels than data.max_image_mpixels, {most:g}")
         whole = (0, 0, *opened.size)
-        box = opened.tile[0].extents if opened.format == "GIF" and opened.tile else whole
+        box = (opened.tile[0].extents if opened.format == "GIF" and opened.tile else None) or whole
         opened.load()
         image, remarks = modes.eight_bits(opened, content)
         if box != whole:

@@ -78,8 +78,9 @@ def _extrema(channel: Image.Image) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def covered(image: Image.Image, box: tuple[int, ...]) -> Image.Image:
-    """Transparent outside of a box: where a GIF's frame leaves its canvas bare, Pillow sets the palette's first colour."""
+def covered(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Transparent outside of a box: where a GIF's frame leaves its canvas bare. Pillow has the palette's first colour
+    there."""
     whole = image.convert("LA" if image.mode == "L" else "RGBA")
     canvas = Image.new(whole.mode, whole.size)
     canvas.paste(whole.crop(box), box)

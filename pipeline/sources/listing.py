@@ -133,10 +133,12 @@ def decode_images(
     first_name = ""
     for name, content in items:
         try:
-            image, remarks[name] = decode_image(content, options)
+            image, found = decode_image(content, options)
         except UndecodableError as error:
             bad[name] = str(error)
             continue
+        if found:
+            remarks[name] = found
         if not first_name:
             images, first_name = _room(len(names), image.shape), name
         elif image.shape[1:] != images.shape[2:]:
@@ -151,18 +153,18 @@ def decode_images(
         raise UserError(f"data.root: {len(missing)} listed files are missing: {first_few(missing)}")
     for i, first in again:
         images[i], done[i] = images[first], done[first]
-    _warn_of_remarks(remarks)
+    _warn_of_remarks(remarks, len(row) - len(bad))
     return _rows(images, done), bad
 
 
-def _warn_of_remarks(remarks: Mapping[str, tuple[str, ...]]) -> None:
-    """Once for each kind, with the names of the first few."""
+def _warn_of_remarks(remarks: Mapping[str, tuple[str, ...]], count: int) -> None:
+    """Once for each kind, with the names of the first few. `count`: of all images."""
     names: dict[str, list[str]] = {}
     for name, found in remarks.items():
         for remark in found:
             names.setdefault(remark, []).append(printable(name))
     for remark, those in names.items():
-        console.warn(f"data.root: {len(those)} of {len(remarks)} images {remark}: {first_few(those)}")
+        console.warn(f"data.root: {len(those)} of {count} images {remark}: {first_few(those)}")
 
 
 def _room(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -200,7 +202,7 @@ def _in_files(wanted: list[Sample], root: Path, options: FileOptions) -> tuple[l
     if found.bad:
         chosen = _without_bad(wanted, {paths[i]: why for i, why in found.bad.items()}, options.on_bad_image)
     good = found.sizes >= 0
-    _warn_of_remarks({paths[i]: found.remarks.get(int(i), ()) for i in np.flatnonzero(good)})
+    _warn_of_remarks({paths[i]: remarks for i, remarks in found.remarks.items()}, int(good.sum()))
     shape, sums = found.together()
     image = options.image._replace(channels=1 if shape[0] == 1 else 3)
     names = Names.of(sample.path for sample in chosen)
