@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 from PIL import Image, ImageColor, TiffImagePlugin
 
@@ -15,6 +17,9 @@ _SIGNED, _FLOAT = 2, 3
 
 _PNG_DEPTH, _PNG_COLOUR, _PNG_GREY_WITH_ALPHA = 24, 25, 4
 """Where a PNG file says them, and one kind of colour."""
+
+_BMP_START, _BMP_KIND, _BMP_32_BITS = slice(10, 14), slice(28, 34), struct.pack("<HI", 32, 0)
+"""Where a BMP file says at which byte its pixels begin, their bits and compression; 32 bits without a mask for alpha."""
 
 _NO_RANGE = "of no known range; save it with 8 or 16 bits, from 0 on"
 
@@ -53,7 +58,7 @@ def eight_bits(opened: Image.Image, content: bytes) -> tuple[Image.Image, list[s
         opened.info["transparency"] = key * 255 // ((1 << bits) - 1)
     elif opened.format == "PNG" and content[_PNG_COLOUR] == _PNG_GREY_WITH_ALPHA and opened.mode == "RGBA":
         image = opened.convert("LA")  # of 16 bits: Pillow makes it one in colour
-    remarks = [EXTRA] if 0 in tags.get(TiffImagePlugin.EXTRASAMPLES, ()) else []
+    remarks = [EXTRA] if 0 in tags.get(TiffImagePlugin.EXTRASAMPLES, ()) or _has_fourth(opened, content) else []
     if dark and _greatest(image) < 16:
         remarks.append(DARK)
     return image, remarks
@@ -66,6 +71,15 @@ def _bits(opened: Image.Image, content: bytes) -> int:
     if opened.format == "PNG":
         return content[_PNG_DEPTH]
     return 16 if opened.mode.startswith("I") else 8  # PPM, which Pillow stretches to the whole of them
+
+
+def _has_fourth(opened: Image.Image, content: bytes) -> bool:
+    """Whether a BMP of 32 bits, 24 of them colours, uses the others: for alpha, most likely, but it cannot say so."""
+    if opened.format != "BMP" or opened.mode != "RGB" or content[_BMP_KIND] != _BMP_32_BITS:
+        return False
+    start = int.from_bytes(content[_BMP_START], "little")
+    fourth = np.frombuffer(content[start : start + 4 * opened.width * opened.height], np.uint8)[3::4]
+    return len(np.unique(fourth)) > 1
 
 
 def _greatest(image: Image.Image) -> int:

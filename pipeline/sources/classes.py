@@ -28,8 +28,9 @@ def warn_of_alike(names: Sequence[str]) -> None:
         alike.setdefault(_seen(name), []).append(name)
     if found := [" and ".join(map(ascii, same)) for same in alike.values() if len(same) > 1]:
         console.warn(
-            f"data.root: {len(found)} classes have names that differ in case, blanks, zeros or accents alone, and are "
-            f"taken for different ones: {first_few(map(printable, found))}; if they are one, give them one name"
+            f"data.root: {len(found)} classes have names that differ in case, blanks, zeros or the coding of a "
+            f"character alone, and are taken for different ones: {first_few(map(printable, found))}; if they are one, "
+            "give them one name"
         )
 
 

@@ -110,7 +110,7 @@ def test_classes_that_look_alike_are_said(pictures: Path, capsys: pytest.Capture
     rows = [f"pics/{i % 6}.png,{name}" for i, name in enumerate(names[:6])]
     assert len(listed(pictures, "\n".join(["path,label", *rows])).class_names) == 6
     said = capsys.readouterr().err
-    assert "2 classes have names that differ in case, blanks, zeros or accents alone" in said
+    assert "2 classes have names that differ in case, blanks, zeros or the coding of a character alone" in said
     assert "'Cat' and 'cat'; " in said
     listed(pictures, "path,label\npics/0.png,1\npics/1.png,01\npics/2.png,1.0\npics/3.png,2\n")
     assert "'01' and '1' and '1.0'" in capsys.readouterr().err

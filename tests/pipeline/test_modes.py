@@ -352,6 +352,16 @@ def test_a_channel_of_no_known_meaning_is_said() -> None:
         assert np.array_equal(found.pixels, colours[..., :-1].transpose(2, 0, 1))
 
 
+def test_a_bmp_that_cannot_say_what_its_last_eight_bits_are() -> None:
+    content = file_of(RGBA, "BMP")  # as Pillow writes it
+    found = decoded(content)
+    assert found.remarks == (EXTRA,)
+    assert np.array_equal(found.pixels, COLOURS.transpose(2, 0, 1))
+    for same in (0, 255):
+        assert decoded(file_of(np.dstack([COLOURS, np.full_like(ALPHA, same)]), "BMP")).remarks == ()
+    assert decoded(file_of(COLOURS, "BMP")).remarks == ()
+
+
 # Frames and pages
 
 
