@@ -19,7 +19,7 @@ _PNG_DEPTH, _PNG_COLOUR, _PNG_GREY_WITH_ALPHA = 24, 25, 4
 """Where a PNG file says them, and one kind of colour."""
 
 _BMP_START, _BMP_KIND, _BMP_32_BITS = slice(10, 14), slice(28, 34), struct.pack("<HI", 32, 0)
-"""Where a BMP file says at which byte its pixels begin, their bits and compression; 32 bits without a mask for alpha."""
+"""Where a BMP file says where its pixels begin, their bits and compression; 32 bits without a mask for alpha."""
 
 _NO_RANGE = "of no known range; save it with 8 or 16 bits, from 0 on"
 

@@ -557,6 +557,7 @@ ALTERNATIVES: dict[str, Any] = {
     "data.channels": 3,
     "data.resize": 4,
     "data.crop": 4,
+    "data.background": "black",
     "data.on_bad_image": "skip",
     "data.max_image_mpixels": 7,
     "run.max_unpacked_gib": 7,
