@@ -362,6 +362,17 @@ def test_a_bmp_that_cannot_say_what_its_last_eight_bits_are() -> None:
     assert decoded(file_of(COLOURS, "BMP")).remarks == ()
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1)])
+def test_all_of_them_are_turned_as_the_camera_was_held(kind: str, orientation: int, turns: int) -> None:
+    how: dict[str, Any] = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    block = Image.Exif()
+    block[0x0112] = orientation
+    for image in (COLOURS, RGBA, *([DEEP] if kind != "WEBP" else [])):
+        stored = pixels(file_of(image, kind, **how))
+        assert np.array_equal(pixels(file_of(image, kind, exif=block, **how)), np.rot90(stored, turns, axes=(1, 2)))
+
+
 # Frames and pages
 
 
