@@ -103,6 +103,8 @@ def decode_image(content: bytes, options: ImageOptions) -> Decoded:
     except (UserError, MemoryError):  # a lack of memory says nothing about the image
         raise
     except UnidentifiedImageError as error:
+        if content[:4] in (b"II*\0", b"MM\0*"):
+            raise UndecodableError("a TIFF with pixels of a kind that Pillow does not know, or damaged") from error
         raise UndecodableError("of no known image format") from error
     except Exception as error:  # damaged files make Pillow's readers raise anything
         raise UndecodableError(str(error) or type(error).__name__) from error

@@ -257,7 +257,7 @@ def test_integers_of_no_known_range_are_refused(dtype: Any, order: str) -> None:
     signed = np.issubdtype(dtype, np.signedinteger)
     content = tiff(np.arange(12).reshape(3, 4).astype(dtype), 1, kind=2 if signed else 1, order=order)
     if dtype is np.uint32 and order == ">":
-        refused(content)  # Pillow knows none
+        refused(content, "a TIFF with pixels of a kind that Pillow does not know")
     else:
         refused(content, f"{'signed ' if signed else ''}numbers of {8 * np.dtype(dtype).itemsize} bits, of no known")
 
@@ -266,6 +266,10 @@ def test_integers_of_no_known_range_are_refused(dtype: Any, order: str) -> None:
 @pytest.mark.parametrize("photometric", [0, 1])
 def test_floats_are_refused(dtype: Any, photometric: int) -> None:
     refused(tiff(np.linspace(0, 1, 6, dtype=dtype).reshape(2, 3), photometric, kind=3), "floating-point")
+
+
+def test_grey_with_alpha_of_sixteen_bits_in_a_tiff_is_refused() -> None:
+    refused(tiff(LA.astype(np.uint16) * 257, 1, extra=2), "a TIFF with pixels of a kind that Pillow does not know")
 
 
 def test_pillow_s_own_integers_are_refused() -> None:
