@@ -78,14 +78,18 @@ def make_params(args: argparse.Namespace, **changes: Any) -> Params:
 
 def repeated(entries: int, args: argparse.Namespace) -> Dataset:
     """A data set of so many entries: the generated files again and again, a hundredth each for validation and test."""
-    options = FileOptions(ImageOptions("auto", args.resize, args.crop, 100), "error", None, None, "files", args.workers)
+    options = FileOptions(
+        ImageOptions("auto", args.resize, args.crop, 100, "white"), "error", None, None, "files", args.workers
+    )
     found = imagefolder.load(Path("photos"), options)
     assert isinstance(found.images, ImageFiles)
     rows = np.arange(entries) % len(found.labels)
     split = np.full(entries, TRAIN, np.uint8)
     split[1::100], split[2::100] = VALIDATION, TEST
     names = Names.of(found.names[int(row)] for row in rows)
-    images = ImageFiles(names, found.images.sizes[rows], found.images.decode, found.images.sums)
+    images = ImageFiles(
+        names, found.images.sizes[rows], found.images.digests[rows], found.images.decode, found.images.sums
+    )
     return Dataset(images, found.labels[rows], split, rows, names, found.class_names, found.source, False)
 
 

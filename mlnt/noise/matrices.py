@@ -82,6 +82,43 @@ def check_matrix(matrix: Matrix, num_classes: int) -> None:
         raise ValueError(f"expected rows that sum to 1, found row {row + 1} with sum {sums[row]:.6g}")
 
 
+def named_matrix(cells: Sequence[Sequence[str]], class_names: Sequence[str]) -> Matrix:
+    """The matrix that a table of texts shows, in the order of `class_names`.
+
+    With a row and a column more than classes, these hold names, and the table may have any order; with a row more, it
+    holds the names of the columns, and the rows have their order.
+
+    Raises:
+        ValueError: another shape, other names, a text that is no number, or what `check_matrix` finds.
+    """
+    count, rows = len(class_names), [[cell.strip() for cell in row] for row in cells]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(rows[0]):
+            raise ValueError(f"the number of columns changed from {len(rows[0])} to {len(row)} at row {number}")
+    shape = (len(rows), len(rows[0]) if rows else 0)
+    of_columns = of_rows = list(class_names)
+    if shape == (count + 1, count + 1):
+        of_columns, of_rows = rows[0][1:], [row[0] for row in rows[1:]]
+        rows = [row[1:] for row in rows[1:]]
+    elif shape == (count + 1, count):
+        of_columns = of_rows = rows[0]
+        rows = rows[1:]
+    elif shape != (count, count):
+        raise ValueError(f"expected {count} rows of {count} numbers, found shape {shape}")
+    matrix = np.array([[float(cell) for cell in row] for row in rows], np.float64)
+    matrix = matrix[_positions(class_names, of_rows, "rows")][:, _positions(class_names, of_columns, "columns")]
+    check_matrix(matrix, count)
+    return matrix
+
+
+def _positions(class_names: Sequence[str], found: Sequence[str], what: str) -> list[int]:
+    """Where each class is among the names found."""
+    position = {name: i for i, name in enumerate(found)}
+    if lacking := [name for name in class_names if name not in position]:
+        raise ValueError(f"its {what} are called {', '.join(found)}; that lacks {', '.join(lacking)}")
+    return [position[name] for name in class_names]
+
+
 def replace_labels(
     true_labels: Labels, transition_matrix: Matrix, sampling: Sampling, generator: np.random.Generator
 ) -> Labels:
@@ -150,12 +187,44 @@ def stratified_split(
 
     `leave` samples of each class always stay unmarked, or all of them where there are fewer.
     """
-    marked = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        count = round(fraction * len(members))
-        if fraction > 0 and count == 0 and len(members) > 1:
+    counts: dict[int, int] = {}
+    for label, size in _sizes(labels).items():
+        count = round(fraction * size)
+        if fraction > 0 and count == 0 and size > 1:
             count = 1
-        count = min(count, max(len(members) - leave, 0))
+        counts[label] = min(count, max(size - leave, 0))
+    return _marked(labels, counts, generator)
+
+
+def validation_split(labels: Labels, fraction: float, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """Mark a share of each class, and leave a sample of each.
+
+    As `stratified_split`, unless classes are so small that their share rounds to nothing: then round(fraction · n)
+    samples of all, one at least, spread over the classes by the largest remainder, and by chance where these are equal.
+    """
+    sizes = _sizes(labels)
+    if all(round(fraction * size) >= 1 for size in sizes.values() if size > 1):
+        return stratified_split(labels, fraction, generator, leave=1)
+    order = generator.permutation(list(sizes)).tolist()
+    shares = {label: fraction * sizes[label] for label in order}
+    counts = {label: min(int(shares[label]), sizes[label] - 1) for label in order}
+    total = min(max(round(fraction * len(labels)), 1), len(labels) - len(sizes))
+    while (left := total - sum(counts.values())) > 0:
+        open_ones = [label for label in order if counts[label] < sizes[label] - 1]
+        for label in sorted(open_ones, key=lambda label: counts[label] - shares[label])[:left]:
+            counts[label] += 1
+    return _marked(labels, counts, generator)
+
+
+def _sizes(labels: Labels) -> dict[int, int]:
+    """Samples of each class that has some, by number."""
+    return {int(label): int(size) for label, size in zip(*np.unique(labels, return_counts=True), strict=True)}
+
+
+def _marked(labels: Labels, counts: Mapping[int, int], generator: np.random.Generator) -> NDArray[np.bool_]:
+    """So many of each class, by chance."""
+    marked = np.zeros(len(labels), dtype=bool)
+    for label, count in sorted(counts.items()):
+        members = generator.permutation(np.flatnonzero(labels == label))
         marked[members[:count]] = True
     return marked

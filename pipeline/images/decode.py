@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from pipeline.errors import UserError
+from pipeline.images import modes
 
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
@@ -47,17 +48,34 @@ class ImageOptions(NamedTuple):
         resize: to this many pixels square (bilinear, antialiased).
         crop: then the middle square of this size.
         max_mpixels: larger images, by their header, are not decoded.
+        background: the colour under what is transparent.
     """
 
     channels: Literal["auto", 1, 3]
     resize: int | None
     crop: int | None
     max_mpixels: float
+    background: str
 
     @property
     def max_file_bytes(self) -> int:
         """No file of an image within `max_mpixels` is larger."""
         return int(self.max_mpixels * 1e6 * _BYTES_PER_PIXEL) + _METADATA_BYTES
+
+
+FRAMES = "have more than one frame or page; the first is taken"
+
+
+class Decoded(NamedTuple):
+    """A file's image.
+
+    Attributes:
+        pixels: [C, H, W].
+        remarks: what was left out or is doubtful, as in "3 images …".
+    """
+
+    pixels: NDArray[np.uint8]
+    remarks: tuple[str, ...]
 
 
 class UndecodableError(Exception):
@@ -72,8 +90,8 @@ def different_sizes(name: str, shape: tuple[int, ...], other: str, other_shape: 
     )
 
 
-def decode_image(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
-    """Decode the bytes of an image file to uint8 [C, H, W].
+def decode_image(content: bytes, options: ImageOptions) -> Decoded:
+    """Decode the bytes of an image file.
 
     Raises:
         UndecodableError: the file is no image, is cut off, or is too large.
@@ -86,6 +104,8 @@ def decode_image(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
     except (UserError, MemoryError):  # a lack of memory says nothing about the image
         raise
     except UnidentifiedImageError as error:
+        if content[:4] in (b"II*\0", b"MM\0*"):
+            raise UndecodableError("a TIFF with pixels of a kind that Pillow does not know, or damaged") from error
         raise UndecodableError("of no known image format") from error
     except Exception as error:  # damaged files make Pillow's readers raise anything
         raise UndecodableError(str(error) or type(error).__name__) from error
@@ -104,40 +124,60 @@ def _our_limit_alone() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _opened(content: bytes, most: float) -> Image.Image:
+def _opened(content: bytes, most: float) -> tuple[Image.Image, list[str]]:
+    """With 8 bits a channel and upright, and what is to be said about it."""
     with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
         if opened.width * opened.height > most * 1e6:
             raise ValueError(f"{opened.width}×{opened.height} pixels, more than data.max_image_mpixels, {most:g}")
         tile = getattr(opened, "tag_v2", {})  # a TIFF's: one tile is unpacked whole, however small the image
         if tile.get(TiffImagePlugin.TILEWIDTH, 0) * tile.get(TiffImagePlugin.TILELENGTH, 0) > most * 1e6:
             raise ValueError(f"tiles of more pixels than data.max_image_mpixels, {most:g}")
+        whole = (0, 0, *opened.size)
+        box = (opened.tile[0].extents if opened.format == "GIF" and opened.tile else None) or whole
         opened.load()
-        return _upright(opened)
+        image, remarks = modes.eight_bits(opened, content)
+        if box != whole:
+            image = modes.covered(image, box)
+        if (turn := _turn(opened)) is not None:
+            image = image.transpose(turn)
+        return image, [FRAMES, *remarks] if _has_more(opened, content) else remarks
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as EXIF says. `ImageOps.exif_transpose` reads and writes all of EXIF, so any damage fails it."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns the image as EXIF says.
+
+    `ImageOps.exif_transpose` reads and writes all of EXIF, so any damage fails it.
+    """
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except MemoryError:
         raise
     except Exception:  # damaged EXIF counts as none; Pillow may raise anything
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
-def _decode(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
+def _has_more(opened: Image.Image, content: bytes) -> bool:
+    """Frames or pages. A photograph's second picture (MPO) is its camera's own: a preview, or depths."""
+    if opened.format != "GIF":
+        return opened.format != "MPO" and bool(getattr(opened, "is_animated", False))
+    try:  # to look for a second frame, Pillow gives up the first
+        with Image.open(io.BytesIO(content), formats=["GIF"]) as again:
+            return bool(getattr(again, "is_animated", False))
+    except MemoryError:
+        raise
+    except Exception:  # the others are damaged
+        return True
+
+
+def _decode(content: bytes, options: ImageOptions) -> Decoded:
     most = options.max_mpixels
     if len(content) > options.max_file_bytes:
         raise ValueError(f"a file larger than any image of data.max_image_mpixels, {most:g}")
-    image = _opened(content, most)
-    if image.mode.startswith("F"):  # Pillow would clip them to 0 to 255, so that values from 0 to 1 become black
-        raise ValueError("its pixels are floating-point numbers, of no known range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 bits a pixel: the upper 8 of them
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns of the direct way
-    grey = image.mode in ("1", "L", "LA") if options.channels == "auto" else options.channels == 1
+    image, remarks = _opened(content, most)
+    image, more = modes.on_ground(image, options.background)
+    grey = image.mode in ("1", "L") if options.channels == "auto" else options.channels == 1
+    if image.mode == "LAB":  # Pillow knows no other way
+        image = image.convert("RGB")
     if image.mode != (mode := "L" if grey else "RGB"):
         image = image.convert(mode)
     if options.resize is not None:
@@ -148,4 +188,4 @@ def _decode(content: bytes, options: ImageOptions) -> NDArray[np.uint8]:
         left, top = (image.width - crop) // 2, (image.height - crop) // 2
         image = image.crop((left, top, left + crop, top + crop))
     array = np.asarray(image, dtype=np.uint8)
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return Decoded(array[None] if array.ndim == 2 else array.transpose(2, 0, 1), (*remarks, *more))

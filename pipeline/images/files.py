@@ -52,7 +52,7 @@ class FileDecoder:
                 if about.st_size != file.size:
                     raise UserError(self._changed(path, f"found {about.st_size} bytes, expected {file.size}"))
                 content = opened.read()
-            image = decode_image(content, self.options)
+            image = decode_image(content, self.options).pixels
         except (OSError, UndecodableError) as error:
             raise UserError(self._changed(path, f"it cannot be read ({error})")) from error
         if image.shape != self.shape:
@@ -73,11 +73,13 @@ class ImageFiles:
 
     Attributes:
         sizes: of the files, in bytes [N].
+        digests: of what each image shows, 64 bits [N].
         sums: over the source's training images.
     """
 
     names: Sequence[str]
     sizes: NDArray[np.int64]
+    digests: NDArray[np.uint64]
     decode: FileDecoder
     sums: PixelSums
 

@@ -12,21 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     model_serializer,
     model_validator,
 )
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Epochs = Annotated[
-    tuple[Positive, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-]
+from pipeline.params.values import Colour, Count, Epochs, Fraction, Positive, PositiveRate, Rate
 
 
 class Section(BaseModel):
@@ -80,6 +72,7 @@ class Data(Section):
     channels: Literal["auto", 1, 3]
     resize: Positive | None
     crop: Positive | None
+    background: Colour = Field(json_schema_extra={"neutral": "white"})
     on_bad_image: Literal["error", "skip"]
     max_image_mpixels: PositiveRate
     storage: Literal["memory", "files"]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import stat
 from pathlib import Path, PurePosixPath
 
 from pipeline import console
 from pipeline.errors import UserError
 from pipeline.images.decode import EXTENSIONS
-from pipeline.sources.folder import contents, file_type, first_few, is_hidden, is_text, printable, readable
+from pipeline.sources.folder import contents, file_type, first_few, is_hidden, is_text, printable
 from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing, look_at_listing
+from pipeline.sources.table import read_table
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.store.sizes import Sizes
 
 _SPLIT_FOLDERS = {**SPLIT_NAMES, "training": TRAIN, "dev": VALIDATION, "testing": TEST}
 """By name, in any case."""
+
+_RENAME = "rename its folder, or list the images in a .csv file with the columns path,label, where any name will do"
 
 _BESIDE_IMAGES = (
     ".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".log", ".ini", ".db",
@@ -34,7 +35,7 @@ def load(root: Path, options: FileOptions) -> Dataset:
         UserError: another layout, no images, names that are not UTF-8, or `load_listing` fails.
     """
     if root.suffix.lower() == ".csv":
-        return load_listing(_numbered(_read_csv(root)), root.parent, options, "imagefolder")
+        return load_listing(_numbered(read_table(root)), root.parent, options, "imagefolder")
     if (found := file_type(root)) != stat.S_IFDIR:
         what = "expected a folder, a tar or zip archive or a .csv file" if found else "no such folder or file"
         raise UserError(f"data.root: {root}: {what}")
@@ -44,7 +45,7 @@ def load(root: Path, options: FileOptions) -> Dataset:
 def look(root: Path, options: FileOptions) -> Sizes:
     """What `load` would give, from the names of the files and one of them."""
     if root.suffix.lower() == ".csv":
-        return look_at_listing(_read_csv(root), root.parent, options)
+        return look_at_listing(read_table(root), root.parent, options)
     return look_at_listing(_samples(root), root, options)
 
 
@@ -109,18 +110,20 @@ def _place(names: list[str], root: Path) -> list[Sample]:
             without.append(Sample(name, parts[-2], TRAIN, -1))
             first.setdefault(parts[:-2], name)
         else:
-            raise UserError(
-                f"data.root: {root}: {name} lies in no class folder; expected train/CLASS/FILE or CLASS/FILE"
-            )
+            raise UserError(f"data.root: {root}: {name} {_why_no_class(parts)}")
     _refuse(
-        root, twice, "lie below two folders that name a split", "set data.root to one of these folders, or rename one"
+        root,
+        twice,
+        "lie below two folders that name a split",
+        f"set data.root to one of these folders, or rename one; where one is a class, {_RENAME}",
     )
     if placed:
         _refuse(
             root,
             [sample.path for sample in without],
             "lie in no split, and others do",
-            "move them to train/CLASS/, val/CLASS/ or test/CLASS/, or remove them",
+            "move them to train/CLASS/, val/CLASS/ or test/CLASS/, or remove them; where the folder of a split is a "
+            f"class, {_RENAME}",
         )
     elif len(first) > 1:
         raise UserError(
@@ -129,6 +132,15 @@ def _place(names: list[str], root: Path) -> list[Sample]:
             "where folders inside of CLASS belong to it"
         )
     return placed or without
+
+
+def _why_no_class(parts: tuple[str, ...]) -> str:
+    if len(parts) < 2:
+        return "lies in no class folder; expected train/CLASS/FILE or CLASS/FILE"
+    return (
+        f"lies in no class folder: {printable(parts[-2])!r} is taken for a split, as are folders called "
+        f"{', '.join(_SPLIT_FOLDERS)} in any case; expected train/CLASS/FILE or CLASS/FILE; if it is a class, {_RENAME}"
+    )
 
 
 def _split_folders(parts: tuple[str, ...]) -> list[int]:
@@ -150,41 +162,6 @@ def _warn_of_others(files: list[str], image: tuple[str, ...], root: Path) -> Non
             f"data.root: {root}: {len(others)} files in class folders are left out, as their names do not end in "
             f"{' '.join(EXTENSIONS)}: {first_few(map(printable, others))}; convert or rename those that are images"
         )
-
-
-def _read_csv(path: Path) -> list[Sample]:
-    """The images that a .csv file lists.
-
-    Raises:
-        UserError: no such file, one that cannot be read, other columns, or a row that names no file, class or split.
-    """
-    if file_type(path) not in (0, stat.S_IFREG):
-        raise UserError(
-            f"data.root: {path}: ends in .csv and is no file; expected a table with the columns path,label, or a "
-            "folder of another name"
-        )
-    samples: list[Sample] = []
-    try:
-        with readable(path), path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if not {"path", "label"} <= set(columns):
-                raise UserError(
-                    f"data.root: {path}: expected the columns path,label[,split], found {','.join(columns)}"
-                )
-            for line, row in enumerate(reader, start=2):
-                split = (row.get("split") or "train").strip()
-                if split not in SPLIT_NAMES or not row["path"] or not row["label"]:
-                    raise UserError(
-                        f"data.root: {path}, line {line}: found {dict(row)}, expected a path, a label and, in a column "
-                        f"split, one of {', '.join(SPLIT_NAMES)}"
-                    )
-                if not os.path.isfile(path.parent / row["path"]):  # noqa: PTH113 (pathlib raises for a long path)
-                    raise UserError(f"data.root: {path}, line {line}: no such file: {row['path']}")
-                samples.append(Sample(row["path"], row["label"], SPLIT_NAMES[split], -1))
-    except (ValueError, csv.Error) as error:  # not UTF-8, or no path at all
-        raise UserError(f"data.root: {path}: not readable as CSV: {error}") from error
-    return samples
 
 
 def _numbered(samples: list[Sample]) -> list[Sample]:

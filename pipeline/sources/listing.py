@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,8 +16,10 @@ from pipeline.errors import UserError
 from pipeline.files import GIB
 from pipeline.images.decode import ImageOptions, UndecodableError, decode_image, different_sizes
 from pipeline.images.files import FileDecoder, ImageFiles
-from pipeline.sources.folder import first_few, read_start, require
+from pipeline.sources.classes import in_order, warn_of_alike
+from pipeline.sources.folder import first_few, printable, read_start, require
 from pipeline.sources.limit import limited_rows
+from pipeline.sources.same import picture_digests, same_pictures
 from pipeline.sources.scan import scan
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset, Names
 from pipeline.store.sizes import Sizes, count
@@ -58,14 +60,14 @@ def load_listing(
 
     Args:
         root: the folder that their paths are relative to.
-        class_names: in the order of the label numbers; None sorts the training classes by name.
+        class_names: in the order of the label numbers; None puts the training classes in that of `in_order`.
 
     Raises:
         UserError: no training images, fewer than two classes, a class without training images, missing files, files
             that do not decode (unless they are left out, with a warning), or images of different sizes.
     """
     in_train = {sample.label for sample in samples if sample.split == TRAIN}
-    names = list(class_names) if class_names is not None else sorted(in_train)
+    names = list(class_names) if class_names is not None else in_order(in_train)
     if len(in_train) < 2:
         raise UserError(f"data.root: expected training images of two or more classes, found {sorted(in_train)}")
     for sample in samples:
@@ -74,11 +76,12 @@ def load_listing(
                 f"data.root: {SPLITS[sample.split]} has the class {sample.label!r} ({sample.path}), which train "
                 f"lacks; its classes are {', '.join(names)}"
             )
+    warn_of_alike(names)
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
     split = np.array([sample.split for sample in samples], dtype=np.uint8)
     wanted = [samples[row] for row in limited_rows(labels, split, options.limit, options.limit_test)]
-    chosen, images = (_in_memory if options.storage == "memory" else _in_files)(wanted, root, options)
+    chosen, images, digests = (_in_memory if options.storage == "memory" else _in_files)(wanted, root, options)
     return Dataset(
         images=images,
         labels=np.array([number[sample.label] for sample in chosen], dtype=np.int64),
@@ -88,7 +91,11 @@ def load_listing(
         class_names=names,
         source=source,
         labels_are_true=False,
+        same_picture=same_pictures(chosen, digests),
     )
+
+
+Digests = NDArray[np.uint64]
 
 
 def look_at_listing(samples: Sequence[Sample], root: Path, options: FileOptions) -> Sizes:
@@ -97,32 +104,37 @@ def look_at_listing(samples: Sequence[Sample], root: Path, options: FileOptions)
     Raises:
         UserError: it cannot be read, or does not decode.
     """
-    names = sorted({sample.label for sample in samples})
+    names = in_order({sample.label for sample in samples})
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
     split = np.array([sample.split for sample in samples], dtype=np.uint8)
     first = root / samples[0].path
     try:
-        image = decode_image(read_start(first, options.image.max_file_bytes + 1), options.image)
+        image = decode_image(read_start(first, options.image.max_file_bytes + 1), options.image).pixels
     except UndecodableError as error:
         raise UserError(f"data.root: {first}: {error}") from error
     return count(image.shape, len(names), split[limited_rows(labels, split, options.limit, options.limit_test)])
 
 
-def _in_memory(wanted: list[Sample], root: Path, options: FileOptions) -> tuple[list[Sample], NDArray[np.uint8]]:
+def _in_memory(
+    wanted: list[Sample], root: Path, options: FileOptions
+) -> tuple[list[Sample], NDArray[np.uint8], Digests]:
     names = [sample.path for sample in wanted]
     require(root, names)
     most = options.image.max_file_bytes + 1
     contents = ((name, read_start(root / name, most)) for name in dict.fromkeys(names))
     shown = console.counted(contents, "download", len(set(names)))
     images, bad = decode_images(shown, names, options.image)
-    return _without_bad(wanted, bad, options.on_bad_image) if bad else wanted, images
+    chosen = _without_bad(wanted, bad, options.on_bad_image) if bad else wanted
+    return chosen, images, picture_digests(images)
 
 
 def decode_images(
     items: Iterable[tuple[str, bytes]], names: Sequence[str], options: ImageOptions
 ) -> tuple[NDArray[np.uint8], dict[str, str]]:
     """Images [N, C, H, W] in the order of `names`, and name → why for those that do not decode, which have no row.
+
+    Warns of what was left out of others, or is doubtful.
 
     Args:
         items: name and bytes of each file, in any order, each name once.
@@ -137,13 +149,16 @@ def decode_images(
     images = np.empty((len(names), 0, 0, 0), np.uint8)
     done = np.zeros(len(names), dtype=bool)
     bad: dict[str, str] = {}
+    remarks: dict[str, tuple[str, ...]] = {}
     first_name = ""
     for name, content in items:
         try:
-            image = decode_image(content, options)
+            image, found = decode_image(content, options)
         except UndecodableError as error:
             bad[name] = str(error)
             continue
+        if found:
+            remarks[name] = found
         if not first_name:
             images, first_name = _room(len(names), image.shape), name
         elif image.shape[1:] != images.shape[2:]:
@@ -158,7 +173,18 @@ def decode_images(
         raise UserError(f"data.root: {len(missing)} listed files are missing: {first_few(missing)}")
     for i, first in again:
         images[i], done[i] = images[first], done[first]
+    _warn_of_remarks(remarks, len(row) - len(bad))
     return _rows(images, done), bad
+
+
+def _warn_of_remarks(remarks: Mapping[str, tuple[str, ...]], count: int) -> None:
+    """Once for each kind, with the names of the first few. `count`: of all images."""
+    names: dict[str, list[str]] = {}
+    for name, found in remarks.items():
+        for remark in found:
+            names.setdefault(remark, []).append(printable(name))
+    for remark, those in names.items():
+        console.warn(f"data.root: {len(those)} of {count} images {remark}: {first_few(those)}")
 
 
 def _room(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -187,7 +213,7 @@ def _rows(images: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> NDArray[np.ui
     return images[: len(rows)]
 
 
-def _in_files(wanted: list[Sample], root: Path, options: FileOptions) -> tuple[list[Sample], ImageFiles]:
+def _in_files(wanted: list[Sample], root: Path, options: FileOptions) -> tuple[list[Sample], ImageFiles, Digests]:
     paths = [sample.path for sample in wanted]
     require(root, paths)
     training = np.array([sample.split == TRAIN for sample in wanted])
@@ -196,10 +222,13 @@ def _in_files(wanted: list[Sample], root: Path, options: FileOptions) -> tuple[l
     chosen = wanted
     if found.bad:
         chosen = _without_bad(wanted, {paths[i]: why for i, why in found.bad.items()}, options.on_bad_image)
+    good = found.sizes >= 0
+    _warn_of_remarks({paths[i]: remarks for i, remarks in found.remarks.items()}, int(good.sum()))
     shape, sums = found.together()
     image = options.image._replace(channels=1 if shape[0] == 1 else 3)
     names = Names.of(sample.path for sample in chosen)
-    return chosen, ImageFiles(names, found.sizes[found.sizes >= 0], FileDecoder(str(root), shape, image), sums)
+    images = ImageFiles(names, found.sizes[good], found.digests[good], FileDecoder(str(root), shape, image), sums)
+    return chosen, images, images.digests
 
 
 def _without_bad(samples: Sequence[Sample], bad: dict[str, str], on_bad_image: str) -> list[Sample]:

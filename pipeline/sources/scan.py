@@ -20,6 +20,7 @@ from pipeline import console
 from pipeline.errors import RunError
 from pipeline.images.decode import ImageOptions, UndecodableError, decode_image, different_sizes
 from pipeline.sources.folder import read_start
+from pipeline.sources.same import picture_digest
 
 FILES_A_TASK = 64
 Shape = tuple[int, int, int]
@@ -34,12 +35,19 @@ class Scanned:
         bad: position → reason, of those that do not decode.
         first: shape [C, H, W] → position of the first image that has it.
         sums: shape → sums over the training images that have it.
+        digests: of what each image shows.
+        remarks: position → what is to be said about it.
     """
 
     sizes: NDArray[np.int64]
     bad: dict[int, str] = field(default_factory=dict)
     first: dict[Shape, int] = field(default_factory=dict)
     sums: dict[Shape, PixelSums] = field(default_factory=dict)
+    digests: NDArray[np.uint64] = field(init=False)
+    remarks: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.digests = np.zeros(len(self.sizes), np.uint64)
 
     def together(self) -> tuple[Shape, PixelSums]:
         """The common shape, with three channels where any image is in colour, and the sums for it."""
@@ -67,7 +75,9 @@ def scan(root: Path, names: Sequence[str], training: NDArray[np.bool_], options:
     with console.progress("download", len(names)) as bar:
         for at, part in zip(starts, _each(tasks, workers), strict=True):
             found.sizes[at : at + len(part.sizes)] = part.sizes
+            found.digests[at : at + len(part.sizes)] = part.digests
             found.bad |= {at + i: reason for i, reason in part.bad.items()}
+            found.remarks |= {at + i: remarks for i, remarks in part.remarks.items()}
             for shape, i in part.first.items():
                 found.first.setdefault(shape, at + i)
             for shape, sums in part.sums.items():
@@ -121,10 +131,13 @@ def _scan_task(task: Task) -> Scanned:
     for i, name in enumerate(names):
         try:
             content = read_start(Path(root, name), options.max_file_bytes + 1)
-            image = decode_image(content, options)
+            image, remarks = decode_image(content, options)
         except UndecodableError as error:
             found.bad[i] = str(error)
             continue
+        if remarks:
+            found.remarks[i] = remarks
+        found.digests[i] = picture_digest(image)
         found.sizes[i] = len(content)
         shape: Shape = image.shape
         found.first.setdefault(shape, i)

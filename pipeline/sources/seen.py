@@ -6,12 +6,11 @@ again. The list itself has no time, and no place of this machine.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.sources.folder import contents, file_type, printable, readable
+from pipeline.sources.table import rows
 
 THREADS = 8
 
@@ -36,7 +36,7 @@ def look(place: Path) -> list[Seen]:
     """What is there: a file; a folder with all in it; a .csv file with the files that it lists.
 
     Raises:
-        UserError: nothing is there, or a file or folder cannot be read.
+        UserError: nothing is there, a file or folder cannot be read, or `rows` fails.
     """
     if not (kind := file_type(place)):
         raise UserError(f"data.root: {place}: no such file or folder")
@@ -44,7 +44,7 @@ def look(place: Path) -> list[Seen]:
         return _sums(place, contents(place)[0])
     names = [place.name]
     if place.suffix.lower() == ".csv":
-        names += sorted(set(_listed(place)) - {place.name})
+        names += sorted({sample.path for sample in rows(place)} - {place.name})
     return _sums(place.parent, names)
 
 
@@ -66,15 +66,6 @@ def check_folder(place: Path, expected: str | None) -> None:
         raise UserError(
             f"data.sha256: {place} has {found}, over the names, sizes and sums of all its files; expected {expected}"
         )
-
-
-def _listed(table: Path) -> Iterator[str]:
-    """The files of a CSV that are there; what is wrong with the table, the download says."""
-    with suppress(OSError, ValueError, csv.Error), table.open(encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file, skipinitialspace=True):
-            name = next((value for key, value in row.items() if key and key.strip() == "path"), None)
-            if name and (table.parent / name.strip()).is_file():
-                yield name.strip()
 
 
 def _sums(root: Path, names: list[str]) -> list[Seen]:

@@ -54,7 +54,7 @@ def _default(evaluation: Evaluation) -> str:
     files.write_csv(CONFUSION, evaluation.final_predictions())
     files.write_csv(ESTIMATED, evaluation.estimated_matrix(final))
     files.write_csv(files.LABEL_ISSUES, evaluation.issue_rows(final))
-    doubted = int((final.score <= evaluation.threshold).sum())
+    doubted = int(final.listed(evaluation.threshold).sum())
     return f"evaluate: {len(DEFAULT)} systems; {doubted} of {len(final.score)} training labels are probably wrong"
 
 
@@ -80,6 +80,7 @@ class LabelIssues:
         given: given labels.
         predicted: the model's labels.
         score: probability of the given label; low is suspicious.
+        contradicted: which are of an image that has another label elsewhere in the data.
         wrong: which given labels are wrong, or None where the true labels are unknown.
     """
 
@@ -87,15 +88,36 @@ class LabelIssues:
     given: NDArray[np.int64]
     predicted: NDArray[np.int64]
     score: NDArray[np.float32]
+    contradicted: NDArray[np.bool_]
     wrong: NDArray[np.bool_] | None
 
+    def listed(self, threshold: float) -> NDArray[np.bool_]:
+        """Which labels are issues."""
+        return (self.score <= threshold) | self.contradicted
+
+    def order(self) -> NDArray[np.int64]:
+        """Most suspicious first: those of which one or the other is certainly wrong lead."""
+        return np.lexsort((self.score, ~self.contradicted))
+
     def metrics(self, threshold: float) -> dict[str, Any]:
-        kept = self.score > threshold
+        kept = ~self.listed(threshold)
         values: dict[str, Any] = {"found_fraction": float((~kept).mean())}
         if self.wrong is not None:
             quality = mentor.filter_quality(self.score, kept, self.wrong)
             values |= {"precision": quality.precision, "recall": quality.recall, "auc": quality.auc}
         return values
+
+
+def other_labels(same_picture: NDArray[np.int64] | None, labels: NDArray[np.int64]) -> dict[int, list[int]]:
+    """Row → the other labels that equal images have, for those that have some."""
+    if same_picture is None:
+        return {}
+    rows = np.flatnonzero(same_picture >= 0)
+    of_group: dict[int, set[int]] = {}
+    for row in rows.tolist():
+        of_group.setdefault(int(same_picture[row]), set()).add(int(labels[row]))
+    others = {row: sorted(of_group[int(same_picture[row])] - {int(labels[row])}) for row in rows.tolist()}
+    return {row: found for row, found in others.items() if found}
 
 
 class Evaluation:
@@ -107,6 +129,7 @@ class Evaluation:
         self.dataset = session.dataset
         self.labels = session.labels
         self.threshold = self.params.label_issue_threshold
+        self.also_labelled = other_labels(self.dataset.same_picture, self.labels.labels)
 
     def count(self, split: int) -> int:
         return len(self.labels.rows(split))
@@ -161,26 +184,31 @@ class Evaluation:
                 given=given,
                 predicted=scores.predicted.numpy(),
                 score=scores.given.numpy(),
+                contradicted=np.isin(rows, list(self.also_labelled)),
                 wrong=None if true is None else true[rows] != given,
             )
             for system, scores in zip(systems, self.session.label_scores(networks, "evaluate, train"), strict=True)
         }
 
     def issue_rows(self, issues: LabelIssues) -> Iterator[dict[str, Any]]:
-        """The table of label issues in cleanlab's columns, most suspicious first."""
+        """The table of label issues in cleanlab's columns, most suspicious first; a column more where equal images have
+        other labels."""
         names, classes, true = self.dataset.names, self.dataset.class_names, self.labels.true_labels
-        for i in np.argsort(issues.score, kind="stable"):
+        listed = issues.listed(self.threshold)
+        for i in issues.order():
             row = int(issues.rows[i])
             entry: dict[str, Any] = {
                 "index": row,
                 "name": names[row],
-                "is_label_issue": bool(issues.score[i] <= self.threshold),
+                "is_label_issue": bool(listed[i]),
                 "label_score": float(issues.score[i]),
                 "given_label": classes[issues.given[i]],
                 "predicted_label": classes[issues.predicted[i]],
             }
             if true is not None:
                 entry["true_label"] = classes[true[row]]
+            if self.also_labelled:
+                entry["also_labelled"] = "; ".join(classes[label] for label in self.also_labelled.get(row, ()))
             yield entry
 
     def estimated_matrix(self, issues: LabelIssues) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlnt import seeding
 from mlnt.noise import by_image, matrices
-from pipeline import files
+from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
@@ -70,15 +70,50 @@ def _files_of(params: Params) -> dict[str, Path]:
 
 def _split(dataset: Dataset, params: Params) -> NDArray[np.uint8]:
     """The source's split; without a validation part there, a stratified one is taken off the training part, which keeps
-    a sample of every class."""
+    a sample of every class.
+
+    Raises:
+        UserError: no class has a sample to spare.
+    """
     if (dataset.split == VALIDATION).any():
         return dataset.split
     split = dataset.split.copy()
     train = np.flatnonzero(split == TRAIN)
+    fraction = params.noise.validation_fraction
     generator = seeding.numpy_generator(params.seed, "validation split")
-    chosen = matrices.stratified_split(dataset.labels[train], params.noise.validation_fraction, generator, leave=1)
+    chosen = matrices.validation_split(dataset.labels[train], fraction, generator)
+    if not chosen.any():
+        raise UserError(
+            f"noise.validation_fraction: found {fraction:g}, but each class has one training sample alone, which stays "
+            f"for training; expected a class of two or more: {_more_samples(dataset, params)}"
+        )
     split[train[chosen]] = VALIDATION
+    _warn_of_another_share(dataset, train, chosen, fraction)
     return split
+
+
+def _more_samples(dataset: Dataset, params: Params) -> str:
+    remedies = [] if params.data.limit is None else ["raise data.limit"]
+    if dataset.source == "imagefolder":
+        remedies += ["put images of their own into val/CLASS/ (or rows with the split val into the CSV)"]
+    return " or ".join([*remedies, "add training samples"])
+
+
+def _warn_of_another_share(
+    dataset: Dataset, train: NDArray[np.int64], chosen: NDArray[np.bool_], fraction: float
+) -> None:
+    """Where small classes do not allow the share that was asked for, or none of theirs is chosen."""
+    taken, asked = int(chosen.sum()), fraction * len(train)
+    labels = dataset.labels[train]
+    without = np.setdiff1d(labels, labels[chosen])
+    said = [f"{taken} of {len(train)} training samples are taken for validation"]
+    if abs(taken - asked) >= max(1, 0.2 * asked):
+        said.append(f"{fraction:g} would be {asked:.1f}: of each class a whole number is taken, and one stays")
+    if len(without):
+        names = ", ".join(dataset.class_names[label] for label in without[:5]) + (", …" if len(without) > 5 else "")
+        said.append(f"none of {len(without)} of {len(np.unique(labels))} classes, which are too small: {names}")
+    if len(said) > 1:
+        console.warn(f"noise.validation_fraction: {'; '.join(said)}")
 
 
 def _noisy_labels(
@@ -130,18 +165,19 @@ def _matrix(class_names: list[str], params: Params) -> matrices.Matrix:
             return matrices.mapping_matrix(class_names, mapping, rate)
         except ValueError as error:
             raise UserError(f"noise.mapping: {error}") from error
-    return _read_matrix(files.resolve(params.noise.matrix_file or ""), count)
+    return _read_matrix(files.resolve(params.noise.matrix_file or ""), class_names)
 
 
-def _read_matrix(path: Path, num_classes: int) -> matrices.Matrix:
+def _read_matrix(path: Path, class_names: list[str]) -> matrices.Matrix:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # an empty file: its shape is refused below
-            matrix = np.loadtxt(path, delimiter=",", ndmin=2)
-        matrices.check_matrix(matrix, num_classes)
-    except (OSError, ValueError) as error:
-        raise UserError(f"noise.matrix_file: {path}: {error}; row i holds P(label = j | true label = i)") from error
-    return matrix
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = (line for line in file if line.strip() and not line.startswith("#"))
+            return matrices.named_matrix(list(csv.reader(lines, skipinitialspace=True)), class_names)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"noise.matrix_file: {path}: {error}; row i holds P(label = j | true label = i), rows and columns in the "
+            f"order of the classes ({', '.join(class_names)}), or in any with names in a first row and a first column"
+        ) from error
 
 
 def _instance(

@@ -62,6 +62,7 @@ def run(params: Params, baselines: bool = False) -> str:
             histogram=figures.score_histogram(issues.scores, issues.wrong if known else None, threshold),
             threshold=threshold,
             num_issues=issues.listed,
+            num_contradicted=issues.contradicted,
             num_train=len(labels.rows(TRAIN)),
             gallery=[_card(dataset, row) for row in issues.first],
             final=final,
@@ -80,12 +81,14 @@ class Issues:
         scores: the label score of each training sample.
         wrong: whether its label is wrong, where the truth is known.
         listed: how many are taken for wrong.
+        contradicted: how many of these are of an image that has another label elsewhere.
         first: rows for the gallery.
     """
 
     scores: list[float] = field(default_factory=list)
     wrong: list[bool] = field(default_factory=list)
     listed: int = 0
+    contradicted: int = 0
     first: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -95,6 +98,7 @@ def _issues(gallery: int) -> Issues:
         issues.scores.append(float(row["label_score"]))
         issues.wrong.append(row.get("true_label") != row["given_label"])
         issues.listed += row["is_label_issue"] == "True"
+        issues.contradicted += bool(row.get("also_labelled"))
         if len(issues.first) < gallery:
             issues.first.append(row)
     return issues

@@ -78,6 +78,8 @@ class Dataset:
         class_names: one for each label.
         source: `data.source`.
         labels_are_true: whether the source vouches for its labels.
+        same_picture: the group of equal images that each is in [N], −1 for none; None where no two are equal, or nobody
+            has looked.
     """
 
     images: NDArray[np.uint8] | ImageFiles
@@ -88,6 +90,7 @@ class Dataset:
     class_names: list[str]
     source: str
     labels_are_true: bool
+    same_picture: NDArray[np.int64] | None = None
     digest: str = ""
 
 
@@ -125,6 +128,8 @@ def write_dataset(dataset: Dataset) -> str:
         "names": names.text,
         "name_ends": names.ends,
     }
+    if dataset.same_picture is not None:
+        arrays["same_picture"] = dataset.same_picture
     about: dict[str, Any] = {
         "class_names": dataset.class_names,
         "source": dataset.source,
@@ -132,7 +137,8 @@ def write_dataset(dataset: Dataset) -> str:
     }
     images = dataset.images
     if isinstance(images, ImageFiles):
-        arrays |= {"file_sizes": images.sizes, "pixel_total": images.sums.total, "pixel_levels": images.sums.levels}
+        arrays |= {"file_sizes": images.sizes, "picture_digests": images.digests}
+        arrays |= {"pixel_total": images.sums.total, "pixel_levels": images.sums.levels}
         about["files"] = {
             "shape": images.decode.shape,
             "options": images.decode.options._asdict(),
@@ -168,6 +174,7 @@ def read_dataset(root: str | None = None) -> Dataset:
             split=file["split"][:],
             source_index=file["source_index"][:],
             names=names,
+            same_picture=file["same_picture"][:] if "same_picture" in file else None,
             **about,
         )
 
@@ -184,7 +191,7 @@ def _image_files(file: h5py.File, names: Names, root: Path, listed: dict[str, An
     channels, height, width = listed["shape"]
     decoder = FileDecoder(str(root.absolute()), (channels, height, width), ImageOptions(**listed["options"]))
     sums = PixelSums(listed["summed"], file["pixel_total"][:], file["pixel_levels"][:])
-    return ImageFiles(names, file["file_sizes"][:], decoder, sums)
+    return ImageFiles(names, file["file_sizes"][:], file["picture_digests"][:], decoder, sums)
 
 
 def write_labels(labels: Labels) -> str:

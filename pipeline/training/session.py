@@ -98,7 +98,7 @@ class Session:
         sets = {"validation": self.split(VALIDATION), "test": self.split(TEST)}
         evaluation = {name: labeled for name, labeled in sets.items() if len(labeled.indices)}
         if "validation" not in evaluation:
-            raise UserError(f"{files.LABELS}: no validation samples; raise noise.validation_fraction")
+            raise UserError(f"{files.LABELS}: no validation samples; `mlnt inject-noise` takes some off")
         return TrainingData(self.images, self.split(TRAIN), evaluation, kept, features)
 
     def best_network(self, system: System) -> tuple[Network, str]:

@@ -22,6 +22,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from projects import STAGES, copy_outputs, digests, make_params, run_stage, write_params, write_picture
 from runs import Run, run_all
 from safetensors.torch import save_file
@@ -499,6 +500,7 @@ NOISE = [
             "\n".join([",".join(["0.1"] * 9)] * 10),
             "\n".join([",".join(["-1"] + ["0"] * 8 + ["2"])] * 10),
             "\n".join([",".join(["nan"] * 10)] * 10),
+            "\n".join([",".join(["class", *"abcdefghij"])] + [",".join(["0", *["0.1"] * 10])] * 10),
         ),
     ),
     Case(
@@ -601,6 +603,13 @@ OWN_IMAGES = [
         "lies in no class folder",
     ),
     tree(
+        "a class called like a split",
+        lambda: (remove("images/test")(), write_picture(Path("images/cow/1.png"), 1, size=(8, 8))),
+        "1 images in it lie in no split",
+        "cow/1.png",
+        "where the folder of a split is a class, rename its folder",
+    ),
+    tree(
         "beside the splits",
         lambda: write_picture(Path("images/unlabeled/1.png"), 1, size=(8, 8)),
         "1 images in it lie in no split",
@@ -627,6 +636,16 @@ OWN_IMAGES = [
             "a cut PNG": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x08",
             "HTML": b"<html>404</html>",
         }.items()
+    ),
+    *(
+        tree(
+            f"numbers of no known range: {dtype.__name__}",
+            lambda dtype=dtype: Image.fromarray(np.zeros((8, 8), dtype)).save("images/train/cat/3.png", "TIFF"),
+            "1 of 48 images do not decode: train/cat/3.png",
+            "of no known range; save it with 8 or 16 bits",
+            kind="image that does not decode",
+        )
+        for dtype in (np.int32, np.float32)
     ),
     tree(
         "half",
@@ -693,6 +712,10 @@ OWN_IMAGES = [
         data__root="images.csv",
     ),
     csv_list("one class", "path,label\ntrain/cat/1.png,cat\n", "two or more classes"),
+    csv_list("a comma without quotes", "path,label\ntrain/cat/1.png,cat, black\n", "line 2: found 3 fields", "quotes"),
+    csv_list("a column twice", "path,label,label\ntrain/cat/1.png,a,b\n", "more than one column called label"),
+    csv_list("a quote left open", 'path,label\ntrain/cat/1.png,"cat\n', "not readable as CSV"),
+    csv_list("UTF-16", "path,label\ntrain/cat/1.png,cat\n".encode("utf-16"), "another encoding", "expected UTF-8"),
     *(
         tree(url, lambda: None, "data.url", kind="URL", data__root=None, data__url=url)
         for url in (

@@ -17,7 +17,7 @@ from pipeline.sources import clothing1m
 from pipeline.sources.listing import FileOptions
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION
 
-AS_THEY_ARE = FileOptions(ImageOptions("auto", None, None, 100), "error", None, None, "memory", 0)
+AS_THEY_ARE = FileOptions(ImageOptions("auto", None, None, 100, "white"), "error", None, None, "memory", 0)
 
 
 @pytest.fixture

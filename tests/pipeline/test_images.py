@@ -24,7 +24,7 @@ from pipeline.sources import listing
 from pipeline.stages import download
 from pipeline.store.dataset import Dataset, read_dataset
 
-AS_THEY_ARE = ImageOptions("auto", None, None, 100)
+AS_THEY_ARE = ImageOptions("auto", None, None, 100, "white")
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -159,7 +159,7 @@ from pipeline.images.decode import ImageOptions
 from pipeline.sources.listing import decode_images
 items = [(name, Path(name).read_bytes()) for name in sys.argv[1:]]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-images, bad = decode_images(items, sys.argv[1:], ImageOptions("auto", None, None, 100))
+images, bad = decode_images(items, sys.argv[1:], ImageOptions("auto", None, None, 100, "white"))
 print(len(images), len(bad), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -244,7 +244,7 @@ def refused(expected: str, **changes: Any) -> None:
         ("\n".join([",".join(["0.2"] * 10)] * 10), "found row 1 with sum 2"),
         ("\n".join([",".join(["1.9", "-0.9", *["0"] * 8])] * 10), "negative"),
         ("\n".join([",".join(["nan", *["0"] * 9])] * 10), "non-finite"),
-        ("a,b\nc,d\n", "could not convert string"),
+        ("\n".join([",".join("abcdefghij")] * 10), "could not convert string"),
         ("1,0\n0\n", "number of columns changed"),
         ("", "expected 10 rows of 10 numbers"),
     ],
@@ -280,6 +280,76 @@ def test_own_classes_need_a_mapping(digits: Dataset) -> None:
 
 def test_noise_needs_the_data_set(project: Path) -> None:
     refused(r"^data/dataset.h5: no such file; `mlnt download` makes it")
+
+
+# Small classes, and classes that are numbers
+
+
+def images(folder: Path, *classes: str, each: int) -> None:
+    for i, label in enumerate(classes):
+        for j in range(each):
+            write_picture(folder / "images" / label / f"{j}.png", i * each + j)
+    download.run(make_params(**WHOLE, data__source="imagefolder", data__root="images"))
+
+
+def test_a_share_of_small_classes_is_the_share_of_all_and_said(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images(project, *(f"c{i:02}" for i in range(40)), each=2)
+    labels, _ = inject(read_dataset(), kind="none", validation_fraction=0.1)
+    assert len(labels.rows(VALIDATION)) == 8
+    said = capsys.readouterr().err
+    assert "warning: noise.validation_fraction: 8 of 80 training samples are taken for validation; none of 32" in said
+    assert said.count("\n") == 1
+    inject(read_dataset(), kind="none", validation_fraction=0.9)
+    assert "40 of 80 training samples are taken for validation; 0.9 would be 72.0: of each" in capsys.readouterr().err
+
+
+def test_rounding_that_takes_another_share_is_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images(project, *(f"c{i:02}" for i in range(10)), each=3)
+    inject(read_dataset(), kind="none", validation_fraction=0.2)
+    assert "10 of 30 training samples are taken for validation; 0.2 would be 6.0: of each" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+def test_single_images_leave_nothing_for_validation(limit: int | None, project: Path) -> None:
+    images(project, *map(str, range(5)), each=1)
+    with pytest.raises(UserError) as caught:
+        noise.run(make_params(data__limit=limit, noise__kind="none", noise__validation_fraction=0.9))
+    said = str(caught.value)
+    assert said.startswith("noise.validation_fraction: found 0.9, but each class has one training sample alone")
+    assert "val/CLASS/" in said
+    assert ("raise data.limit or" in said) == (limit is not None)
+    write_picture(project / "images/0/1.png", 99)
+    download.run(make_params(**WHOLE, data__source="imagefolder", data__root="images"))
+    labels, _ = inject(read_dataset(), kind="none", validation_fraction=0.9)
+    assert len(labels.rows(VALIDATION)) == 1
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_matrix_in_counting_order_meets_classes_that_are_numbers(named: bool, project: Path) -> None:
+    images(project, *map(str, range(11)), each=8)
+    matrix = np.eye(11)
+    matrix[2, 2], matrix[2, 3] = 0.5, 0.5
+    order = np.arange(11)[::-1] if named else np.arange(11)
+    rows = [",".join(map(str, [*([i] if named else []), *matrix[i][order]])) for i in order]
+    head = [",".join(map(str, ["", *order]))] if named else []
+    Path("matrix.csv").write_text("\ufeff" + "\n".join(["# by hand", *head, *rows][not named :]), encoding="utf-8")
+    dataset = read_dataset()
+    labels, _ = inject(dataset, kind="matrix", matrix_file="matrix.csv", validation="noisy", validation_fraction=0.2)
+    changed = np.flatnonzero(labels.labels != dataset.labels)
+    assert {dataset.class_names[i] for i in dataset.labels[changed]} == {"2"}
+    assert {dataset.class_names[i] for i in labels.labels[changed]} == {"3"}
+
+
+def test_a_matrix_of_other_classes_is_refused(digits: Dataset, project: Path) -> None:
+    rows = ["," + ",".join("012345678x"), *(f"{i}," + ",".join(["0.1"] * 10) for i in range(10))]
+    (project / "matrix.csv").write_text("\n".join(rows), encoding="utf-8")
+    refused(
+        "^noise.matrix_file: matrix.csv: its columns are called 0, .*that lacks 9; row i holds",
+        kind="matrix",
+        matrix_file="matrix.csv",
+    )
 
 
 # Own images, in the manner of CIFAR-10: numbers for names

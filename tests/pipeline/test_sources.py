@@ -27,7 +27,7 @@ from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, read_dataset
 
-AS_THEY_ARE = FileOptions(ImageOptions("auto", None, None, 100), "error", None, None, "memory", 0)
+AS_THEY_ARE = FileOptions(ImageOptions("auto", None, None, 100, "white"), "error", None, None, "memory", 0)
 CLASSES = ("cat", "dog", "emu")
 
 
@@ -295,6 +295,8 @@ def test_grey_and_colour_images(modes: list[str], channels: Any, expected: int, 
     written = []
     for i, (mode, label) in enumerate(zip(modes, ("cat", "dog"), strict=True)):
         image = write_picture(tmp_path / "train" / label / "1.png", i, mode=mode)
+        if mode == "RGBA":  # transparent here and there
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         target = "L" if expected == 1 or mode in ("1", "L", "LA") else "RGB"
         pixels = np.atleast_3d(np.asarray(image.convert(target))).transpose(2, 0, 1)
         written.append(np.broadcast_to(pixels, (expected, 5, 6)))
@@ -309,10 +311,10 @@ def test_a_palette_with_transparent_entries_is_decoded_without_a_warning(tmp_pat
         image.save(tmp_path / "train" / label / "1.png", transparency=b"\x80\xff")
     images = load(tmp_path).images
     assert images.shape == (2, 3, 5, 6)
-    assert images[:, :, 0, 0].tolist() == [[0, 20, 30], [10, 20, 30]]
+    assert images[:, :, 0, 0].tolist() == [[0, 20, 30], [10, 20, 30]]  # entry 1 is opaque
 
 
-@pytest.mark.parametrize(("suffix", "kind"), [("png", "u2"), ("tif", "u2"), ("tif", "i4"), ("tif", ">u2")])
+@pytest.mark.parametrize(("suffix", "kind"), [("png", "u2"), ("tif", "u2"), ("tif", ">u2"), ("pgm", "u2")])
 def test_sixteen_bits_keep_their_upper_half(suffix: str, kind: str, tmp_path: Path) -> None:
     values = np.arange(0, 65536, 2048).reshape(4, 8).astype(kind)
     for label in ("cat", "dog"):
@@ -611,11 +613,11 @@ def test_pipes_and_links_that_lead_nowhere_are_named(name: str, target: str | No
 
 def test_a_csv_may_point_anywhere_but_not_at_a_pipe(tmp_path: Path) -> None:
     outside, lists = tmp_path / "elsewhere" / "1.png", tmp_path / "lists"
-    for path in (outside, lists / "2.png"):
-        write_picture(path, 0)
+    for i, path in enumerate((outside, lists / "2.png", outside.with_name("3.png"))):
+        write_picture(path, i)
     table = lists / "labels.csv"
-    table.write_text(f"path,label\n{outside},cat\n2.png,dog\n../elsewhere/1.png,cat\n", encoding="utf-8")
-    assert load(table).names == [str(outside), "2.png", "../elsewhere/1.png"]
+    table.write_text(f"path,label\n{outside},cat\n2.png,dog\n../elsewhere/3.png,cat\n", encoding="utf-8")
+    assert load(table).names == [str(outside), "2.png", "../elsewhere/3.png"]
     os.mkfifo(lists / "pipe.png")
     table.write_text("path,label\n2.png,dog\npipe.png,cat\n", encoding="utf-8")
     refused(table, "line 3: no such file: pipe.png")

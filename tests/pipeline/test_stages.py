@@ -44,6 +44,7 @@ from pipeline.params.load import check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
 from pipeline.report import figures
 from pipeline.report.terminal import show
+from pipeline.stages.evaluate import other_labels
 from pipeline.store import checkpoints
 from pipeline.store.dataset import TRAIN, VALIDATION, read_dataset, read_labels
 from pipeline.store.features import FeatureFile
@@ -406,6 +407,51 @@ def test_own_images_without_test_and_truth_leave_out_what_nobody_knows(own: Run)
     assert {row["given_label"] for row in table} == set(HOSTILE)
 
 
+def test_labels_that_contradict_each_other_lead_the_issues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One picture in both classes, one as another kind of file, one in training and test."""
+    images = tmp_path / "images"
+    for i in range(60):
+        write_picture(images / "train" / "ab"[i % 2] / f"{i}.png", i, size=(8, 8))
+    write_picture(images / "train" / "a" / "again.png", 1, size=(8, 8))
+    write_picture(images / "train" / "a" / "again.bmp", 1, size=(8, 8))
+    write_picture(images / "train" / "b" / "same class.png", 3, size=(8, 8))
+    write_picture(images / "test" / "b" / "4.png", 4, size=(8, 8))
+    write_picture(images / "test" / "a" / "5.png", 500, size=(8, 8))
+    for i, label in enumerate("ab"):
+        write_picture(images / "val" / label / "1.png", 600 + i, size=(8, 8))
+    changes = {"data__source": "imagefolder", "data__root": "images", "data__limit": None, "data__limit_test": None}
+    params = make_params(**changes, noise__kind="none", evaluate__label_issue_threshold=0.0, report__gallery=4)
+    run = run_all(tmp_path, params)
+    table = run.table("reports/label_issues.csv")
+    certain = {"train/b/1.png": "a", "train/a/again.png": "b", "train/a/again.bmp": "b", "train/a/4.png": "b"}
+    assert {row["name"]: row["also_labelled"] for row in table[:4]} == certain
+    assert [float(row["label_score"]) for row in table[:4]] == sorted(float(row["label_score"]) for row in table[:4])
+    assert all(row["is_label_issue"] == "True" for row in table[:4])
+    assert all((row["is_label_issue"], row["also_labelled"]) == ("False", "") for row in table[4:])
+    found = run.json("metrics/evaluate.json")["mlnt_3"]["label_issues"]["found_fraction"]
+    assert found == pytest.approx(4 / 63, abs=1e-6)
+    page = check_self_contained(run.text("reports/index.html")).text
+    assert "4 of 63 training labels" in " ".join(page.split())
+    assert "include 4 labels of images that have another label elsewhere" in " ".join(page.split())
+    assert page.count("also labelled: ") == 4
+
+
+@pytest.mark.parametrize(
+    ("same", "labels", "expected"),
+    [
+        (None, [0, 1], {}),
+        ([-1, -1], [0, 1], {}),
+        ([0, 0, -1], [1, 1, 0], {}),
+        ([0, 1, 0, 1, -1], [0, 1, 2, 1, 0], {0: [2], 2: [0]}),
+        ([0, 0, 0], [2, 0, 1], {0: [0, 1], 1: [1, 2], 2: [0, 2]}),
+    ],
+)
+def test_other_labels_of_the_same_picture(
+    same: list[int] | None, labels: list[int], expected: dict[int, list[int]]
+) -> None:
+    assert other_labels(None if same is None else np.array(same), np.array(labels)) == expected
+
+
 def test_the_report_on_own_images_escapes_their_names(own: Run) -> None:
     text = own.text("reports/index.html")
     page = check_self_contained(text)
@@ -512,6 +558,7 @@ ALTERNATIVES: dict[str, Any] = {
     "data.channels": 3,
     "data.resize": 4,
     "data.crop": 4,
+    "data.background": "black",
     "data.on_bad_image": "skip",
     "data.max_image_mpixels": 7,
     "run.max_unpacked_gib": 7,
@@ -829,14 +876,12 @@ def test_validation_takes_one_of_a_class_that_can_spare_it(each: int, project: P
         write_picture(project / "images" / f"class {i // each}" / f"{i}.png", i, size=(8, 8))
     changes = {"data__source": "imagefolder", "data__root": "images", "data__limit": None}
     params = make_params(**changes, noise__kind="none", train__batch_size=4, mlnt__neighbors=2)
-    for stage in ("download", "noise"):
-        run_stage(stage, params)
-    labels = read_labels(read_dataset())
+    run_stage("download", params)
     if each == 1:
-        assert len(labels.rows(VALIDATION)) == 0
-        refused("pretrain", params, "data/labels.h5: no validation samples", "noise.validation_fraction")
+        refused("noise", params, "noise.validation_fraction: found 0.2, but each class has one", "val/CLASS/")
     else:
-        assert len(labels.rows(VALIDATION)) == 2
+        run_stage("noise", params)
+        assert len(read_labels(read_dataset()).rows(VALIDATION)) == 2
         run_stage("pretrain", params)
 
 

@@ -65,7 +65,7 @@ def own(root: Path, **changes: Any) -> Any:
 
 
 def load(root: Path, storage: Any, workers: int = 0, on_bad_image: Any = "error", **options: Any) -> Dataset:
-    image = ImageOptions("auto", 9, 8, 100)._replace(**options)
+    image = ImageOptions("auto", 9, 8, 100, "white")._replace(**options)
     return imagefolder.load(root, FileOptions(image, on_bad_image, None, None, storage, workers))
 
 

@@ -16,6 +16,7 @@ from mlnt.noise.matrices import (
     stratified_split,
     symmetric_labels,
     symmetric_matrix,
+    validation_split,
 )
 
 rates = st.floats(0, 1)
@@ -115,3 +116,21 @@ def test_split_marks_the_rounded_share_of_every_class(labels: Labels, fraction: 
     for label in range(4):
         size, count = (labels == label).sum(), marked[labels == label].sum()
         assert count == max(round(fraction * size), 1 if size > 1 else 0)
+
+
+@given(labels_of(12), st.floats(0.01, 0.99), seeds)
+def test_a_validation_split_leaves_each_class_a_sample_and_takes_the_share(
+    labels: Labels, fraction: float, seed: int
+) -> None:
+    marked = validation_split(labels, fraction, np.random.default_rng(seed))
+    sizes = np.bincount(labels, minlength=12)
+    taken = np.bincount(labels[marked], minlength=12)
+    present = sizes > 0
+    assert (taken[present] < sizes[present]).all()
+    room = int((sizes[present] - 1).sum())
+    assert taken.sum() >= min(1, room)
+    if any(round(fraction * size) == 0 for size in sizes[sizes > 1]):
+        assert taken.sum() == min(max(round(fraction * len(labels)), 1), room)
+    else:
+        expected = stratified_split(labels, fraction, np.random.default_rng(seed), leave=1)
+        assert np.array_equal(marked, expected)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -10,12 +12,14 @@ from mlnt.noise.matrices import (
     Sampling,
     check_matrix,
     mapping_matrix,
+    named_matrix,
     pairflip_matrix,
     realised_matrix,
     replace_labels,
     stratified_split,
     symmetric_labels,
     symmetric_matrix,
+    validation_split,
 )
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -224,3 +228,84 @@ def test_split_is_random_repeatable_and_spread_over_the_class() -> None:
 
 def test_no_fraction_marks_nothing() -> None:
     assert not stratified_split(balanced(3, 20), 0.0, generator()).any()
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.6])
+def test_the_validation_split_is_the_stratified_one_where_classes_are_large_enough(fraction: float) -> None:
+    labels = generator(1).permutation(np.repeat([0, 1, 2, 3], [30, 12, 6, 1]))
+    expected = stratified_split(labels, fraction, generator(), leave=1)
+    assert np.array_equal(validation_split(labels, fraction, generator()), expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fraction", "total"),
+    [
+        ([2] * 40, 0.1, 8),
+        ([2] * 40, 0.01, 1),  # 0.8, and 1 at least
+        ([2] * 3, 0.02, 1),
+        ([2] * 40, 0.24, 19),
+        ([100, 3, 3, 3], 0.1, 11),
+        ([5] * 7, 0.05, 2),
+        ([4] * 9 + [1] * 4, 0.1, 4),
+        ([2, 1, 1, 1, 1, 1, 1, 1], 0.2, 1),  # 1.8, of which one class can give one
+        ([1] * 5, 0.5, 0),
+    ],
+)
+def test_small_classes_give_the_share_of_all_together(sizes: list[int], fraction: float, total: int) -> None:
+    labels = generator(2).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    chosen = []
+    for seed in range(3):
+        marked = validation_split(labels, fraction, generator(seed))
+        counts = np.bincount(labels[marked], minlength=len(sizes))
+        assert counts.sum() == total
+        assert (counts <= np.maximum(np.array(sizes) - 1, 0)).all()
+        share = fraction * np.array(sizes)
+        assert (np.abs(counts - share) < 1.01).all()
+        assert np.array_equal(marked, validation_split(labels, fraction, generator(seed)))
+        chosen.append(counts)
+    if sizes == [2] * 40 and total == 8:
+        assert not np.array_equal(chosen[0], chosen[1])
+
+
+# A matrix in a table
+
+NAMES = ["cat", "dog", "emu"]
+SHARES = [[0.5, 0.3, 0.2], [0.1, 0.9, 0.0], [0.0, 0.25, 0.75]]
+
+
+def test_a_matrix_without_names_has_the_order_of_the_classes() -> None:
+    cells = [[f" {share}" for share in row] for row in SHARES]
+    assert named_matrix(cells, NAMES).tolist() == SHARES
+
+
+@pytest.mark.parametrize("corner", ["", "true \\ label", "0"])
+@pytest.mark.parametrize("names", [NAMES, ["0", "2", "10"]])
+def test_names_of_rows_and_columns_say_the_order(corner: str, names: list[str]) -> None:
+    rows, columns = [2, 0, 1], [1, 2, 0]
+    cells = [[corner, *(f" {names[j]} " for j in columns)]]
+    cells += [[names[i], *(str(SHARES[i][j]) for j in columns)] for i in rows]
+    assert named_matrix(cells, names).tolist() == SHARES
+    same = [[names[j] for j in rows], *([str(SHARES[i][j]) for j in rows] for i in rows)]
+    assert named_matrix(same, names).tolist() == SHARES
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (
+            [["", "cat", "dog", "fox"], *([n, "1", "0", "0"] for n in NAMES)],
+            "cat, dog, fox; that lacks emu",
+        ),
+        (
+            [["", *NAMES], *([n, "1", "0", "0"] for n in ("cat", "dog", "dog"))],
+            "cat, dog, dog; that lacks emu",
+        ),
+        ([["1", "0"], ["0", "1"]], "expected 3 rows of 3 numbers, found shape (2, 2)"),
+        ([["1", "0", "0"], ["0", "1"], ["0", "0", "1"]], "number of columns changed from 3 to 2 at row 2"),
+        ([["1", "0", "x"]] * 3, "could not convert string to float: 'x'"),
+        ([["1", "0", "0.5"]] * 3, "found row 1 with sum 1.5"),
+    ],
+)
+def test_tables_that_are_no_matrix(cells: list[list[str]], expected: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        named_matrix(cells, NAMES)
