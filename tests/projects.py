@@ -161,8 +161,10 @@ def run(cwd: Path, *command: str, timeout: float = 200, **variables: str) -> sub
     )
 
 
-def run_pipeline(cwd: Path, *arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
-    return run(cwd, sys.executable, "-m", "pipeline", *arguments, timeout=timeout)
+def run_pipeline(
+    cwd: Path, *arguments: str, timeout: float = 200, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return run(cwd, sys.executable, "-m", "pipeline", *arguments, timeout=timeout, **variables)
 
 
 def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

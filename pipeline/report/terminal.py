@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import files
 from pipeline.report.rows import baseline_metrics, percent, rows
 
 
 def show() -> None:
-    """Print the table of the last run.
+    """Print the table of the last run; line by line where the terminal is too narrow for all of its numbers.
 
     Raises:
         UserError: there is no finished run.
@@ -21,21 +25,28 @@ def show() -> None:
     table_rows = rows(metrics, {})
     has_test, known = samples["test"] > 0, table_rows[0].kept_purity is not None
     columns = ["validation", *(["test best", "test last"] if has_test else []), "kept", *(["correct"] if known else [])]
-    table = Table("system")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in table_rows:
-        table.add_row(
-            row.title + (" *" if row.mentor else ""),
+    console.print(
+        "In percent, of " + ", ".join(f"{samples[name]} {name}" for name in samples if samples[name]) + " samples",
+        soft_wrap=True,
+    )
+    cells = {
+        row.title + (" *" if row.mentor else ""): [
             percent(row.validation_best),
             *([percent(row.test_best), percent(row.test_last)] if has_test else []),
             percent(row.kept_fraction),
             *([percent(row.kept_purity)] if known else []),
-        )
-    console.print(
-        "In percent, of " + ", ".join(f"{samples[name]} {name}" for name in samples if samples[name]) + " samples"
-    )
-    console.print(table)
+        ]
+        for row in table_rows
+    }
+    table = _table(columns, cells)
+    # Narrower, rich would shorten the numbers, and at last leave them out.
+    if Measurement.get(console, console.options.update(max_width=1000), table).minimum <= console.width:
+        console.print(table)
+    else:
+        for title, numbers in cells.items():
+            console.print(title, markup=False, soft_wrap=True)
+            for column, number in zip(columns, numbers, strict=True):
+                console.print(f" {column} {number}", soft_wrap=True)
     console.print(
         "1, 2, 3: iterations. best: the epoch of the highest validation accuracy; last: the last epoch.\n"
         "*: the better of the two on validation, the mentor of the next iteration.\n"
@@ -43,3 +54,14 @@ def show() -> None:
         f"{files.REPORT}: curves, noise matrices, and the labels that are probably wrong.",
         soft_wrap=True,
     )
+
+
+def _table(columns: Sequence[str], cells: Mapping[str, Sequence[str]]) -> Table:
+    """Names are broken between words where it is narrow, numbers never."""
+    table = Table()
+    table.add_column("system", min_width=max(len(word) for title in ("system", *cells) for word in title.split()))
+    for column in columns:
+        table.add_column(column, justify="right", min_width=len(column))
+    for title, numbers in cells.items():
+        table.add_row(Text(title), *numbers)
+    return table

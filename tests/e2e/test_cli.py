@@ -102,6 +102,33 @@ def test_help_lists_every_command_and_needs_no_torch(tmp_path: Path) -> None:
     assert {str(command.name) for command in app.registered_commands} == set(COMMANDS)
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=str,
+)
+def test_a_terminal_without_some_characters_is_shown_the_others(variables: dict[str, str], folder: Path) -> None:
+    """LANG=en_US.ISO-8859-1 has no arrow."""
+    (folder / ".dvc").mkdir()
+    for arguments, status, expected in (
+        (["--help"], 0, "download"),
+        (["download", "--help"], 0, "> data/dataset.h5"),
+        (["preset", "cifar10", "--params", "params.yaml"], 0, "mlnt.eta"),
+        (["doctor"], 2, "data.root"),
+        (["download"], 2, "data.root"),
+    ):
+        write_params(folder, data__source="imagefolder", data__root="λ→")
+        result = run_pipeline(folder, *arguments, **variables, COLUMNS="100")
+        assert result.returncode == status, result.stderr
+        assert expected in result.stdout + result.stderr
+        assert "Traceback" not in result.stderr
+
+
 # Errors: one message, an exit status, nothing written
 
 

@@ -528,6 +528,22 @@ def test_the_table_of_results_for_the_terminal(
     assert not re.findall(r"\b(?:None|NaN|nan)\b", shown)
 
 
+@pytest.mark.parametrize("width", [1, 20, 40, 60, 64, 70, 80])
+def test_every_number_is_shown_whatever_the_width(
+    width: int, finished: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished.folder)
+    numbers = []
+    for columns in (200, width):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        show()
+        shown = capsys.readouterr().out
+        assert "…" not in shown
+        numbers.append(re.findall(r"\d+\.\d\b", shown))
+    assert len(numbers[0]) == 5 * 2 * len(DEFAULT)
+    assert numbers[1] == numbers[0]
+
+
 # The same again, and not the same
 
 
