@@ -53,7 +53,7 @@ def _seconds(session: Session, system: System) -> float | None:
     if found is None:
         try:
             found = estimate.measure(params, sizes, DEFAULT, device)
-        except (RuntimeError, ValueError) as error:  # it is but an estimate
+        except (UserError, RuntimeError, ValueError) as error:  # it is but an estimate
             console.warn(f"how long it will take is not known: {error}")
             return None
         estimate.keep(found, device)

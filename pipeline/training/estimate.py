@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -105,10 +106,9 @@ def measure(params: Params, sizes: Sizes, systems: Sequence[System], device: tor
     batch = params.train.batch_size
     if sizes.train < batch:
         raise UserError(f"train.batch_size: need at least one batch of {batch} training samples, got {sizes.train}")
-    start_up = time.process_time()
     part = max(batch // FRACTION, min(batch, params.mlnt.neighbors + 1))
     try:
-        small = _measured(_Stage(params, sizes, device, part), systems, start_up)
+        small = _measured(_Stage(params, sizes, device, part), systems)
     except ValueError as error:
         raise UserError(f"model: {error}") from error
     times = batch / part
@@ -117,14 +117,20 @@ def measure(params: Params, sizes: Sizes, systems: Sequence[System], device: tor
     )
     whole = 2 * (found.plain + sum(set(found.steps.values())))  # seconds that two steps of each kind will take
     if whole < CHEAP_S or whole < min(SHARE * found.run(systems, 0), DEAR_S):
-        found = _measured(_Stage(params, sizes, device, batch), systems, start_up)
+        found = _measured(_Stage(params, sizes, device, batch), systems)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what follows, or another process, wants the memory
     return found
 
 
-def _measured(stage: _Stage, systems: Sequence[System], start_up: float) -> Estimate:
-    train, teacher = stage.params.train, stage.params.teacher
+@cache
+def _start_up() -> float:
+    """What this process has spent until now: on imports, as every stage does."""
+    return time.process_time()
+
+
+def _measured(stage: _Stage, systems: Sequence[System]) -> Estimate:
+    start_up, train, teacher = _start_up(), stage.params.train, stage.params.teacher
     plain = MLNTStep(0, 0.0, 1, 0.0, train.momentum, train.weight_decay, teacher_bn=teacher.batch_norm)
     of_plain = stage.step(plain)
     kinds: dict[Callable[[Params], StepFunction], float] = {}
