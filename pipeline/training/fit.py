@@ -20,7 +20,7 @@ from pipeline.errors import RunError
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.store import cards, checkpoints, models
-from pipeline.store.record import Record, place
+from pipeline.store.record import Record
 from pipeline.training.build import start_digest
 from pipeline.training.device import describe
 from pipeline.training.plan import COMMON_SECTIONS, Plan, System
@@ -100,7 +100,6 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
     started = training.steps_done
     clock.steps = training.num_steps - started
     every = steps_between(params.run.checkpoint_every, training.steps_per_epoch)
-    files.remove(place(stage))  # of an earlier result, which the history below is not of
     live = History(files.PLOTS / f"{stage}.csv")
     live.write(training.history)
 
