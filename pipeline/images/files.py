@@ -63,7 +63,7 @@ class FileDecoder:
     def _changed(path: Path, how: str) -> str:
         return (
             f"data.root: {path} has changed since the data set was made: {how}; put it back, or make the data set anew "
-            "with `dvc repro -f -s download && dvc repro`"
+            "with `dvc repro`"
         )
 
 
