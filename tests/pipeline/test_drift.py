@@ -241,12 +241,10 @@ def test_nothing_is_listed_twice(stage: str) -> None:
     assert len(set(listed)) == len(listed)
 
 
-def test_what_people_are_told_to_force_is_forced_alone_and_followed_by_the_rest() -> None:
-    """`dvc repro -f STAGE` would run all stages before it too, and none after it."""
+def test_nobody_is_told_to_force_a_stage() -> None:
+    """What a result comes from is known: the command is `dvc repro`, without options."""
     paths = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "pipeline").rglob("*.py")]
-    found = [line for path in paths for line in re.findall(r"dvc repro -[^`]*", path.read_text(encoding="utf-8"))]
-    stages = [re.fullmatch(r"dvc repro -f -s (\w+) && dvc repro", line) for line in found]
-    assert {match and match[1] for match in stages} == {"download", "noise", "pretrain"}
+    assert not [line for path in paths for line in re.findall(r"dvc repro -[^`]*", path.read_text(encoding="utf-8"))]
 
 
 # Parameters
