@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import PIL
 import torch
@@ -97,7 +96,7 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
     started = training.steps_done
     clock.steps = training.num_steps - started
     every = steps_between(params.run.checkpoint_every, training.steps_per_epoch)
-    live = History(files.PLOTS / f"{stage}.csv")
+    live = History(stage)
     live.write(training.history)
 
     def save() -> None:
@@ -129,14 +128,17 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
 class History:
     """plots/<stage>.csv while it grows, for people who watch. What counts is written at the end, and its errors too."""
 
-    path: Path
+    stage: str
     written: float = -math.inf
 
     def write(self, rows: Sequence[HistoryRow]) -> None:
-        """The rows so far, at most once in `LIVE_S`, and not waiting for the disk."""
-        if rows and time.monotonic() - self.written >= LIVE_S:
+        """The rows so far, at most once in `LIVE_S`, and not waiting for the disk.
+
+        Where the models of an earlier run are still there, which DVC would have removed, their history stays too.
+        """
+        if rows and time.monotonic() - self.written >= LIVE_S and not cards.is_there(self.stage):
             with suppress(RunError):
-                files.write_csv(self.path, rows, synced=False)
+                files.write_csv(files.PLOTS / f"{self.stage}.csv", rows, synced=False)
             self.written = time.monotonic()
 
 

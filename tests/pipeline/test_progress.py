@@ -135,6 +135,7 @@ def test_the_history_grows_and_ends_as_it_always_did(
     copied: Run, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("plots/meta1.csv").unlink()
+    shutil.rmtree("models/meta1")
     grown: list[list[str]] = []
     monkeypatch.setattr(fit, "LIVE_S", 0.0)
     monkeypatch.setattr(
@@ -148,6 +149,7 @@ def test_the_history_grows_and_ends_as_it_always_did(
 def test_a_history_that_cannot_be_written_stops_training_only_at_the_end(
     copied: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.rmtree("models/pretrain")
     calls: list[bool] = []
 
     def full(path: Path, rows: Any, synced: bool = True) -> None:
@@ -159,6 +161,22 @@ def test_a_history_that_cannot_be_written_stops_training_only_at_the_end(
     with pytest.raises(RunError, match=r"plots/pretrain\.csv"):
         run_stage("pretrain", copied.params)
     assert calls == [False, False, True]
+
+
+def test_while_the_models_of_an_earlier_run_are_there_their_history_is_too(
+    copied: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = digests(copied.folder, "plots", "models")
+    monkeypatch.setattr(fit, "LIVE_S", 0.0)
+
+    def stop(*_: Any) -> None:
+        raise SystemExit(143)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console.Lines, "note", stop)
+        with pytest.raises(SystemExit):
+            run_stage("meta1", make_params(train__lr=0.05))
+    assert digests(copied.folder, "plots", "models") == before
 
 
 @pytest.mark.parametrize("rows", [0, 1])
