@@ -37,9 +37,9 @@ from pipeline.training.device import amp_dtype, describe
 from pipeline.training.plan import System
 from pipeline.training.session import steps_between
 
-STEPS = 8
+STEPS = 12
 """Most steps of a kind that are timed; the first half of them warms up."""
-SOON_S = 0.15
+SOON_S = 0.4
 """Two steps at least; more of them until this time is over."""
 CHEAP_S, SHARE, DEAR_S = 0.5, 0.01, 10.0
 """Whole batches are timed where that takes less than CHEAP_S, or SHARE of the run but at most DEAR_S."""
@@ -198,7 +198,7 @@ class _Stage:
         rows = self._rows[: max(self._batch_size, min(len(self._rows), self.params.compute.eval_batch_size))]
         rows, wanted = rows[: self._batch_size], rows
         seconds = self._timed(lambda: predict_logits([network], self._images, rows, len(rows)))
-        if seconds < SOON_S / 10:  # the batches of an evaluation are larger, and cost less an image
+        if seconds < SOON_S / 20:  # the batches of an evaluation are larger, and cost less an image
             self._timed(lambda: predict_logits([network], self._images, wanted, len(wanted)))
             seconds = self._timed(lambda: predict_logits([network], self._images, wanted, len(wanted)))
             rows = wanted
