@@ -7,7 +7,6 @@ path, and is committed: it is found in experiments, in branches and in a colleag
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -29,7 +28,7 @@ class Record:
         inputs: digests of what it read, by name; `labels` is what the noise stage names so among its outputs.
         outputs: digests of what others read of it.
         code: digest of the code that its numbers come from (`code_digest`).
-        versions: of Python and of packages.
+        versions: of the packages that numbers come from.
     """
 
     stage: str
@@ -49,7 +48,7 @@ class Record:
         outputs: Mapping[str, str] | None = None,
     ) -> Record:
         """The record of what this process is making; `modules` are those that the stage runs."""
-        versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+        versions = {name: metadata.version(name) for name in PACKAGES}
         return cls(stage, dict(params), dict(inputs), dict(outputs or {}), code_digest(*modules), versions)
 
     def write(self) -> None:
