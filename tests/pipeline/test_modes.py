@@ -447,7 +447,7 @@ def test_remarks_are_counted_and_named_once_a_kind(
 def own(storage: str = "memory", **changes: Any) -> Dataset:
     keys = {"data__source": "imagefolder", "data__root": "own", "data__limit": None, "run__workers": 0}
     download.run(make_params(**keys, data__storage=storage, **changes))
-    return read_dataset()
+    return read_dataset("own")
 
 
 @pytest.mark.parametrize("storage", ["memory", "files"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 import tarfile
@@ -22,6 +23,7 @@ from pipeline.paper import grid, history, runner
 from pipeline.params.load import read_yaml
 from pipeline.params.schema import Params
 from pipeline.stages import download
+from pipeline.store.record import Record
 from pipeline.store.sizes import Sizes
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
 from pipeline.training import estimate, fit
@@ -188,10 +190,10 @@ def test_the_report_takes_no_history_of_a_stage_that_was_stopped(rows: int, copi
 
 
 def test_tables_take_no_history_but_that_which_the_stage_ended_with() -> None:
-    entry = {"outs": [{"path": "plots/meta1.csv", "md5": "900150983cd24fb0d6963f7d28e17f72"}]}  # of "abc"
-    assert history._ended_with(entry, "plots/meta1.csv", "abc")
-    assert not history._ended_with(entry, "plots/meta1.csv", "ab")
-    assert not history._ended_with({}, "plots/meta1.csv", "abc")
+    written = Record.of("meta1", {}, [], {}, {"history of meta1": hashlib.sha256(b"abc").hexdigest()})
+    assert history._finished(written, "abc")
+    assert not history._finished(written, "ab")
+    assert not history._finished(replace(written, outputs={}), "abc")
 
 
 # Evaluated inside of an epoch
