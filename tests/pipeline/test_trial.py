@@ -230,7 +230,7 @@ def test_shared_layers_go_through_all_stages_and_a_checkpoint(
             raise SystemExit(143)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.console.Bar.at", stop)
+        patch.setattr("pipeline.console.Lines.at", stop)
         with pytest.raises(SystemExit):
             run_stage("meta1", params)
     run_stage("meta1", params)
