@@ -36,6 +36,7 @@ from pipeline.errors import RunError, UserError
 from pipeline.params import presets
 
 COMMANDS = {
+    "look": "data/seen/",
     "download": "data/dataset.h5",
     "inject-noise": "data/labels.h5",
     "pretrain": "models/pretrain/",
@@ -49,6 +50,7 @@ COMMANDS = {
     "show": "results",
     "preset": "params.yaml",
     "doctor": "project",
+    "prune": "checkpoints",
 }
 
 
