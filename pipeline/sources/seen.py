@@ -32,8 +32,11 @@ class Seen(NamedTuple):
     sha256: str
 
 
-def look(place: Path) -> list[Seen]:
+def look(place: Path, lists: bool = True) -> list[Seen]:
     """What is there: a file; a folder with all in it; a .csv file with the files that it lists.
+
+    Args:
+        lists: whether a .csv file is a list of images.
 
     Raises:
         UserError: nothing is there, a file or folder cannot be read, or `rows` fails.
@@ -43,7 +46,7 @@ def look(place: Path) -> list[Seen]:
     if kind == stat.S_IFDIR:
         return _sums(place, contents(place)[0])
     names = [place.name]
-    if place.suffix.lower() == ".csv":
+    if lists and place.suffix.lower() == ".csv":
         names += sorted({sample.path for sample in rows(place)} - {place.name})
     return _sums(place.parent, names)
 

@@ -42,6 +42,6 @@ def run(params: Params) -> str:
 
 def _look(key: str, place: str) -> list[Seen]:
     try:
-        return look(files.resolve(place))
+        return look(files.resolve(place), lists=key == "data.root")
     except UserError as error:
         raise UserError(f"{error}".replace("data.root", key, 1)) from None
