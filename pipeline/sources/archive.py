@@ -108,6 +108,10 @@ def _extract(archive: Path, folder: Path, limit: int) -> None:
         )
 
 
+# Python 3.11.4 and later; `_check_member` has refused all but plain files inside of the folder.
+_SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+
+
 def _extract_tar(archive: Path, folder: Path, limit: int) -> None:
     total = 0
     with tarfile.open(archive) as opened:
@@ -117,7 +121,7 @@ def _extract_tar(archive: Path, folder: Path, limit: int) -> None:
                 _check_member(archive, folder, member.name, member.isreg())
                 total += member.size
                 _check_size(archive, folder, total, member.size, limit)
-                opened.extract(member, folder, filter="data")
+                opened.extract(member, folder, **_SAFELY)
         # tarfile takes a damaged header, and a file that was cut off between two members, for the end.
         stream: Any = opened.fileobj
         stream.seek(opened.offset)
