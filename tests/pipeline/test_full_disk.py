@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from projects import OUTPUTS, copy_outputs, digests, make_params, run_pipeline, write_params, written_by
-from runs import Run, run_all
+from projects import OUTPUTS, copy_outputs, digests, run_pipeline, write_params, written_by
+from runs import Run
 
 COMMANDS = {
     "download": ["download"],
@@ -22,11 +22,6 @@ COMMANDS = {
     "evaluate": ["evaluate"],
     "report": ["report"],
 }
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run_all(tmp_path_factory.mktemp("finished"), make_params())
 
 
 @pytest.fixture

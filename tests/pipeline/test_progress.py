@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from projects import ROOT, copy_outputs, default_values, digests, make_params, run_stage, write_picture
+from projects import ROOT, default_values, digests, make_params, run_stage, write_picture
 from runs import Run, run_all
 
 from pipeline import console, files
@@ -30,17 +30,6 @@ from pipeline.training import estimate, fit
 from pipeline.training.estimate import Estimate
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run_all(tmp_path_factory.mktemp("finished"), make_params())
-
-
-@pytest.fixture
-def copied(finished: Run, project: Path) -> Run:
-    copy_outputs(finished.folder, project)
-    return Run(project, finished.params, finished.written)
 
 
 # Lines, where there is no terminal

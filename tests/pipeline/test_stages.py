@@ -19,7 +19,6 @@ from projects import (
     STAGES,
     TINY,
     changed,
-    copy_outputs,
     default_values,
     digests,
     listed_params,
@@ -58,18 +57,6 @@ from pipeline.training.session import image_store
 TRAINING = [system.stage for system in DEFAULT]
 MODELS = ("student", "teacher")
 CHOICES = ("best", "last")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run_all(tmp_path_factory.mktemp("finished"), make_params())
-
-
-@pytest.fixture
-def copied(finished: Run, project: Path) -> Run:
-    """The finished run's files in the current folder, to be spoiled."""
-    copy_outputs(finished.folder, project)
-    return Run(project, finished.params, finished.written)
 
 
 # What is written
