@@ -8,41 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from pipeline import console
 from pipeline.errors import RunError, UserError
+from pipeline.flags import Command, Group
 
 if TYPE_CHECKING:
     from pipeline.params.schema import Params
 
 
-class _Command(TyperCommand):
-    """A command whose help does not say that `--help` takes a value, as Typer has it for every flag."""
-
-    def get_help_option(self, ctx: Any) -> Any:
-        return _flag(super().get_help_option(ctx))
-
-
-class _Group(TyperGroup):
-    """The same for the group of all commands."""
-
-    def get_help_option(self, ctx: Any) -> Any:
-        return _flag(super().get_help_option(ctx))
-
-
-def _flag(option: Any) -> Any:
-    if option is not None:
-        option.metavar = ""
-    return option
-
-
 app = typer.Typer(
     name="mlnt",
-    cls=_Group,
+    cls=Group,
     help="Train image classifiers on partly wrong labels, and find those labels (MLNT, CVPR 2019).\n\n"
     "`dvc repro` runs the stages in order; the commands here run one of them, or help with experiments and results.",
     no_args_is_help=True,
@@ -95,7 +75,7 @@ def _version(version: Annotated[bool, typer.Option("--version", metavar="", help
         raise typer.Exit
 
 
-@app.command("look", cls=_Command, rich_help_panel=STAGES)
+@app.command("look", cls=Command, rich_help_panel=STAGES)
 def look(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """List your own files, at data.root and elsewhere, with their sums → data/seen/.
 
@@ -108,7 +88,7 @@ def look(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         console.say(stage.run(checked))
 
 
-@app.command("download", cls=_Command, rich_help_panel=STAGES)
+@app.command("download", cls=Command, rich_help_panel=STAGES)
 def download(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Get the data set: its source → data/dataset.h5.
 
@@ -121,7 +101,7 @@ def download(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         console.say(stage.run(checked))
 
 
-@app.command("inject-noise", cls=_Command, rich_help_panel=STAGES)
+@app.command("inject-noise", cls=Command, rich_help_panel=STAGES)
 def inject_noise(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Split off validation samples and make labels wrong: data/dataset.h5 → data/labels.h5.
 
@@ -134,7 +114,7 @@ def inject_noise(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         console.say(stage.run(checked))
 
 
-@app.command("pretrain", cls=_Command, rich_help_panel=STAGES)
+@app.command("pretrain", cls=Command, rich_help_panel=STAGES)
 def pretrain(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Train by plain cross entropy on the noisy labels → models/pretrain/.
 
@@ -143,7 +123,7 @@ def pretrain(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     _train("pretrain", params, debug)
 
 
-@app.command("extract-features", cls=_Command, rich_help_panel=STAGES)
+@app.command("extract-features", cls=Command, rich_help_panel=STAGES)
 def extract_features(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Store the pre-trained network's features of every image → data/features.h5.
 
@@ -156,7 +136,7 @@ def extract_features(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         console.say(stage.run(checked))
 
 
-@app.command("meta-train", cls=_Command, rich_help_panel=STAGES)
+@app.command("meta-train", cls=Command, rich_help_panel=STAGES)
 def meta_train(
     iteration: Annotated[int, typer.Option(min=1, max=3, help="Which iteration; 2 and 3 need the one before.")],
     control: Annotated[
@@ -180,7 +160,7 @@ def meta_train(
     _train(f"{'control' if control else 'meta'}{iteration}", params, debug)
 
 
-@app.command("evaluate", cls=_Command, rich_help_panel=STAGES)
+@app.command("evaluate", cls=Command, rich_help_panel=STAGES)
 def evaluate(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Evaluate every model on the test split and list the suspicious labels → metrics/evaluate.json, reports/."""
     with _errors(debug):
@@ -190,7 +170,7 @@ def evaluate(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: D
         console.say(stage.run(checked, baselines))
 
 
-@app.command("report", cls=_Command, rich_help_panel=STAGES)
+@app.command("report", cls=Command, rich_help_panel=STAGES)
 def report(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Gather metrics, curves and doubtful images into one page → reports/index.html."""
     with _errors(debug):
@@ -200,7 +180,7 @@ def report(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Deb
         console.say(stage.run(checked, baselines))
 
 
-@app.command("baseline", cls=_Command, rich_help_panel=BESIDE)
+@app.command("baseline", cls=Command, rich_help_panel=BESIDE)
 def baseline(
     name: Annotated[str, typer.Argument(help="The baseline's name; a wrong one lists all names.")],
     params: ParamsFile = PARAMS,
@@ -218,7 +198,7 @@ def baseline(
         _train(name, params, debug)
 
 
-@app.command("sweep", cls=_Command, rich_help_panel=BESIDE)
+@app.command("sweep", cls=Command, rich_help_panel=BESIDE)
 def sweep(
     name: Annotated[str, typer.Argument(help="table1 to table4, figure3 to figure6, or noise-kinds.")],
     seeds: Annotated[int, typer.Option(min=1, help="The number of seeds: 0, 1, 2, …")] = 5,
@@ -244,7 +224,7 @@ def sweep(
         runner.run(name, seeds, preset, jobs, dry_run, cell or [], outdated)
 
 
-@app.command("tables", cls=_Command, rich_help_panel=BESIDE)
+@app.command("tables", cls=Command, rich_help_panel=BESIDE)
 def tables(
     preset: Annotated[str, typer.Option(help="The recipe that the sweeps were run with.")] = "digits",
     out: Annotated[Path | None, typer.Option(help="A folder for the files; reports/PRESET unless given.")] = None,
@@ -257,7 +237,7 @@ def tables(
         writer.run(preset, out or Path("reports") / preset)
 
 
-@app.command("show", cls=_Command, rich_help_panel=HELPERS)
+@app.command("show", cls=Command, rich_help_panel=HELPERS)
 def show(debug: Debug = False) -> None:
     """Print the table of results of the last run."""
     with _errors(debug):
@@ -266,7 +246,7 @@ def show(debug: Debug = False) -> None:
         print_table()
 
 
-@app.command("preset", cls=_Command, rich_help_panel=HELPERS)
+@app.command("preset", cls=Command, rich_help_panel=HELPERS)
 def preset(
     name: Annotated[str | None, typer.Argument(help="The preset's name; without one, all are listed.")] = None,
     params: ParamsFile = PARAMS,
@@ -284,7 +264,7 @@ def preset(
                 typer.echo(line)
 
 
-@app.command("prune", cls=_Command, rich_help_panel=HELPERS)
+@app.command("prune", cls=Command, rich_help_panel=HELPERS)
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would be removed.")] = False,
     debug: Debug = False,
@@ -296,7 +276,7 @@ def prune(
         console.say(helper.run(dry_run))
 
 
-@app.command("doctor", cls=_Command, rich_help_panel=HELPERS)
+@app.command("doctor", cls=Command, rich_help_panel=HELPERS)
 def doctor(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Look at this machine and project: what would run, what is missing, what to do. Exit status 2 if it cannot run."""
     with _errors(debug):

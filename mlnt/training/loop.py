@@ -117,10 +117,6 @@ class Training:
         """The network itself, as it is now."""
         return (self.state.student if name == "student" else self.state.teacher).module
 
-    def compile(self) -> None:
-        """Compile student and teacher with `torch.compile`; see `compile_networks`."""
-        compile_networks(self.state)
-
     @property
     def num_steps(self) -> int:
         return self.num_epochs * self.steps_per_epoch
@@ -287,19 +283,6 @@ class Training:
         self.history = list(values["history"])
         self._epochs_begun, self._evaluated = int(values["epochs_begun"]), int(values["evaluated"])
         self._metrics, self._pending = tensors["metrics"].to(self._data.images.device), []
-
-
-def compile_networks(state: TrainState) -> None:
-    """Compile student and teacher with `torch.compile`; the fast passes go through the same compiled code.
-
-    In the whole process, compiled backward passes no longer reuse the memory of what their forward pass has kept
-    ("donated buffers"): the M inner gradients are M backward passes of one forward pass.
-    """
-    import torch._functorch.config
-
-    torch._functorch.config.donated_buffer = False
-    for network in (state.student, state.teacher):
-        network.module.compile()
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.sources.archive import unpack
-from pipeline.sources.fetch import fetch
-from pipeline.sources.folder import file_type, readable
+from pipeline.places.archive import unpack
+from pipeline.places.fetch import fetch
+from pipeline.places.folder import file_type, readable
 from pipeline.store.dataset import TEST, TRAIN, Dataset
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from pipeline import console
-from pipeline.sources.folder import first_few, printable
+from pipeline.places.folder import first_few, printable
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline import console
 from pipeline.errors import UserError
-from pipeline.sources.folder import file_type, first_few, is_inside, printable, repeated
+from pipeline.places.folder import file_type, first_few, is_inside, printable, repeated
 from pipeline.sources.listing import FileOptions, Sample, load_listing, look_at_listing
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset
 from pipeline.store.sizes import Sizes

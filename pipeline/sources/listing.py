@@ -16,8 +16,8 @@ from pipeline.errors import UserError
 from pipeline.files import GIB
 from pipeline.images.decode import ImageOptions, UndecodableError, decode_image, different_sizes
 from pipeline.images.files import FileDecoder, ImageFiles
+from pipeline.places.folder import first_few, printable, read_start, require
 from pipeline.sources.classes import in_order, warn_of_alike
-from pipeline.sources.folder import first_few, printable, read_start, require
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.same import picture_digests, same_pictures
 from pipeline.sources.scan import scan

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import console
-from pipeline.sources.folder import first_few, printable
+from pipeline.places.folder import first_few, printable
 from pipeline.store.dataset import SPLITS
 
 

@@ -19,7 +19,7 @@ from mlnt.images.statistics import PixelSums
 from pipeline import console
 from pipeline.errors import RunError
 from pipeline.images.decode import ImageOptions, UndecodableError, decode_image, different_sizes
-from pipeline.sources.folder import read_start
+from pipeline.places.folder import read_start
 from pipeline.sources.same import picture_digest
 
 FILES_A_TASK = 64

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from pipeline import files
 from pipeline.errors import UserError
-from pipeline.sources.folder import contents, file_type, printable, readable
-from pipeline.sources.table import rows
+from pipeline.places.folder import contents, file_type, printable, readable
+from pipeline.sources.image_list import rows
 
 THREADS = 8
 

@@ -11,10 +11,10 @@ from pipeline.files import GIB
 from pipeline.images.decode import ImageOptions
 from pipeline.params.load import values_of
 from pipeline.params.schema import Data, Params, Run
+from pipeline.places.archive import unpack
+from pipeline.places.fetch import fetch
+from pipeline.places.folder import file_type
 from pipeline.sources import cifar10, clothing1m, digits, imagefolder
-from pipeline.sources.archive import unpack
-from pipeline.sources.fetch import fetch
-from pipeline.sources.folder import file_type
 from pipeline.sources.limit import limit_dataset
 from pipeline.sources.listing import FileOptions
 from pipeline.sources.seen import check_folder

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
-from pipeline.sources.folder import printable
+from pipeline.places.folder import printable
 from pipeline.sources.seen import Seen, look
 
 SEEN = Path("data/seen")

@@ -194,7 +194,7 @@ class Session:
             evaluate_every=steps_between(train.evaluate_every, per_epoch),
         )
         if compute.compile:
-            training.compile()
+            training.state.compile()
         if compute.cuda_graphs and self.device.type == "cuda":
             training.record()
         return training

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from mlnt.method.step import MLNTStep, Order
 from mlnt.networks import pre_logit_features
 from mlnt.training.draws import layer_randomness
-from mlnt.training.loop import compile_networks
 from mlnt.training.state import Batch, Network, Rates, TrainState
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
@@ -161,7 +160,7 @@ class _Trial:
             if self._meta:
                 self._look_at_fast_weights(state.student, batch)
             return
-        compile_networks(state)
+        state.compile()
         try:
             step(state, batch, RATES)
         finally:

@@ -23,7 +23,7 @@ from projects import digests, make_params, write_picture
 from pipeline import console
 from pipeline.errors import RunError, UserError
 from pipeline.files import GIB
-from pipeline.sources.archive import unpack
+from pipeline.places.archive import unpack
 from pipeline.stages import download
 from pipeline.store.dataset import read_dataset
 

@@ -17,8 +17,8 @@ from projects import digests
 
 from pipeline.errors import RunError, UserError
 from pipeline.files import GIB
-from pipeline.sources import fetch as module
-from pipeline.sources.fetch import fetch
+from pipeline.places import fetch as module
+from pipeline.places.fetch import fetch
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from pipeline import files, locks
 from pipeline.cli import app
 from pipeline.errors import UserError
-from pipeline.sources import archive
+from pipeline.places import archive
 
 MISSING = [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK]
 Deny = Callable[[Path, int], None]

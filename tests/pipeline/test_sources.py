@@ -20,8 +20,8 @@ from pipeline import files
 from pipeline.errors import UserError
 from pipeline.files import GIB
 from pipeline.images.decode import ImageOptions
+from pipeline.places.archive import unpack
 from pipeline.sources import clothing1m, digits, imagefolder
-from pipeline.sources.archive import unpack
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download

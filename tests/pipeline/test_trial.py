@@ -190,7 +190,7 @@ def test_compiled_code_lets_several_backward_passes_follow_one_forward_pass(monk
     import torch._functorch.config
 
     monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
-    loop.compile_networks(TrainState(small()))
+    TrainState(small()).compile()
     assert torch._functorch.config.donated_buffer is False
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from pipeline import console, files, locks
 from pipeline.errors import RunError, UserError
 from pipeline.files import GIB
-from pipeline.sources.folder import is_inside, printable, readable
+from pipeline.places.folder import is_inside, printable, readable
 
 _DAMAGED = (EOFError, RuntimeError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 """What a damaged archive makes its reader raise, beside an OSError without a number."""

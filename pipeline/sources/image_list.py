@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline import console
 from pipeline.errors import UserError
-from pipeline.sources.folder import file_type, first_few, printable, readable
+from pipeline.places.folder import file_type, first_few, printable, readable
 from pipeline.sources.listing import SPLIT_NAMES, Sample
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
