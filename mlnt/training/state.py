@@ -76,6 +76,38 @@ class Network:
             logits: Tensor = functional_call(self.module, given, (images,), tie_weights=False)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
+    def with_classifier_inputs(self, images: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Logits [B, C] with what the classifier made them from, [B, D], both in float32 or wider, from one forward
+        pass; and whether it has a bias.
+
+        Raises:
+            ValueError: the network has no such classifier, or uses it otherwise than once, on one vector an image.
+        """
+        classifier = self.classifier
+        seen: list[Tensor] = []
+        handle = classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits = self(images)
+        finally:
+            handle.remove()
+        if [len(inputs.shape) for inputs in seen] != [2]:
+            found = ", ".join(" × ".join(map(str, inputs.shape)) for inputs in seen) or "nothing"
+            raise ValueError(f"its classifier gets {found} in a forward pass, expected one vector an image, once")
+        return logits, seen[0].to(logits.dtype), classifier.bias is not None
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The one linear layer that the network ends in.
+
+        Raises:
+            ValueError: there is none.
+        """
+        find = getattr(self.module, "get_classifier", None)
+        classifier = find() if find is not None else None
+        if not isinstance(classifier, nn.Linear):
+            raise ValueError(f"its classifier is a {type(classifier).__name__}, expected one linear layer")
+        return classifier
+
     def autocast(self, images: Tensor) -> torch.autocast:
         """The context that forward passes run in."""
         return torch.autocast(images.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
