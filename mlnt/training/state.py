@@ -59,6 +59,7 @@ class Network:
         self.parameters: list[Tensor] = [parameter for _, parameter in named]
         self.amp_dtype = amp_dtype
         self._places = _places(module, {id(parameter): index for index, (_, parameter) in enumerate(named)})
+        self._head_apart: Callable[[Tensor], tuple[Tensor, Tensor]] = self._classify_apart
         self._norms: list[Any] = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -81,19 +82,18 @@ class Network:
         pass; and whether it has a bias.
 
         Raises:
-            ValueError: the network has no such classifier, or uses it otherwise than once, on one vector an image.
+            ValueError: the network does not end in one linear layer.
         """
-        classifier = self.classifier
-        seen: list[Tensor] = []
-        handle = classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            logits = self(images)
-        finally:
-            handle.remove()
-        if [len(inputs.shape) for inputs in seen] != [2]:
-            found = ", ".join(" × ".join(map(str, inputs.shape)) for inputs in seen) or "nothing"
-            raise ValueError(f"its classifier gets {found} in a forward pass, expected one vector an image, once")
-        return logits, seen[0].to(logits.dtype), classifier.bias is not None
+        has_bias = self.classifier.bias is not None
+        with self.autocast(images):
+            logits, inputs = self._head_apart(images)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return logits.to(dtype), inputs.to(dtype), has_bias
+
+    def _classify_apart(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The forward pass of networks with timm's interface, in its two parts."""
+        inputs: Tensor = self.module.forward_head(self.module.forward_features(images), pre_logits=True)  # type: ignore[operator]
+        return self.classifier(inputs), inputs
 
     @property
     def classifier(self) -> nn.Linear:
@@ -107,6 +107,11 @@ class Network:
         if not isinstance(classifier, nn.Linear):
             raise ValueError(f"its classifier is a {type(classifier).__name__}, expected one linear layer")
         return classifier
+
+    def compile(self) -> None:
+        """Compile the forward pass with `torch.compile`, as a whole and in its two parts."""
+        self.module.compile()
+        self._head_apart = torch.compile(self._classify_apart)
 
     def autocast(self, images: Tensor) -> torch.autocast:
         """The context that forward passes run in."""
@@ -200,7 +205,7 @@ class TrainState:
 
         torch._functorch.config.donated_buffer = False
         for network in (self.student, self.teacher):
-            network.module.compile()
+            network.compile()
 
     def tensors(self) -> list[Tensor]:
         """Everything that a step changes."""

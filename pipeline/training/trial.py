@@ -115,14 +115,14 @@ class _Trial:
 
     @torch.no_grad()
     def _look_at_classifier(self, network: Network) -> None:
-        """The fast weights of a linear layer are only those of a network whose logits it gives.
+        """The forward pass in two parts must be the whole.
 
         Raises:
-            ValueError: there is none, or what it gives are not the logits.
+            ValueError: there is no linear classifier, or the logits are others.
         """
-        logits, inputs, _ = network.with_classifier_inputs(self._images(FEW))
-        if not torch.allclose(network.classifier(inputs), logits, rtol=1e-3, atol=1e-4):
-            raise ValueError("its output is changed before it comes out as logits")
+        images = self._images(FEW)
+        if not torch.allclose(network.with_classifier_inputs(images)[0], network(images), rtol=1e-3, atol=1e-4):
+            raise ValueError("what its classifier gives are not its logits")
 
     def _train_one_step(self) -> None:
         name = self._params.model.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import algorithm1
 import pytest
@@ -38,8 +39,16 @@ def preact(seed: int) -> nn.Module:
 
 
 class Smooth(nn.Sequential):
-    def get_classifier(self) -> nn.Module:
+    """With timm's interface."""
+
+    def get_classifier(self) -> Any:
         return self[-1]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self[:-1](x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        return x if pre_logits else self[-1](x)
 
 
 def smooth(seed: int) -> nn.Module:
@@ -407,7 +416,7 @@ def test_a_classifier_without_bias() -> None:
 
 
 class TwoHeads(Smooth):
-    def get_classifier(self) -> tuple[nn.Module, ...]:
+    def get_classifier(self) -> Any:
         return (self[1], self[-1])
 
 
