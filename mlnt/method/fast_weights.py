@@ -22,7 +22,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -56,7 +55,9 @@ def classifier_loss(
         reduction: of J, see `losses.consistency_loss`.
         has_bias: whether z = hW + b, and b moves as well.
     """
-    gradient_MBC = (logits_BC.softmax(dim=1) - F.one_hot(labels_MB, logits_BC.shape[1])) / len(logits_BC)
+    # Not by `one_hot`, which looks at the labels, and could not be recorded.
+    given_MBC = labels_MB.unsqueeze(2) == torch.arange(logits_BC.shape[1], device=logits_BC.device)
+    gradient_MBC = (logits_BC.softmax(dim=1) - given_MBC.to(logits_BC.dtype)) / len(logits_BC)
     inner_inputs = inputs_BD
     if order == "first":
         gradient_MBC, inner_inputs = gradient_MBC.detach(), inputs_BD.detach()

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from algorithm1 import Hyper
+from layers import Layers
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -38,24 +39,11 @@ def preact(seed: int) -> nn.Module:
     return create_model("preact_resnet_tiny", num_classes=NUM_CLASSES, in_chans=1, seed=seed).double()
 
 
-class Smooth(nn.Sequential):
-    """With timm's interface."""
-
-    def get_classifier(self) -> Any:
-        return self[-1]
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self[:-1](x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        return x if pre_logits else self[-1](x)
-
-
 def smooth(seed: int) -> nn.Module:
     """A small network with BatchNorm whose loss has all derivatives, for finite differences."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Smooth(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, NUM_CLASSES)).double()
+        return Layers(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, NUM_CLASSES)).double()
 
 
 def make_state(build: Callable[[int], nn.Module] = preact) -> TrainState:
@@ -415,7 +403,7 @@ def test_a_classifier_without_bias() -> None:
     assert_close(*results, rtol=1e-12)
 
 
-class TwoHeads(Smooth):
+class TwoHeads(Layers):
     def get_classifier(self) -> Any:
         return (self[1], self[-1])
 
