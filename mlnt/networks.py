@@ -271,6 +271,19 @@ def _classifier_names(model: Any) -> list[str]:
     return [name for name, module in model.named_modules() if name and any(module is part for part in parts)]
 
 
+def linear_classifier(model: Any) -> str:
+    """The name of the classifier, if it is one linear layer, with a bias, on the pre-logit features.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    names = _classifier_names(model)
+    layer = model.get_submodule(names[0]) if len(names) == 1 else None
+    if not isinstance(layer, nn.Linear) or layer.bias is None:
+        raise ValueError("its classifier is not one linear layer with a bias")
+    return names[0]
+
+
 def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
