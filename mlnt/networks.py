@@ -90,6 +90,26 @@ class PreActResNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+class LinearHead(nn.Linear):
+    """A classifier on embeddings [B, D], with timm's interface; of zeros at first, as there is no symmetry to break."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The embeddings themselves."""
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Embeddings → logits [B, C], or the embeddings."""
+        return x if pre_logits else self(x)
+
+    def get_classifier(self) -> nn.Module:
+        """The whole of it."""
+        return self
+
+
 def preact_resnet32(num_classes: int = 10, in_chans: int = 3) -> PreActResNet:
     """The paper's CIFAR-10 network: 32/64/128 channels, five blocks a stage, 1.86 M parameters."""
     return PreActResNet((32, 64, 128), (5, 5, 5), num_classes, in_chans)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mlnt.images.embeddings import FileEmbeddings, MemoryEmbeddings, SampleRows, Standardization
+from mlnt.networks import LinearHead
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store import models
@@ -53,10 +54,8 @@ class Heads:
         return self.store.features(self._train)
 
     def fresh(self, system: System) -> nn.Module:
-        """The head that a system starts from: of zeros, since there is no symmetry to break."""
-        linear = nn.Linear(self.embeddings.width, system.outputs_per_class * self._classes)
-        nn.init.zeros_(linear.weight)
-        nn.init.zeros_(linear.bias)
+        """The head that a system starts from."""
+        linear = LinearHead(self.embeddings.width, system.outputs_per_class * self._classes)
         head = linear if system.wrap is None else system.wrap(linear, self._classes)
         return head.to(self._device)
 

@@ -18,7 +18,7 @@ from mlnt import seeding
 from mlnt.images.batches import Augmentation, ImageStore, MemoryImages
 from mlnt.images.embeddings import MemoryEmbeddings, Standardization
 from mlnt.images.statistics import InputStatistics
-from mlnt.networks import create_model, pre_logit_features
+from mlnt.networks import LinearHead, create_model, pre_logit_features
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.evaluation import predict_logits
 from mlnt.training.loop import Training
@@ -140,7 +140,7 @@ class Embeddings(Stage):
         self._width = width
         rows = torch.randn(batch_size, width, generator=seeding.generator(0, "rehearsal"))
         store = MemoryEmbeddings(rows, Standardization.of([rows]), device)
-        super().__init__(params, sizes, device, batch_size, nn.Linear(width, sizes.classes).to(device), store)
+        super().__init__(params, sizes, device, batch_size, LinearHead(width, sizes.classes).to(device), store)
 
     def width(self) -> int:
         return self._width

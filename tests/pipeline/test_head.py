@@ -125,6 +125,17 @@ def test_heads_are_trained_on_standardised_embeddings(finished: Run, monkeypatch
         assert torch.equal(session.heads.features(), session.images.batch(train))  # type: ignore[union-attr]
 
 
+def test_of_a_head_the_classifier_is_all_that_fast_weights_can_move(
+    finished: Run, project: Path, weights: Path
+) -> None:
+    copy_outputs(finished.folder, project)
+    run_stage("meta1", head_params(weights, mlnt__fast_weights="classifier"))
+    for name in ("student_last", "teacher_best"):
+        found = load_file(project / f"models/meta1/{name}.safetensors")
+        expected = load_file(finished.folder / f"models/meta1/{name}.safetensors")
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_number_of_cores_changes_no_bit(threads: int, finished: Run, project: Path, weights: Path) -> None:
     copy_outputs(finished.folder, project)
