@@ -30,7 +30,7 @@ from runs import checked, run_stage
 from pipeline import files
 from pipeline.params.load import changed, read_yaml, values_of
 from pipeline.params.schema import Params
-from pipeline.systems.registry import BY_STAGE, DEFAULT, chain, sections, stages_before
+from pipeline.systems.registry import BY_STAGE, DEFAULT, sections, stages_before
 
 ALL = (*(system.stage for system in DEFAULT), "evaluate")
 
@@ -45,19 +45,25 @@ class Task:
     before: tuple[str, ...]
 
 
-def stage_chain(stage: str) -> list[str]:
-    stages = [system.stage for system in DEFAULT] if stage == "evaluate" else [stage]
-    return sorted(set().union(*(chain(each) for each in stages)) | {stage})
+def stages_of(stage: str, params: Params) -> tuple[str, ...]:
+    """The stages that a stage's result directly comes from."""
+    if stage == "evaluate":
+        return tuple(system.stage for system in DEFAULT)
+    return stages_before(stage, params.model.train == "head")
+
+
+def sections_of(stage: str, params: Params) -> set[str]:
+    """The sections of params.yaml that a result depends on, by its stage or one before."""
+    own = {"evaluate"} if stage == "evaluate" else set(sections(stage))
+    return own.union(*(sections_of(each, params) for each in stages_of(stage, params)))
 
 
 def task(stage: str, params: Params, tasks: dict[str, Task]) -> str:
     """Enter a stage and those before it; return its key."""
-    read = {section for each in stage_chain(stage) if each != "evaluate" for section in sections(each)}
-    values = json.dumps(values_of(params, read | {"evaluate"} if stage == "evaluate" else read), sort_keys=True)
+    values = json.dumps(values_of(params, sections_of(stage, params)), sort_keys=True)
     key = f"{stage}-{hashlib.sha256(values.encode()).hexdigest()[:16]}"
     if key not in tasks:
-        before = [system.stage for system in DEFAULT] if stage == "evaluate" else stages_before(stage)
-        tasks[key] = Task(stage, params, key, tuple(task(each, params, tasks) for each in before))
+        tasks[key] = Task(stage, params, key, tuple(task(each, params, tasks) for each in stages_of(stage, params)))
     return key
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.paper.statistics import accuracy
 from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params
-from pipeline.stages import download, evaluate, features, noise, train
+from pipeline.stages import download, embed, evaluate, features, noise, train
 
 
 def checked(values: dict[str, Any], seed: int) -> Params:
@@ -29,7 +29,13 @@ def test_accuracies(history: list[Any]) -> dict[tuple[str, str], float]:
     return {cell: 100 * (accuracy(history, *cell, "test") or 0.0) for cell in cells}
 
 
-STAGES = {"download": download.run, "noise": noise.run, "features": features.run, "evaluate": evaluate.run}
+STAGES = {
+    "download": download.run,
+    "noise": noise.run,
+    "embed": embed.run,
+    "features": features.run,
+    "evaluate": evaluate.run,
+}
 
 
 def run_stage(params: Params, stage: str) -> None:
