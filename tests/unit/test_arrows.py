@@ -38,11 +38,14 @@ SHELL = {
     "paper.numbers": set(),
     "report": BASE | {"store", "systems", "paper.numbers"},
     "stages": BASE | {"images", "store", "params", "places", "sources", "training", "systems", "report"},
+    "prediction": BASE | {"images", "store", "places", "sources", "systems"},
+    "export": BASE | {"store", "params", "places", "training", "systems", "prediction"},
     "paper": BASE | {"store", "params", "training", "systems", "stages", "report", "paper.numbers"},
     "doctor": BASE | {"params", "training", "systems", "stages"},
     "prune": BASE | {"store", "systems"},
     "flags": set(),
-    "cli": BASE | {"flags", "prune", "params", "systems", "report", "stages", "paper", "doctor"},
+    "cli": BASE
+    | {"flags", "prune", "params", "systems", "report", "stages", "prediction", "export", "paper", "doctor"},
     "__main__": {"cli", "signals"},
 }
 
