@@ -17,12 +17,18 @@ NO_TEXT = {
 
 
 def write(export: LabelExport) -> str:
-    """A folder for each split, with its images and metadata.csv: file_name, label, and what the model says. Returns how
-    to read it."""
+    """A folder for each split, with its images and metadata.csv: file_name, label, the name that the data set has for
+    the image, and what the model says. Returns how to read it.
+
+    Images are called by numbers: `datasets` finds splits in the names of files and folders too.
+    """
     pictures = Pictures(export)
     for split, chosen in export.of_split():
-        place, taken = export.folder / split, {"metadata.csv"}
-        rows = ({"file_name": pictures.put(each, place, taken), "label": each.label, **each.judged} for each in chosen)
+        place = export.folder / split
+        rows = (
+            {"file_name": pictures.put(each, place), "label": each.label, "name": each.name, **each.judged}
+            for each in chosen
+        )
         files.write_csv(place / "metadata.csv", rows)
     if misread := _misread(export.dataset.class_names):
         console.warn(

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from pipeline.export.samples import LabelExport, Sample
-from pipeline.places.folder import is_hidden, is_inside, require
+from pipeline.places.folder import require
 
 WRITTEN = "images"
 """The folder for the images of a data set without files."""
@@ -40,20 +40,14 @@ class Pictures:
         self._write(sample, self._export.folder / written)
         return os.path.relpath(place / written, place / start)
 
-    def put(self, sample: Sample, folder: Path, taken: set[str]) -> str:
-        """Bring the image into a folder of the export, and return its path there: its name, where that is possible.
+    def put(self, sample: Sample, folder: Path) -> str:
+        """Bring the image into a folder of the export, and return what it is called there: its number.
 
         A file is linked (`os.link`), and copied where the file system has no links: to it, or to another disk.
-
-        Args:
-            taken: the names that are given away there; this one is added.
         """
-        name = str(PurePosixPath(sample.name))
-        if self.folder is None or not is_inside(name) or is_hidden(name) or name in taken:
-            name = self._numbered(sample)
-        taken.add(name)
+        name = self._numbered(sample)
         target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         if self.folder is None:
             self._write(sample, target)
             return name

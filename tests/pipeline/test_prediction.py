@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from projects import save_model, write_picture
+from projects import ROOT, save_model, write_picture
 from runs import Run
 from typer.testing import CliRunner
 
@@ -111,6 +112,18 @@ def test_a_model_without_files_of_its_own_resizes_what_it_is_given_and_says_so(
     assert "1 of 2 images" in warning
     assert "large.png" in warning
     assert len(table()) == 2
+
+
+def test_the_example_of_the_readme_runs(own: Run, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## As a library")[1]
+    example = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    shutil.copytree(own.folder / "models", "models")
+    write_picture(Path("photos/a.png"), 0)
+    exec(example, {})  # noqa: S102
+    path, label, probability = capsys.readouterr().out.split()
+    assert path == "photos/a.png"
+    assert label in ("cat", "dog", "owl")
+    assert 1 / 3 < float(probability) <= 1
 
 
 # What is named, and what is written
