@@ -69,7 +69,7 @@ def card_at(path: Path) -> ModelCard:
         return ModelCard(**values)
     except TypeError as error:
         raise UserError(
-            f"{path}: damaged, or of another version of mlnt ({error}); train again: `dvc repro`"
+            f"{path}: damaged, or of another version of mlnt ({error}); delete it and run `dvc repro` again"
         ) from error
 
 
