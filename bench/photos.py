@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from runs import checked, read_changed
 
 from mlnt.method.step import MLNTStep
-from mlnt.training.loop import MODELS, Best
+from mlnt.training.loop import MODELS
 from pipeline import files
 from pipeline.images.decode import ImageOptions
 from pipeline.images.files import ImageFiles
@@ -90,7 +91,7 @@ def repeated(entries: int, args: argparse.Namespace) -> Dataset:
     images = ImageFiles(
         names, found.images.sizes[rows], found.images.digests[rows], found.images.decode, found.images.sums
     )
-    return Dataset(images, found.labels[rows], split, rows, names, found.class_names, found.source, False)
+    return replace(found, images=images, labels=found.labels[rows], split=split, source_index=rows, names=names)
 
 
 def with_labels(entries: int, args: argparse.Namespace) -> tuple[Dataset, Labels]:
@@ -106,13 +107,22 @@ def write_untrained(params: Params) -> None:
     session = Session.open(params)
     for system in DEFAULT:
         training = session.training(system, Plan(MLNTStep(**step_options(params))))
-        for name in MODELS:
-            training.best[name] = Best(0.0, 1, training.module(name).state_dict())
         each = dict.fromkeys(MODELS, 0.0)
         card = cards.ModelCard(
-            params.model.name, session.labels.digest, "teacher", dict.fromkeys(MODELS, 1), each, 1.0, None
+            network=params.model.name,
+            system=system.stage,
+            class_names=session.dataset.class_names,
+            shape=list(session.dataset.images.shape[1:]),
+            options=None,
+            labels_digest=session.labels.digest,
+            mentor="teacher",
+            best_epoch=dict.fromkeys(MODELS, 1.0),
+            validation_accuracy=each,
+            kept_fraction=1.0,
+            kept_purity=None,
         )
-        models.save_models(system.stage, training, session.statistics, card)
+        weights = {(name, choice): training.module(name).state_dict() for name in MODELS for choice in models.CHOICES}
+        models.save_models(system.stage, weights, session.statistics, card)
         accuracies = {f"{m}_{part}_accuracy": 0.0 for m in MODELS for part in ("train", "validation", "test")}
         files.write_csv(files.PLOTS / f"{system.stage}.csv", [{"epoch": params.train.epochs, **accuracies}])
     session.close()

@@ -9,6 +9,7 @@ interface (`forward_features`, `forward_head`, `num_features`), and `register_in
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,13 @@ class PreActResNet(nn.Module):
 
     The first block of every stage projects its shortcut, the other stages than the first halve the size.
     Convolutions are He-normal.
+
+    Args:
+        mean_shape: [C, H, W] of a buffer `mean_image` that is subtracted from the images first; None for none. What is
+            trained here gets images that are normalised; a network that is given away may do it by itself.
     """
+
+    mean_image: Tensor | None
 
     def __init__(
         self,
@@ -54,10 +61,12 @@ class PreActResNet(nn.Module):
         num_classes: int = 10,
         in_chans: int = 3,
         stem_stride: int = 1,
+        mean_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.num_features = channels[-1]
+        self.register_buffer("mean_image", None if mean_shape is None else torch.zeros(*mean_shape))
         self.stem = nn.Conv2d(in_chans, channels[0], 3, stem_stride, padding=1, bias=False)
         blocks: list[nn.Module] = []
         width = channels[0]
@@ -75,6 +84,8 @@ class PreActResNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] → the last feature map [B, num_features, h, w]."""
+        if self.mean_image is not None:
+            x = x - self.mean_image
         return F.relu(self.norm(self.blocks(self.stem(x))), inplace=True)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -110,19 +121,19 @@ class LinearHead(nn.Linear):
         return self
 
 
-def preact_resnet32(num_classes: int = 10, in_chans: int = 3) -> PreActResNet:
+def preact_resnet32(num_classes: int = 10, in_chans: int = 3, **options: Any) -> PreActResNet:
     """The paper's CIFAR-10 network: 32/64/128 channels, five blocks a stage, 1.86 M parameters."""
-    return PreActResNet((32, 64, 128), (5, 5, 5), num_classes, in_chans)
+    return PreActResNet((32, 64, 128), (5, 5, 5), num_classes, in_chans, **options)
 
 
-def preact_resnet32_narrow(num_classes: int = 10, in_chans: int = 3) -> PreActResNet:
+def preact_resnet32_narrow(num_classes: int = 10, in_chans: int = 3, **options: Any) -> PreActResNet:
     """The same depth at 16/32/64 channels, 0.46 M parameters; not the network of the paper."""
-    return PreActResNet((16, 32, 64), (5, 5, 5), num_classes, in_chans)
+    return PreActResNet((16, 32, 64), (5, 5, 5), num_classes, in_chans, **options)
 
 
-def preact_resnet_tiny(num_classes: int = 10, in_chans: int = 1) -> PreActResNet:
+def preact_resnet_tiny(num_classes: int = 10, in_chans: int = 1, **options: Any) -> PreActResNet:
     """For 8×8 images: stem of stride 2, one block each of 16 and 32 channels, 20 k parameters."""
-    return PreActResNet((16, 32), (1, 1), num_classes, in_chans, stem_stride=2)
+    return PreActResNet((16, 32), (1, 1), num_classes, in_chans, stem_stride=2, **options)
 
 
 BUILT_IN: dict[str, Callable[..., PreActResNet]] = {
@@ -143,11 +154,15 @@ def register_in_timm() -> None:
 
 
 def _timm_entry_point(name: str, build: Callable[..., PreActResNet]) -> Callable[..., PreActResNet]:
-    def entry_point(pretrained: bool = False, **kwargs: Any) -> PreActResNet:
-        if pretrained:
+    def entry_point(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs: Any) -> PreActResNet:
+        from timm.models import build_model_with_cfg
+
+        if pretrained and not pretrained_cfg:
             raise ValueError(f"there are no pretrained weights of {name}")
-        unused = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-        return build(**{key: value for key, value in kwargs.items() if key not in unused})
+        channels = inspect.signature(build).parameters["in_chans"].default
+        about = {"architecture": name, "num_classes": 10, "input_size": (channels, 32, 32), "classifier": "fc"}
+        model: PreActResNet = build_model_with_cfg(build, name, pretrained, pretrained_cfg or about, **kwargs)
+        return model
 
     entry_point.__name__ = name
     entry_point.__module__ = __name__  # timm looks the module up and lists the model under its name

@@ -120,6 +120,49 @@ def write_picture(path: Path, number: int, size: tuple[int, int] = (6, 5), mode:
     return image
 
 
+def save_model(
+    name: str,
+    shape: list[int],
+    normalize: str,
+    system: str = "meta3",
+    network: Any = None,
+    options: dict[str, Any] | None = None,
+) -> Any:
+    """A folder in models/ as a training stage leaves it, of a network that nobody has trained; it has seen images, so
+    that its BatchNorm statistics are not those that it began with."""
+    import torch
+
+    from mlnt.images.statistics import InputStatistics
+    from mlnt.networks import create_model
+    from pipeline.store import cards, models
+
+    def noise(seed: int, *size: int) -> torch.Tensor:
+        return torch.rand(size, generator=torch.Generator().manual_seed(seed))
+
+    if network is None:
+        network = create_model(name, num_classes=3, in_chans=shape[0], seed=0)
+    with torch.no_grad():
+        network.train()(noise(1, 16, *shape))
+    of_channels = InputStatistics(torch.full((shape[0], 1, 1), 0.25), torch.full((shape[0], 1, 1), 0.5))
+    of_pixels = InputStatistics(noise(2, *shape), torch.ones(()))
+    card = cards.ModelCard(
+        network=name,
+        system=system,
+        class_names=["cat", "dog", "owl"],
+        shape=shape,
+        options=options,
+        labels_digest="",
+        mentor="student",
+        best_epoch={},
+        validation_accuracy={},
+        kept_fraction=1.0,
+        kept_purity=None,
+    )
+    weights = {("student", "best"): network.state_dict()}
+    models.save_models(system, weights, of_pixels if normalize == "mean_image" else of_channels, card)
+    return network
+
+
 def run_stage(stage: str, params: Params) -> str:
     """A stage of dvc.yaml in this process and folder."""
     from pipeline.stages import download, embed, evaluate, features, look, noise, report, train

@@ -6,8 +6,10 @@ import csv
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from pipeline import console
 from pipeline.errors import UserError
@@ -38,6 +40,22 @@ def rows(path: Path) -> list[Sample]:
         UserError: no such file, one that cannot be read, other columns, or a row that has other fields or names no
             file, class or split.
     """
+    with _opened(path) as file:
+        return list(_samples(path, file))
+
+
+def paths(path: Path) -> list[str]:
+    """The column `path` of a CSV file, whatever other columns it has.
+
+    Raises:
+        UserError: as `rows`.
+    """
+    with _opened(path) as file:
+        return [record["path"] for _, record in _records(path, file, ("path",))]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
     if file_type(path) not in (0, stat.S_IFREG):
         raise UserError(
             f"data.root: {path}: ends in .csv and is no file; expected a table with the columns path,label, or a "
@@ -45,7 +63,7 @@ def rows(path: Path) -> list[Sample]:
         )
     try:
         with readable(path), path.open(encoding="utf-8-sig", newline="") as file:
-            return list(_samples(path, file))
+            yield file
     except UnicodeDecodeError as error:
         raise UserError(
             f"data.root: {path}: not readable as CSV: found another encoding ({error}), expected UTF-8; save it as that"
@@ -58,10 +76,21 @@ def rows(path: Path) -> list[Sample]:
 
 
 def _samples(path: Path, lines: Iterable[str]) -> Iterator[Sample]:
+    for here, record in _records(path, lines, ("path", "label")):
+        split = record.get("split", "train")
+        if split not in SPLIT_NAMES or not record["label"]:
+            raise UserError(
+                f"data.root: {path}, line {here}: found {record}, expected a path, a label and, in a column split, one "
+                f"of {', '.join(SPLIT_NAMES)}"
+            )
+        yield Sample(record["path"], record["label"], SPLIT_NAMES[split], -1)
+
+
+def _records(path: Path, lines: Iterable[str], needed: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows that are not empty, each with the number of its line; the file that a row names exists."""
     numbered = enumerate((_BLANK_AFTER_QUOTE.sub('"', line) for line in lines), start=1)
     first, header = next(((number, line) for number, line in numbered if line.strip()), (0, ""))
-    delimiter, columns = _columns(path, header)
-    at = {name: columns.index(name) for name in ("path", "label", "split") if name in columns}
+    delimiter, columns = _columns(path, header, needed)
     reader = csv.reader((line for _, line in numbered), delimiter=delimiter, skipinitialspace=True, strict=True)
     last = first
     for row in reader:
@@ -74,34 +103,31 @@ def _samples(path: Path, lines: Iterable[str]) -> Iterator[Sample]:
                 f"data.root: {path}, line {here}: found {len(fields)} fields, {fields}, expected {len(columns)}, "
                 f"{columns}; a {DELIMITERS[delimiter]} that belongs to a field needs quotes around the field"
             )
-        name, label = fields[at["path"]], fields[at["label"]]
-        split = fields[at["split"]] if "split" in at else "train"
-        if split not in SPLIT_NAMES or not name or not label:
-            raise UserError(
-                f"data.root: {path}, line {here}: found {dict(zip(columns, fields, strict=True))}, expected a path, a "
-                f"label and, in a column split, one of {', '.join(SPLIT_NAMES)}"
-            )
+        record = dict(zip(columns, fields, strict=True))
+        if not (name := record["path"]):
+            raise UserError(f"data.root: {path}, line {here}: found {record}, expected a path")
         if not os.path.isfile(path.parent / name):  # noqa: PTH113 (pathlib raises for a long path)
             raise UserError(f"data.root: {path}, line {here}: no such file: {printable(name)}")
-        yield Sample(name, label, SPLIT_NAMES[split], -1)
+        yield here, record
 
 
-def _columns(path: Path, header: str) -> tuple[str, list[str]]:
-    """The delimiter that makes path and label columns, and all columns."""
+def _columns(path: Path, header: str, needed: Collection[str]) -> tuple[str, list[str]]:
+    """The delimiter that makes the needed columns, and all columns."""
     found = {
         delimiter: [name.strip() for name in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])]
         for delimiter in DELIMITERS
     }
     for delimiter, columns in found.items():
-        if {"path", "label"} <= set(columns):
+        if set(needed) <= set(columns):
             if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
                 raise UserError(
                     f"data.root: {path}: found more than one column called {' and '.join(twice)}, expected one of "
                     "each; rename or remove the others"
                 )
             return delimiter, columns
+    wanted = "the columns path,label[,split]" if "label" in needed else "a column path"
     raise UserError(
-        f"data.root: {path}: expected the columns path,label[,split], found {printable(header.strip())} in its first "
+        f"data.root: {path}: expected {wanted}, found {printable(header.strip())} in its first "
         "line; commas, semicolons or tabs separate them"
     )
 

@@ -19,7 +19,7 @@ _SPLIT_FOLDERS = {**SPLIT_NAMES, "training": TRAIN, "dev": VALIDATION, "testing"
 
 _RENAME = "rename its folder, or list the images in a .csv file with the columns path,label, where any name will do"
 
-_BESIDE_IMAGES = (
+BESIDE_IMAGES = (
     ".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".log", ".ini", ".db",
 )  # fmt: skip
 """Ends of files that people and programs put beside images, and that are no reason for a warning."""
@@ -155,7 +155,7 @@ def _warn_of_others(files: list[str], image: tuple[str, ...], root: Path) -> Non
     def in_class(parts: tuple[str, ...]) -> bool:
         return bool(_split_folders(parts)) if by_split else len(parts) > 1 and parts[:-2] == image[:-2]
 
-    known = (*EXTENSIONS, *_BESIDE_IMAGES)
+    known = (*EXTENSIONS, *BESIDE_IMAGES)
     unknown = [name for name in files if not name.lower().endswith(known) and not is_hidden(name)]
     if others := [name for name in unknown if in_class(PurePosixPath(name).parts)]:
         console.warn(

@@ -92,6 +92,8 @@ def load_listing(
         source=source,
         labels_are_true=False,
         same_picture=same_pictures(chosen, digests),
+        options=options.image._replace(channels=1 if images.shape[1] == 1 else 3),
+        folder=root,
     )
 
 
@@ -173,18 +175,18 @@ def decode_images(
         raise UserError(f"data.root: {len(missing)} listed files are missing: {first_few(missing)}")
     for i, first in again:
         images[i], done[i] = images[first], done[first]
-    _warn_of_remarks(remarks, len(row) - len(bad))
+    warn_of_remarks("data.root", remarks, len(row) - len(bad))
     return _rows(images, done), bad
 
 
-def _warn_of_remarks(remarks: Mapping[str, tuple[str, ...]], count: int) -> None:
+def warn_of_remarks(where: str, remarks: Mapping[str, tuple[str, ...]], count: int) -> None:
     """Once for each kind, with the names of the first few. `count`: of all images."""
     names: dict[str, list[str]] = {}
     for name, found in remarks.items():
         for remark in found:
             names.setdefault(remark, []).append(printable(name))
     for remark, those in names.items():
-        console.warn(f"data.root: {len(those)} of {count} images {remark}: {first_few(those)}")
+        console.warn(f"{where}: {len(those)} of {count} images {remark}: {first_few(those)}")
 
 
 def _room(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -223,7 +225,7 @@ def _in_files(wanted: list[Sample], root: Path, options: FileOptions) -> tuple[l
     if found.bad:
         chosen = _without_bad(wanted, {paths[i]: why for i, why in found.bad.items()}, options.on_bad_image)
     good = found.sizes >= 0
-    _warn_of_remarks({paths[i]: remarks for i, remarks in found.remarks.items()}, int(good.sum()))
+    warn_of_remarks("data.root", {paths[i]: remarks for i, remarks in found.remarks.items()}, int(good.sum()))
     shape, sums = found.together()
     image = options.image._replace(channels=1 if shape[0] == 1 else 3)
     names = Names.of(sample.path for sample in chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import files
 from pipeline.errors import UserError
@@ -15,6 +16,10 @@ class ModelCard:
 
     Attributes:
         network: `model.name`.
+        system: the stage that trained it, whatever its folder is called now; says what stands around the network.
+        class_names: in the order of the outputs.
+        shape: of an image, [C, H, W].
+        options: how its image files were decoded, by the names of `ImageOptions`; None where there were no files.
         labels_digest: digest of the labels it was trained on.
         mentor: the better model on validation; its best weights are the next iteration's mentor.
         best_epoch, validation_accuracy: by model; 2 is after two epochs, 2.25 within the third.
@@ -23,6 +28,10 @@ class ModelCard:
     """
 
     network: str
+    system: str
+    class_names: list[str]
+    shape: list[int]
+    options: dict[str, Any] | None
     labels_digest: str
     mentor: str
     best_epoch: dict[str, float]
@@ -49,6 +58,21 @@ def labels_digest(stage: str) -> str:
     return str(files.read_json(folder(stage) / "model.json").get("labels_digest"))
 
 
+def card_at(path: Path) -> ModelCard:
+    """The card in this file, of whatever run.
+
+    Raises:
+        UserError: it is missing, damaged, or of another version of this package.
+    """
+    values = files.read_json(path)
+    try:
+        return ModelCard(**values)
+    except TypeError as error:
+        raise UserError(
+            f"{path}: damaged, or of another version of mlnt ({error}); delete it and run `dvc repro` again"
+        ) from error
+
+
 def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:
     """Read a stage's card, and check that it fits this network and these labels.
 
@@ -56,11 +80,7 @@ def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:
         UserError: the card is missing or damaged, or says that another network or other labels were used.
     """
     path = folder(stage) / "model.json"
-    values = files.read_json(path)
-    try:
-        card = ModelCard(**values)
-    except TypeError as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+    card = card_at(path)
     for what, found, expected in (
         ("with another network", card.network, network),
         ("on other labels", card.labels_digest, labels_digest),

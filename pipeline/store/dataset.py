@@ -80,6 +80,8 @@ class Dataset:
         labels_are_true: whether the source vouches for its labels.
         same_picture: the group of equal images that each is in [N], −1 for none; None where no two are equal, or nobody
             has looked.
+        options: how its files became images, `channels` settled; None where it has no files.
+        folder: where its files lie; no file that is written has the place.
     """
 
     images: NDArray[np.uint8] | ImageFiles
@@ -91,6 +93,8 @@ class Dataset:
     source: str
     labels_are_true: bool
     same_picture: NDArray[np.int64] | None = None
+    options: ImageOptions | None = None
+    folder: Path | None = None
     digest: str = ""
 
 
@@ -135,29 +139,21 @@ def write_dataset(dataset: Dataset) -> str:
         "source": dataset.source,
         "labels_are_true": dataset.labels_are_true,
     }
+    if dataset.options is not None and dataset.folder is not None:
+        about["options"] = dataset.options._asdict()
+        if dataset.folder.absolute().is_relative_to(files.raw().absolute()):
+            about["unpacked"] = dataset.folder.name  # an archive's folder; all others are where `data.root` says
     images = dataset.images
     if isinstance(images, ImageFiles):
         arrays |= {"file_sizes": images.sizes, "picture_digests": images.digests}
         arrays |= {"pixel_total": images.sums.total, "pixel_levels": images.sums.levels}
-        about["files"] = {
-            "shape": images.decode.shape,
-            "options": _options(images.decode.options),
-            "summed": images.sums.count,
-        }
-        unpacked = Path(images.decode.root)
-        if unpacked.is_relative_to(files.raw().absolute()):
-            about["unpacked"] = unpacked.name  # an archive's folder; all others are where `data.root` says
+        about["files"] = {"shape": images.decode.shape, "summed": images.sums.count}
     else:
         arrays["images"] = images
     digest = hdf5.digest(arrays, about)
     with hdf5.create(files.DATASET) as (file, _):
         hdf5.store(file, arrays, {**about, "digest": digest})
     return digest
-
-
-def _options(options: ImageOptions) -> dict[str, Any]:
-    """As an older version wrote them, where they are what it could do: the digest stays the same."""
-    return {name: value for name, value in options._asdict().items() if (name, value) != ("interpolation", "bilinear")}
 
 
 def read_dataset(root: str | None = None) -> Dataset:
@@ -173,8 +169,13 @@ def read_dataset(root: str | None = None) -> Dataset:
         about = hdf5.about(file)
         names = Names(file["names"][:], file["name_ends"][:])
         listed, unpacked = about.pop("files", None), about.pop("unpacked", None)
+        made = about.pop("options", None)
+        of_files: dict[str, Any] = (
+            {} if made is None else {"options": ImageOptions(**made), "folder": _place(root, unpacked)}
+        )
         return Dataset(
-            images=file["images"][:] if listed is None else _image_files(file, names, _place(root, unpacked), listed),
+            images=file["images"][:] if listed is None else _image_files(file, names, listed, **of_files),
+            **of_files,
             labels=file["labels"][:],
             split=file["split"][:],
             source_index=file["source_index"][:],
@@ -192,9 +193,11 @@ def _place(root: str | None, unpacked: str | None) -> Path:
     return place.parent if place.suffix.lower() == ".csv" else place
 
 
-def _image_files(file: h5py.File, names: Names, root: Path, listed: dict[str, Any]) -> ImageFiles:
+def _image_files(
+    file: h5py.File, names: Names, listed: dict[str, Any], options: ImageOptions, folder: Path
+) -> ImageFiles:
     channels, height, width = listed["shape"]
-    decoder = FileDecoder(str(root.absolute()), (channels, height, width), ImageOptions(**listed["options"]))
+    decoder = FileDecoder(str(folder.absolute()), (channels, height, width), options)
     sums = PixelSums(listed["summed"], file["pixel_total"][:], file["pixel_levels"][:])
     return ImageFiles(names, file["file_sizes"][:], file["picture_digests"][:], decoder, sums)
 

@@ -19,11 +19,16 @@ from pipeline.errors import UserError
 from pipeline.store.cards import ModelCard, folder
 
 CHOICES = ("best", "last")
+INPUT = "input.safetensors"
 CHECKSUM = "sha256"
 
 
+def weights_name(model: str, choice: str) -> str:
+    return f"{model}_{choice}.safetensors"
+
+
 def weights_file(stage: str, model: str, choice: str) -> Path:
-    return folder(stage) / f"{model}_{choice}.safetensors"
+    return folder(stage) / weights_name(model, choice)
 
 
 def save_models(
@@ -39,8 +44,18 @@ def save_models(
     files.remove(folder(stage) / "model.json")
     for (model, choice), tensors in weights.items():
         save_tensors(weights_file(stage, model, choice), tensors)
-    save_tensors(folder(stage) / "input.safetensors", {"mean": statistics.mean, "std": statistics.std})
+    save_tensors(folder(stage) / INPUT, {"mean": statistics.mean, "std": statistics.std})
     files.write_json(folder(stage) / "model.json", asdict(card))
+
+
+def load_statistics(place: Path) -> InputStatistics:
+    """What images were normalised by, from a model's folder.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    tensors = load_tensors(place / INPUT)
+    return InputStatistics(tensors["mean"], tensors["std"])
 
 
 def load_into(module: nn.Module, path: Path) -> nn.Module:

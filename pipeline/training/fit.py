@@ -67,8 +67,13 @@ def fit(
             raise RunError(
                 f"{stage}: {error}; lower {' or '.join(f'{key} ({value})' for key, value in lower.items())}"
             ) from error
+        dataset = session.dataset
         card = cards.ModelCard(
             network=params.model.name,
+            system=stage,
+            class_names=dataset.class_names,
+            shape=list(dataset.images.shape[1:]),
+            options=None if dataset.options is None else dataset.options._asdict(),
             labels_digest=session.labels.digest,
             mentor=training.mentor(),
             best_epoch={name: best.epoch for name, best in training.best.items()},

@@ -48,6 +48,7 @@ COMMANDS = {
     "baseline": "models/NAME/",
     "sweep": "DVC experiments",
     "tables": "reports/PRESET/index.html",
+    "predict": "predictions.csv",
     "show": "results",
     "preset": "params.yaml",
     "doctor": "project",
@@ -85,6 +86,14 @@ def test_help_says_what_a_command_writes(command: str) -> None:
     assert result.exit_code == 0
     assert COMMANDS[command] in result.output
     assert "--debug" in result.output
+
+
+@pytest.mark.parametrize(("what", "written"), [("model", "exports/onnx/"), ("labels", "exports/FORMAT/")])
+def test_help_says_what_an_export_writes(what: str, written: str) -> None:
+    result = invoke("export", what, "--help")
+    assert result.exit_code == 0
+    assert written in result.output
+    assert f" {what} " in invoke("export").output
 
 
 def test_help_lists_every_command_and_needs_no_torch(tmp_path: Path) -> None:

@@ -659,7 +659,9 @@ def test_without_a_meta_update_iteration_1_is_cross_entropy_to_the_bit(change: d
     run_stage("meta1", make_params(**change))
     models = {Path(name).name: digest for name, digest in digests(copied.folder, "models/meta1").items()}
     pretrain = {Path(name).name: digest for name, digest in digests(copied.folder, "models/pretrain").items()}
+    assert models.pop("model.json") != pretrain.pop("model.json")
     assert models == pretrain
+    assert {**copied.json("models/meta1/model.json"), "system": "pretrain"} == copied.json("models/pretrain/model.json")
 
 
 def test_all_of_validation_and_test_may_be_large_or_small(project: Path) -> None:

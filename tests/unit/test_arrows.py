@@ -38,12 +38,15 @@ SHELL = {
     "paper.numbers": set(),
     "report": BASE | {"store", "systems", "paper.numbers"},
     "stages": BASE | {"images", "store", "params", "places", "sources", "training", "systems", "report"},
+    "prediction": BASE | {"images", "store", "places", "sources", "systems"},
+    "export": BASE | {"store", "params", "places", "training", "systems", "prediction"},
     "paper": BASE | {"store", "params", "training", "systems", "stages", "report", "paper.numbers"},
     "outlook": BASE | {"params", "store", "training", "systems", "stages"},
     "doctor": BASE | {"params", "outlook"},
     "prune": BASE | {"store", "systems"},
     "flags": set(),
-    "cli": BASE | {"flags", "prune", "params", "systems", "report", "stages", "paper", "doctor", "outlook"},
+    "cli": BASE
+    | {"flags", "prune", "params", "systems", "report", "stages", "prediction", "export", "paper", "doctor", "outlook"},
     "__main__": {"cli", "signals"},
 }
 

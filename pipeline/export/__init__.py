@@ -1,0 +1,1 @@
+"""Models and labels in the formats of the tools around."""

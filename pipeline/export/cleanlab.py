@@ -1,0 +1,57 @@
+"""What cleanlab's Datalab wants of a model: the probabilities of all classes, and features."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import numpy as np
+import torch
+
+from mlnt.training.evaluation import predict_logits
+from pipeline import console, files
+from pipeline.export.samples import LabelExport
+from pipeline.store.features import FeatureFile
+from pipeline.systems.registry import CROSS_ENTROPY, FINAL
+from pipeline.training.build import best_weights
+from pipeline.training.session import Session
+
+FILE = "cleanlab.npz"
+
+
+def write(export: LabelExport) -> str:
+    """cleanlab.npz, a row a sample: `index`, `name`, `split`; `labels` as class numbers, and `class_names`;
+    `pred_probs` of the final model, in-sample for what it was trained on; `features` of the pre-trained network.
+    Returns how to read it.
+
+    Raises:
+        UserError: the models or the features are missing, damaged or from another run.
+    """
+    params, samples = export.params, export.samples
+    rows = np.array([each.row for each in samples], dtype=np.int64)
+    with closing(Session.open(params)) as session:
+        network, _ = session.best_network(FINAL)
+        with console.progress("export", len(rows)) as bar:
+            (logits,) = predict_logits(
+                [network],
+                session.images,
+                torch.from_numpy(rows),
+                params.compute.eval_batch_size,
+                lambda done: bar.at(done - 1),
+            )
+        made_by = files.file_digest(best_weights(params, session.labels, CROSS_ENTROPY.stage))
+        features = FeatureFile(session.labels, made_by, rows).read()
+        number = {name: i for i, name in enumerate(session.dataset.class_names)}
+    np.savez(
+        export.folder / FILE,
+        index=rows,
+        name=np.array([each.name for each in samples]),
+        split=np.array([each.split for each in samples]),
+        labels=np.array([number[each.label] for each in samples], dtype=np.int64),
+        class_names=np.array(list(number)),
+        pred_probs=logits.softmax(dim=1).numpy(),
+        features=features.numpy(),
+    )
+    return (
+        f'd = numpy.load("{export.out / FILE}"); lab = Datalab({{"label": d["labels"]}}, label_name="label"); '
+        'lab.find_issues(pred_probs=d["pred_probs"], features=d["features"])'
+    )

@@ -1,0 +1,43 @@
+"""`mlnt export labels`: the labels of a run, in the formats that other tools read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pipeline.export import cleanlab, csv_list, fiftyone, hf, label_studio
+from pipeline.export.folder import new_folder
+from pipeline.export.samples import LabelExport, Policy, samples
+from pipeline.params.schema import Params
+from pipeline.store.dataset import read_dataset, read_labels
+
+Format = Literal["csv", "hf", "label-studio", "fiftyone", "cleanlab"]
+WRITERS = {
+    "csv": csv_list.write,
+    "hf": hf.write,
+    "label-studio": label_studio.write,
+    "fiftyone": fiftyone.write,
+    "cleanlab": cleanlab.write,
+}
+
+
+def run(params: Params, kind: Format, policy: Policy, changed_only: bool, out: Path | None) -> str:
+    """Write the folder; returns a line with what was done, and how to read it.
+
+    Raises:
+        UserError: data, labels, label issues or models are missing, damaged or from another run; images are missing;
+            something is at `out`; nothing to export.
+        RunError: it could not be written.
+    """
+    out = out or Path("exports") / kind
+    dataset = read_dataset(params.data.root)
+    labels = read_labels(dataset)
+    with new_folder(out) as folder:
+        chosen = samples(dataset, labels, policy, changed_only)
+        use = WRITERS[kind](LabelExport(chosen, dataset, labels, params, folder, out))
+    done = {
+        "review": f"{sum(each.is_issue for each in chosen)} labels to review",
+        "drop": f"{len(labels.labels) - len(chosen)} left out",
+        "relabel": f"{sum(each.label != each.given for each in chosen)} with another label",
+    }
+    return f"export: {len(chosen)} samples, {done[policy]} → {out}; {use}"
