@@ -22,13 +22,9 @@ def run(params: Params) -> str:
     Raises:
         UserError: one of them is not there, or cannot be read.
     """
-    noise = params.noise
-    wanted = {
+    wanted: dict[str, dict[str, str | None]] = {
         "data": {"data.root": params.data.root if params.data.source != "digits" else None},
-        "noise": {
-            "noise.matrix_file": noise.matrix_file if noise.kind == "matrix" else None,
-            "noise.human_file": noise.human_file if noise.kind == "human" else None,
-        },
+        "noise": {**params.noise.files()},
         "weights": {"model.weights": params.model.weights},
     }
     counts = []

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.store import hdf5
 from pipeline.store.dataset import Labels
+
+if TYPE_CHECKING:  # the report does without torch
+    from torch import Tensor
 
 CHUNK_BYTES = 16 << 10
 """Size of the chunks, each with a checksum and read as a whole. Small chunks make random rows cheap; large ones make it
@@ -87,6 +89,8 @@ class FeatureFile:
         Raises:
             UserError: the file is damaged.
         """
+        import torch
+
         with hdf5.reading(files.FEATURES):
             # One by one: for rows apart from each other h5py takes ten times as long over a list of them.
             return torch.from_numpy(np.stack([self._table[row] for row in self.samples[positions.numpy()]]))
@@ -97,6 +101,8 @@ class FeatureFile:
         Raises:
             UserError: the file is damaged.
         """
+        import torch
+
         found = np.empty((len(self.samples), self._table.shape[1]), self._table.dtype)
         with hdf5.reading(files.FEATURES):
             for start in range(0, len(self._table), ROWS_AT_A_TIME):
@@ -104,3 +110,46 @@ class FeatureFile:
                 first, last = np.searchsorted(self.samples, (start, start + len(piece)))
                 found[first:last] = piece[self.samples[first:last] - start]
         return torch.from_numpy(found)
+
+
+def nearest(labels: Labels, rows: NDArray[np.int64], among: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The samples nearest to each of `rows` by the Euclidean distance of their features, the nearest first.
+
+    Args:
+        among: the samples that may be neighbours, in order; none is its own.
+
+    Returns:
+        Sample numbers [n, count]; −1 where there are fewer.
+
+    Raises:
+        UserError: the file is missing, damaged, or made from other labels.
+    """
+    from sklearn.neighbors import NearestNeighbors  # here: it is slow to import
+
+    with hdf5.opened(files.FEATURES, "extract-features") as file:
+        hdf5.check_origin(file, files.FEATURES, "labels", labels.digest, "extract-features")
+        table = file["features"]
+        queries = np.empty((len(rows), table.shape[1]), np.float32)
+        for at, block in _blocks(table):
+            inside = (rows >= at) & (rows < at + len(block))
+            queries[inside] = block[rows[inside] - at]
+        distance: NDArray[np.float64] = np.empty((len(rows), 0))
+        found: NDArray[np.int64] = np.empty((len(rows), 0), np.int64)
+        for at, block in _blocks(table) if len(rows) else ():
+            there = among[(among >= at) & (among < at + len(block))]
+            if not len(there):
+                continue
+            search = NearestNeighbors(n_neighbors=min(count + 1, len(there)), algorithm="brute").fit(block[there - at])
+            distances, positions = search.kneighbors(queries)
+            distance, found = np.hstack([distance, distances]), np.hstack([found, there[positions]])
+            distance[found == rows[:, None]] = np.inf
+            best = np.lexsort((found, distance))[:, : count + 1]
+            distance, found = np.take_along_axis(distance, best, 1), np.take_along_axis(found, best, 1)
+    found = np.where(np.isfinite(distance), found, -1)[:, :count]
+    return np.pad(found, ((0, 0), (0, count - found.shape[1])), constant_values=-1)
+
+
+def _blocks(table: h5py.Dataset) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The first row of each part of the table, and its rows."""
+    for start in range(0, len(table), ROWS_AT_A_TIME):
+        yield start, table[start : start + ROWS_AT_A_TIME].astype(np.float32)
