@@ -20,7 +20,7 @@ const source = (picture) =>
   picture === null
     ? "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
     : `data:image/webp;base64,${pictures.slice(picture ? data.ends[picture - 1] : 0, data.ends[picture])}`;
-const nameOf = (item) => `${classes[item.given]}\t${item.path}`;
+const nameOf = (item) => JSON.stringify([item.path, classes[item.given]]);
 const said = (decision) =>
   !decision ? "" : decision.what === "relabel" ? `→ ${classes[decision.label]}` : decision.what === "keep" ? "kept" : "dropped";
 const selected = () => items[shown[current]];
@@ -35,7 +35,7 @@ for (const item of items) {
 }
 
 function read(text) {
-  const [what, label] = text.split("\t");
+  const [what, label] = JSON.parse(text);
   if (what === "relabel") return classes.includes(label) ? { what, label: classes.indexOf(label) } : undefined;
   return what === "keep" || what === "drop" ? { what, label: null } : what === "clear" ? null : undefined;
 }
@@ -45,8 +45,8 @@ function remember(item) {
   try {
     if (decision === item.applied) localStorage.removeItem(stored + nameOf(item));
     else {
-      const text = !decision ? "clear" : decision.what === "relabel" ? `relabel\t${classes[decision.label]}` : decision.what;
-      localStorage.setItem(stored + nameOf(item), text);
+      const text = [decision?.what ?? "clear", decision?.what === "relabel" ? classes[decision.label] : null];
+      localStorage.setItem(stored + nameOf(item), JSON.stringify(text));
     }
   } catch (error) { lost(error); }
 }
@@ -281,10 +281,7 @@ const quoted = (text) => (/[",;\t\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll
 
 function save() {
   const lines = items.filter((item) => item.decision).map((item) => [item.path, classes[item.given], item.decision]);
-  for (const [name, decision] of elsewhere) {
-    const cut = name.indexOf("\t");
-    lines.push([name.slice(cut + 1), name.slice(0, cut), decision]);
-  }
+  for (const [name, decision] of elsewhere) lines.push([...JSON.parse(name), decision]);
   lines.sort((a, b) => (a[0] < b[0] ? -1 : a[0] > b[0] ? 1 : a[1] < b[1] ? -1 : 1));
   const text = lines.map(([path, given, { what, label }]) =>
     [path, given, what, what === "relabel" ? classes[label] : ""].map(quoted).join(","));
