@@ -11,7 +11,9 @@ settings.load_profile("repeatable")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if browser.LACKING in str(report.longrepr)]
+    skipped = [
+        report for report in terminalreporter.stats.get("skipped", []) if browser.LACKING in str(report.longrepr)
+    ]
     if skipped:
         terminalreporter.section("NO PAGE WAS TESTED IN A BROWSER", sep="!", red=True, bold=True)
         terminalreporter.write_line(f"{len(skipped)} tests skipped: {browser.LACKING}")

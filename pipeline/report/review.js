@@ -124,9 +124,9 @@ function select(at, scroll = true) {
   const before = current;
   current = Math.max(0, Math.min(at, shown.length - 1));
   if (scroll) {
-    const top = current * ROW_HEIGHT, room = list.clientHeight;
-    if (top < list.scrollTop) list.scrollTop = top;
-    else if (top + ROW_HEIGHT > list.scrollTop + room) list.scrollTop = top + ROW_HEIGHT - room;
+    const top = current * ROW_HEIGHT, room = list.clientHeight; // with a row before it and one after
+    if (top - ROW_HEIGHT < list.scrollTop) list.scrollTop = top - ROW_HEIGHT;
+    else if (top + 2 * ROW_HEIGHT > list.scrollTop + room) list.scrollTop = top + 2 * ROW_HEIGHT - room;
   }
   render();
   markRow(before);
@@ -296,6 +296,13 @@ function save() {
 
 // Controls
 
+/** The class that a digit stands for, −1 for none: the one of that name, or where no class is called so, the first to the ninth. */
+function ofDigit(text) {
+  if (!/^[0-9]$/.test(text)) return -1;
+  if (classes.some((name) => /^[0-9]$/.test(name))) return classes.indexOf(text);
+  return Number(text) <= classes.length ? Number(text) - 1 : -1;
+}
+
 function key(event) {
   if (event.altKey || event.ctrlKey || event.metaKey) {
     if (event.key === "z" && !event.altKey && !event.shiftKey) { event.preventDefault(); undo(); }
@@ -312,7 +319,6 @@ function key(event) {
     return;
   }
   if (!$("keys").checked || !selected()) return;
-  const digit = Number(event.key) - 1;
   const acts = {
     k: () => decide("keep"),
     s: () => $("suggest").hidden || decide("relabel", selected().suggested),
@@ -321,7 +327,7 @@ function key(event) {
     u: undo,
     c: clear,
   };
-  const act = acts[event.key.toLowerCase()] ?? (digit >= 0 && digit < classes.length ? () => decide("relabel", digit) : null);
+  const act = acts[event.key.toLowerCase()] ?? (ofDigit(event.key) < 0 ? null : () => decide("relabel", ofDigit(event.key)));
   if (act) { event.preventDefault(); act(); }
 }
 
@@ -335,7 +341,7 @@ function options(name, values, every) {
 recall();
 options("given", items.map((item) => item.given), "all");
 options("suggested", items.map((item) => item.suggested), "all");
-$("class").append(new Option("…", ""), ...classes.map((name, i) => new Option(i < 9 ? `${i + 1} ${name}` : name, i)));
+$("class").append(new Option("…", ""), ...classes.map((name, i) => new Option(i < 9 && ofDigit(`${i + 1}`) === i ? `${i + 1} ${name}` : name, i)));
 for (const name of ["given", "suggested", "state"]) $(name).addEventListener("change", () => { list.scrollTop = 0; current = 0; refresh(-1); });
 $("class").addEventListener("change", () => { $("relabel").disabled = $("class").value === ""; });
 $("class").addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); $("relabel").click(); } });

@@ -61,7 +61,7 @@ def choose(issues: Iterable[Mapping[str, str]], labels: Labels, most: int) -> Do
 
 
 def page(
-    environment: Environment,
+    templates: Environment,
     dataset: Dataset,
     labels: Labels,
     doubtful: Doubtful,
@@ -115,7 +115,7 @@ def page(
         "ends": np.cumsum([len(text) for text in pictures], dtype=np.int64).tolist(),
         "originals": originals,
     }
-    return environment.get_template("review.html.jinja").render(
+    return templates.get_template("review.html.jinja").render(
         data=data,
         pictures="".join(pictures),
         doubtful=doubtful,

@@ -38,8 +38,8 @@ def run(params: Params, baselines: bool = False) -> str:
     clothing = dataset.source == "clothing1m"
     paper = rows.paper_column(dataset.source, params.noise.kind, params.noise.rate) if known or clothing else {}
     final = metrics[FINAL.name]
-    environment = _environment()
-    page = environment.get_template("page.html.jinja").render(
+    templates = environment()
+    page = templates.get_template("page.html.jinja").render(
         params=params.model_dump(mode="json", by_alias=True),
         dataset=dataset,
         shape=dataset.images.shape[1:],
@@ -65,12 +65,14 @@ def run(params: Params, baselines: bool = False) -> str:
     )
     target = files.BASELINE_REPORT if baselines else files.REPORT
     files.write_text(target, page)
+    decide = ""
     if not baselines:
-        _write_review(params, environment, dataset, labels)
-    return f"report: open {target} in a browser; `mlnt show` prints its table"
+        _write_review(params, templates, dataset, labels)
+        decide = f", {files.REVIEW} to decide about doubtful labels"
+    return f"report: open {target} in a browser{decide}; `mlnt show` prints its table"
 
 
-def _write_review(params: Params, environment: Environment, dataset: Dataset, labels: Labels) -> None:
+def _write_review(params: Params, templates: Environment, dataset: Dataset, labels: Labels) -> None:
     most = params.report.review
     doubtful = review.choose(files.csv_rows(files.LABEL_ISSUES), labels, most)
     if doubtful.left_out:
@@ -79,7 +81,7 @@ def _write_review(params: Params, environment: Environment, dataset: Dataset, la
             f"{files.LABEL_ISSUES} alone"
         )
     page = review.page(
-        environment,
+        templates,
         dataset,
         labels,
         doubtful,
@@ -134,7 +136,7 @@ def _issues(gallery: int) -> Issues:
     return issues
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """The templates; everything is escaped, since class and file names may hold HTML."""
     return Environment(
         loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True

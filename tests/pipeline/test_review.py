@@ -294,6 +294,13 @@ def test_digits_relabel_and_the_given_class_is_no_relabelling(page: Page) -> Non
     assert page.counts[0] == 0
     page.press(str((given + 1) % 3 + 1))
     assert page.counts[2:] == [0, 1, 0]
+    page.driver.execute_script("classes.splice(0, 3, '2', '1', '0')")  # a name counts for more than a place
+    for name, at in (("0", 2), ("1", 1), ("2", 0)):
+        page.press("u", Keys.HOME, name)
+        assert page.driver.execute_script("return items[0].decision?.label ?? items[0].given") == at
+    page.press("u", Keys.HOME, "9", "3")
+    assert page.counts[0] == 0
+    page.press(str(2 - (given + 1) % 3))
     page.driver.find_element(By.TAG_NAME, "summary").click()
     page.click("keys")
     page.driver.execute_script("list.focus()")
