@@ -34,20 +34,14 @@ for (const item of items) {
   item.decision = item.applied;
 }
 
-function read(text) {
-  const [what, label] = JSON.parse(text);
-  if (what === "relabel") return classes.includes(label) ? { what, label: classes.indexOf(label) } : undefined;
-  return what === "keep" || what === "drop" ? { what, label: null } : what === "clear" ? null : undefined;
-}
+/** A decision without the page's numbers of classes. */
+const plain = (decision) => decision && [decision.what, decision.what === "relabel" ? classes[decision.label] : null];
 
+/** Kept with what was applied then: where another decision has been applied since, that is the newer one. */
 function remember(item) {
-  const { decision } = item;
   try {
-    if (decision === item.applied) localStorage.removeItem(stored + nameOf(item));
-    else {
-      const text = [decision?.what ?? "clear", decision?.what === "relabel" ? classes[decision.label] : null];
-      localStorage.setItem(stored + nameOf(item), JSON.stringify(text));
-    }
+    if (item.decision === item.applied) localStorage.removeItem(stored + nameOf(item));
+    else localStorage.setItem(stored + nameOf(item), JSON.stringify([plain(item.decision), plain(item.applied)]));
   } catch (error) { lost(error); }
 }
 
@@ -60,13 +54,14 @@ function lost(error) {
 function recall() {
   try {
     const byName = new Map(items.map((item) => [nameOf(item), item]));
-    for (let i = 0; i < localStorage.length; i++) {
-      const key = localStorage.key(i);
+    for (const key of Object.keys(localStorage)) {
       if (!key.startsWith(stored)) continue;
-      const name = key.slice(stored.length), decision = read(localStorage.getItem(key));
-      if (decision === undefined) continue;
-      if (byName.has(name)) byName.get(name).decision = decision;
-      else if (decision) elsewhere.set(name, decision);
+      const name = key.slice(stored.length), item = byName.get(name);
+      const [decision, applied] = JSON.parse(localStorage.getItem(key));
+      const found = decision && { what: decision[0], label: classes.indexOf(decision[1]) };
+      if (item && JSON.stringify(applied) === JSON.stringify(plain(item.applied))) item.decision = found;
+      else if (item) localStorage.removeItem(key);
+      else if (found) elsewhere.set(name, found);
     }
   } catch (error) { lost(error); }
 }
@@ -97,7 +92,8 @@ function addRow(at) {
   image.alt = "";
   text.className = "text";
   const labels = document.createElement("span"), file = document.createElement("span");
-  labels.textContent = "suggested" in item ? `${classes[item.given]} → ${classes[item.suggested]}?` : classes[item.given];
+  const other = "suggested" in item && item.suggested !== item.given;
+  labels.textContent = classes[item.given] + (other ? ` → ${classes[item.suggested]}?` : "");
   file.className = "file";
   file.textContent = item.path;
   text.append(labels, file);
@@ -153,7 +149,7 @@ function showCard() {
   const seen = "suggested" in item, agrees = seen && item.suggested === item.given;
   fact("given", classes[item.given]);
   fact("suggested", seen ? (agrees ? "the given label" : classes[item.suggested]) : "");
-  fact("score", !seen ? "" : item.score < 0.0005 ? "< 0.1 %" : `${(100 * item.score).toFixed(1)} %`);
+  fact("score", typeof item.score !== "number" ? "" : item.score < 0.0005 ? "< 0.1 %" : `${(100 * item.score).toFixed(1)} %`);
   fact("also", item.also);
   fact("split", item.split === "train" ? "" : item.split);
   fact("decision", said(item.decision).replace("→", "relabelled"));
@@ -268,7 +264,8 @@ function count() {
   const of = { keep: 0, relabel: 0, drop: 0 };
   for (const item of items) if (item.decision) of[item.decision.what]++;
   const decided = of.keep + of.relabel + of.drop;
-  $("counts").textContent = `${decided} of ${items.length} decided: ${of.keep} kept, ${of.relabel} relabelled, ${of.drop} dropped`;
+  $("counts").textContent = `${decided} of ${items.length} decided: ${of.keep} kept, ${of.relabel} relabelled, ${of.drop} dropped`
+    + (elsewhere.size ? `; and ${elsewhere.size} of before that are doubtful no more` : "");
   $("progress").max = Math.max(1, items.length);
   $("progress").value = decided;
   $("undo").disabled = !undoable.length;

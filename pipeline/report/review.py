@@ -137,11 +137,13 @@ def _seen_by_model(entry: Mapping[str, str] | None, class_names: list[str]) -> d
 
 
 def _decided(labels: Labels, row: int) -> dict[str, Any]:
-    """What people decided about a sample before this run."""
+    """What people decided about a sample before this run; a label that they replaced was not scored."""
     if labels.decisions is None or not labels.decisions[row]:
         return {}
     decision = DECISIONS[labels.decisions[row]]
-    return {"decision": decision, "label": int(labels.labels[row]) if decision == "relabel" else None}
+    if decision == "relabel":
+        return {"decision": decision, "label": int(labels.labels[row]), "score": None}
+    return {"decision": decision, "label": None}
 
 
 def _pictures(dataset: Dataset, sizes: Mapping[int, int], threads: int) -> list[str]:

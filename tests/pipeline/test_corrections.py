@@ -13,6 +13,7 @@ from runs import run_all
 
 from pipeline import files
 from pipeline.errors import UserError
+from pipeline.report.terminal import show
 from pipeline.stages import download, look, noise
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Labels, read_dataset, read_labels
 
@@ -208,7 +209,9 @@ def test_decisions_about_injected_noise_leave_the_truth_alone(own: Path) -> None
 # What follows
 
 
-def test_known_samples_are_kept_by_the_filter_and_no_issues_any_more(tmp_path: Path) -> None:
+def test_known_samples_are_kept_by_the_filter_and_no_issues_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A threshold of 1 calls every label an issue, and a τ near 1 keeps nothing by itself."""
     for i in range(60):
         write_picture(tmp_path / "images" / "train" / "abc"[i % 3] / f"{i}.png", i, size=(8, 8))
@@ -238,3 +241,6 @@ def test_known_samples_are_kept_by_the_filter_and_no_issues_any_more(tmp_path: P
     assert run.json("models/control2/model.json")["kept_fraction"] == pytest.approx(2 / 60, abs=1e-6)
     words = " ".join(run.text("reports/index.html").split())
     assert "1 confirmed, 1 relabelled, 2 dropped" in words
+    monkeypatch.chdir(tmp_path)
+    show()
+    assert "1 confirmed, 1 relabelled, 2 dropped" in capsys.readouterr().out

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from projects import copy_outputs, make_params, run_stage, write_picture
+from projects import STAGES, copy_outputs, make_params, run_stage, write_picture
 from runs import Run, run_all
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -139,30 +139,42 @@ def test_the_size_is_bounded_and_what_is_left_out_is_said(
     assert f"{total - 5} more doubtful labels are not here" in files.REVIEW.read_text(encoding="utf-8")
 
 
-def test_decisions_of_before_are_listed_last_and_a_dropped_image_too(own: Run, project: Path) -> None:
-    copy_outputs(own.folder, project)
+@pytest.fixture(scope="module")
+def decided(own: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same after the three most doubtful labels were kept, relabelled to the next class, and dropped."""
+    folder = tmp_path_factory.mktemp("decided")
+    copy_outputs(own.folder, folder)
     data, _ = held(own.text("reports/review.html"))
-    (keep, relabel, drop), classes = data["items"][:3], data["classes"]
-    other = classes[(relabel["given"] + 1) % 3]
-    with Path("decisions.csv").open("w", encoding="utf-8", newline="") as file:
+    classes = data["classes"]
+    with (folder / "decisions.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "given_label", "decision", "label"])
-        writer.writerow([keep["path"], classes[keep["given"]], "keep", ""])
-        writer.writerow([relabel["path"], classes[relabel["given"]], "relabel", other])
-        writer.writerow([drop["path"], classes[drop["given"]], "drop", ""])
-    params = make_params(**CHANGES, data__resize=40, noise__corrections="decisions.csv", report__review=80)
-    for stage in ("noise", "pretrain", "features", "meta1", "meta2", "meta3", "control2", "control3", "evaluate"):
-        run_stage(stage, params)
-    run_stage("report", params)
-    after, _ = held(files.REVIEW.read_text(encoding="utf-8"))
-    assert after["key"] == data["key"]  # so that the browser's progress is found
-    before = {item["path"]: item for item in after["items"][-3:]}
-    assert {item["path"] for item in after["items"][:-3]}.isdisjoint(before)
-    assert (before[keep["path"]]["decision"], before[relabel["path"]]["decision"]) == ("keep", "relabel")
-    assert before[relabel["path"]]["given"] == relabel["given"]
-    assert classes[before[relabel["path"]]["label"]] == other
-    assert before[drop["path"]]["decision"] == "drop"
-    assert "suggested" not in before[drop["path"]]
+        for item, decision in zip(data["items"], ("keep", "relabel", "drop"), strict=False):
+            label = classes[(item["given"] + 1) % 3] if decision == "relabel" else ""
+            writer.writerow([item["path"], classes[item["given"]], decision, label])
+    params = make_params(**CHANGES, data__resize=40, noise__corrections="decisions.csv")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage in STAGES:
+            if stage not in ("look", "download"):
+                run_stage(stage, params)
+    return Run(folder, params, {})
+
+
+def test_decisions_of_before_are_listed_last_and_a_dropped_image_too(own: Run, decided: Run) -> None:
+    before, _ = held(own.text("reports/review.html"))
+    after, _ = held(decided.text("reports/review.html"))
+    assert after["key"] == before["key"]  # so that the browser's progress is found
+    found = {item["path"]: item for item in after["items"][-3:]}
+    assert {item["path"] for item in after["items"][:-3]}.isdisjoint(found)
+    keep, relabel, drop = (found[item["path"]] for item in before["items"][:3])
+    assert [keep["decision"], relabel["decision"], drop["decision"]] == ["keep", "relabel", "drop"]
+    assert relabel["given"] == before["items"][1]["given"]
+    assert relabel["label"] == (relabel["given"] + 1) % 3
+    assert "suggested" not in drop
+    assert (relabel["score"], "score" in drop) == (None, False)  # the label that was replaced has none
+    (kept,) = [row for row in decided.table("reports/label_issues.csv") if row["name"] == keep["path"]]
+    assert keep["score"] == float(kept["label_score"])
 
 
 # In a browser
@@ -365,12 +377,34 @@ def test_a_reload_keeps_the_progress(page: Page, downloads: Path) -> None:
     assert page.save(downloads) == before
     # What is kept for these data and is on the page no more is saved too; of other data nothing is.
     key = f"mlnt review {page.data['key']} "
-    kept = {f'{key}["gone.png","x"]': '["drop",null]', 'mlnt review 0 ["other.png","x"]': '["drop",null]'}
+    dropped = '[["drop",null],null]'
+    kept = {f'{key}["gone.png","x"]': dropped, 'mlnt review 0 ["other.png","x"]': dropped}
     page.driver.execute_script("for (const [k, v] of Object.entries(arguments[0])) localStorage.setItem(k, v)", kept)
     page.reload()
+    assert page.counts == [2, len(page.data["items"]), 1, 0, 1, 1]
     saved = page.save(downloads)
     assert "gone.png,x,drop," in saved
     assert "other.png" not in saved
+
+
+def test_what_was_applied_is_saved_again_unless_it_is_changed(page: Page, decided: Run, downloads: Path) -> None:
+    page.press("d")  # kept in the browser, before "keep" was applied from elsewhere
+    page.address = (decided.folder / "reports/review.html").as_uri()
+    page.reload()
+    kept = page.driver.execute_script("return Object.entries(localStorage)")
+    assert (page.counts[2:], kept) == ([1, 1, 1], [])
+    applied = (decided.folder / "decisions.csv").read_text(encoding="utf-8")
+    assert sorted(csv.reader(io.StringIO(page.save(downloads)))) == sorted(csv.reader(io.StringIO(applied)))
+    to_the_dropped = "select(items.findIndex((item) => item.applied?.what === 'drop'))"
+    page.driver.execute_script(to_the_dropped)
+    page.press("k")
+    page.reload()
+    assert page.counts[2:] == [2, 1, 0]
+    page.driver.execute_script(to_the_dropped)
+    page.press("c")
+    page.reload()
+    assert page.counts[2:] == [1, 1, 0]
+    assert ",drop," not in page.save(downloads)
 
 
 def test_a_browser_that_keeps_nothing_is_said(driver: webdriver.Chrome, own: Run) -> None:

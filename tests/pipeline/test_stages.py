@@ -579,6 +579,7 @@ ALTERNATIVES: dict[str, Any] = {
     "noise.human_labels": "aggre_label",
     "noise.validation": "noisy",
     "noise.validation_fraction": 0.3,
+    "noise.corrections": "elsewhere.csv",
     "model.name": "preact_resnet32_narrow",
     "model.pretrained": True,
     "model.weights": None,
@@ -638,6 +639,7 @@ ALTERNATIVES: dict[str, Any] = {
     "cnn_crf.weight_epochs": 1,
     "evaluate.label_issue_threshold": 0.7,
     "report.gallery": 1,
+    "report.review": 1,
 }
 
 
