@@ -7,7 +7,6 @@ The page is one file that holds its pictures. What is decided is kept by the bro
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment
+from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.report.pictures import LOSSLESS, thumbnail
-from pipeline.store import features
-from pipeline.store.dataset import DECISIONS, SPLITS, TRAIN, Dataset, Labels
+from pipeline.store import features, hdf5
+from pipeline.store.dataset import DECISIONS, SPLITS, TRAIN, Dataset, Labels, Names
 
 PICTURE, SMALL_PICTURE = 128, 64
 """Pixels of the longer side: of an image to decide about, and of its neighbours."""
@@ -108,7 +108,7 @@ def page(
         for row, others, chosen in zip(rows, near, against, strict=True)
     ]
     data = {
-        "key": hashlib.sha256(labels.dataset_digest.encode() + given.tobytes()).hexdigest()[:16],
+        "key": _key(dataset, given),
         "classes": dataset.class_names,
         "items": items,
         "neighbors": {at[row]: [dataset.names[row], int(labels.labels[row])] for row in shown},
@@ -123,6 +123,14 @@ def page(
         pixelated=max(dataset.images.shape[2:]) <= LOSSLESS,
         unpictured=max(0, len(rows) - most),
     )
+
+
+def _key(dataset: Dataset, given: NDArray[np.int64]) -> str:
+    """What a browser keeps decisions under: the names, classes and labels that they are about, however images are
+    stored."""
+    names = Names.of(dataset.names)
+    arrays = {"names": names.text, "ends": names.ends, "given": given}
+    return hdf5.digest(arrays, {"classes": dataset.class_names})[:16]
 
 
 def _seen_by_model(entry: Mapping[str, str] | None, class_names: list[str]) -> dict[str, Any]:
