@@ -37,8 +37,8 @@ class Setting:
     classes: int = 10
 
 
-def package_step(num_synthetic: int, update: Any) -> MLNTStep:
-    return MLNTStep(num_synthetic, 0.5, 10, 0.2, 0.9, 1e-4, update=update)
+def package_step(num_synthetic: int, update: Any, fast_weights: Any = "all") -> MLNTStep:
+    return MLNTStep(num_synthetic, 0.5, 10, 0.2, 0.9, 1e-4, update=update, fast_weights=fast_weights)
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class Contender:
 STEPS = {
     "joint": Contender(lambda m: package_step(m, "joint"), True, True),
     "sequential": Contender(lambda m: package_step(m, "sequential"), True, True),
+    "CE-EMA": Contender(lambda _: package_step(0, "joint"), True, True),
+    "joint, classifier": Contender(lambda m: package_step(m, "joint", "classifier"), True, True),
+    "sequential, classifier": Contender(lambda m: package_step(m, "sequential", "classifier"), True, True),
     "joint, bfloat16": Contender(lambda m: package_step(m, "joint"), True, True, torch.bfloat16),
     "plain, channels_last": Contender(lambda m: PlainStep(Settings(m), by_hand), True),
     "plain": Contender(lambda m: PlainStep(Settings(m), by_hand)),

@@ -29,14 +29,28 @@ def test_accuracies(history: list[Any]) -> dict[tuple[str, str], float]:
     return {cell: 100 * (accuracy(history, *cell, "test") or 0.0) for cell in cells}
 
 
+STAGES = {"download": download.run, "noise": noise.run, "features": features.run, "evaluate": evaluate.run}
+
+
+def run_stage(params: Params, stage: str) -> None:
+    """A stage in this process, in this folder."""
+    STAGES[stage](params) if stage in STAGES else train.run(params, stage)
+
+
 def run_pipeline(params: Params, folder: Path) -> None:
     """Every stage but the report, in this process, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
-    download.run(params)
-    noise.run(params)
-    train.run(params, "pretrain")
-    features.run(params)
-    for stage in ("meta1", "meta2", "meta3", "control2", "control3"):
-        train.run(params, stage)
-    evaluate.run(params)
+    for stage in (
+        "download",
+        "noise",
+        "pretrain",
+        "features",
+        "meta1",
+        "meta2",
+        "meta3",
+        "control2",
+        "control3",
+        "evaluate",
+    ):
+        run_stage(params, stage)

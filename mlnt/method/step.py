@@ -1,27 +1,18 @@
-"""One training step: Algorithm 1 of the paper, and cross entropy as its special case.
-
-The M inner gradients of (2) share one forward pass at θ, because cross entropy is linear in the label:
-gₘ = Jᵀ((p − Ŷᵐ)/k) is one vector-Jacobian product on one retained graph. That is exact; the plain
-transcription in tests/reference/ is the judge. A parameter that takes no part in the forward pass has gradient 0
-(`materialize_grads`).
-"""
+"""One training step: Algorithm 1 of the paper, and cross entropy as its special case."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mlnt.method import losses, mentor, neighbors, teacher
+from mlnt.method import fast_weights, losses, mentor, neighbors, teacher
+from mlnt.method.fast_weights import FastWeights, Order
 from mlnt.training.foreach import add_scaled_, sgd_
 from mlnt.training.state import Batch, Metrics, Network, Rates, StepFunction, TrainState, correct
 
-Order = Literal["first", "second"]
 Update = Literal["sequential", "joint"]
 
 
@@ -37,6 +28,8 @@ class MLNTStep(StepFunction):
         num_neighbors: K.
         inner_lr: α.
         momentum, weight_decay: of the classification update (9); the meta update of `sequential` has neither.
+        fast_weights: what the inner update (2) moves: `all` weights, as in the paper, or the `classifier` alone, which
+            must be one linear layer.
         order: `first` takes ∇J at θ′ₘ (the paper's approximation), `second` differentiates through (2).
         update: `sequential` is the paper's, `joint` one SGD step on both gradients at the same θ (released code).
         kl_reduction: see `losses.consistency_loss`.
@@ -51,6 +44,7 @@ class MLNTStep(StepFunction):
     inner_lr: float
     momentum: float
     weight_decay: float
+    fast_weights: FastWeights = "all"
     order: Order = "first"
     update: Update = "sequential"
     kl_reduction: losses.KLReduction = "batchmean"
@@ -79,35 +73,37 @@ class MLNTStep(StepFunction):
             a forward pass: before the update, augmented, in train mode.
 
         Raises:
-            ValueError: fewer than K + 1 samples, or no features where neighbours are needed.
+            ValueError: fewer than K + 1 samples, no features where neighbours are needed, or no classifier whose fast
+                weights could be taken.
         """
         meta = self.num_synthetic > 0 and rates.meta
         student = state.student
         teacher_logits = self._teacher_logits(state, batch, needed=meta)
         target = self._target(teacher_logits, batch, rates) if meta and teacher_logits is not None else None
 
-        meta_gradient: list[Tensor] | None = None
+        joint = self.update == "joint" and target is not None
         meta_loss: Tensor | None = None
-        if self.update == "joint":
-            # Both gradients at the same θ: the inner updates share the classification forward pass.
-            with self._kernels():
-                logits = student(batch.images)
-            if target is not None:
-                meta_loss, meta_gradient = self._meta_gradient(student, logits, batch, target)
+        meta_gradient: list[Tensor] | None = None
+        if target is None:
+            logits = student(batch.images)
+        elif joint:  # both gradients at the same θ, so that they share its forward pass
+            logits, meta_loss, meta_gradient = self._at_theta(student, batch, target)
         else:
-            if target is not None:
-                with student.frozen_statistics(), self._kernels():
-                    logits = student(batch.images)
-                meta_loss, meta_gradient = self._meta_gradient(student, logits, batch, target)
-                # line 11: θ ← θ − η ∇L_meta(θ)                                                   (8)
-                add_scaled_(student.parameters, meta_gradient, -rates.meta_lr)
-                meta_gradient = None
+            with student.frozen_statistics():
+                _, meta_loss, meta_gradient = self._at_theta(student, batch, target)
+            meta_gradient = meta_gradient or _gradient_of(meta_loss, student)
+            # line 11: θ ← θ − η ∇L_meta(θ)                                                       (8)
+            add_scaled_(student.parameters, meta_gradient, -rates.meta_lr)
+            meta_gradient = None  # its memory is wanted
             logits = student(batch.images)  # line 12, at the new θ
 
         class_loss = losses.classification_loss(logits, batch.labels, batch.kept)
-        if batch.any_kept or meta_gradient is not None:
-            gradient = list(torch.autograd.grad(class_loss, student.parameters, materialize_grads=True))
-            if meta_gradient is not None:
+        if batch.any_kept or joint:
+            objective = class_loss
+            if joint and meta_loss is not None and meta_gradient is None:
+                objective = class_loss + rates.meta_lr / rates.lr * meta_loss  # and its backward pass too
+            gradient = _gradient_of(objective, student)
+            if joint and meta_gradient is not None:
                 add_scaled_(gradient, meta_gradient, rates.meta_lr / rates.lr)
             # line 13: θ ← θ − β ∇L_c(X, Y, θ)                                                    (9)
             sgd_(student.parameters, gradient, state.momentum, rates.lr, self.momentum, self.weight_decay)
@@ -118,15 +114,10 @@ class MLNTStep(StepFunction):
             teacher.update_buffers_(state.teacher.module, student.module, rates.ema_decay)
         metrics = {"class_loss": class_loss.detach(), "student_correct": correct(logits, batch.labels)}
         if meta_loss is not None:
-            metrics["meta_loss"] = meta_loss
+            metrics["meta_loss"] = meta_loss.detach()
         if teacher_logits is not None:
             metrics["teacher_correct"] = correct(teacher_logits, batch.labels)
         return metrics
-
-    def _kernels(self) -> AbstractContextManager[None]:
-        """What the forward passes of the meta update run under: the fused kernels of attention have no second
-        derivative, its plain form has."""
-        return nullcontext() if self.order == "first" else sdpa_kernel(SDPBackend.MATH)
 
     @torch.no_grad()
     def _teacher_logits(self, state: TrainState, batch: Batch, needed: bool) -> Tensor | None:
@@ -146,60 +137,30 @@ class MLNTStep(StepFunction):
             return probs
         return mentor.merged_target(probs, self.mentor(batch.images).softmax(dim=1), rates.teacher_weight)
 
-    def _meta_gradient(
-        self, student: Network, logits: Tensor, batch: Batch, target: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """L_meta and its gradient, Algorithm 1, lines 5-10. `logits` is the student at θ, with its graph."""
+    def _at_theta(self, student: Network, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        """Lines 5-10 at θ: the logits, L_meta, and its gradient; None for the gradient where L_meta has its graph."""
+        labels_MB = self._synthetic_labels(batch)
+        if self.fast_weights == "classifier":
+            logits, inputs, has_bias = student.with_classifier_inputs(batch.images)
+            loss = fast_weights.classifier_loss(
+                logits, inputs, labels_MB, target, self.inner_lr, self.order, self.kl_reduction, has_bias
+            )
+            return logits, loss, None
+        with fast_weights.kernels(self.order):
+            logits = student(batch.images)
+        loss, gradient = fast_weights.meta_gradient(
+            student, logits, labels_MB, batch.images, target, self.inner_lr, self.order, self.kl_reduction
+        )
+        return logits, loss, gradient
+
+    def _synthetic_labels(self, batch: Batch) -> Tensor:
+        """Line 6, for all m at once: Ŷ¹ … Ŷᴹ [M, B]."""
         if batch.features is None or not batch.draws:
             raise ValueError("synthetic labels need the batch's features and draws, got none")
         draws = neighbors.Draws(batch.draws["replaced_MB"], batch.draws["pick_MB"])
         neighbors_BK = neighbors.nearest_neighbors(batch.features, self.num_neighbors)
-        labels_MB = neighbors.synthetic_labels(batch.labels, neighbors_BK, draws)  # line 6, for all m at once
-        gradient_at = self._second_order if self.order == "second" else self._first_order
-        total = [torch.zeros_like(parameter) for parameter in student.parameters]
-        loss = torch.zeros((), device=logits.device, dtype=logits.dtype)
-        for labels in labels_MB:
-            loss_m, gradient_m = gradient_at(student, logits, labels, batch.images, target)
-            loss += loss_m
-            torch._foreach_add_(total, gradient_m)
-        torch._foreach_div_(total, self.num_synthetic)  # line 10: the mean over m                (6)
-        return loss / self.num_synthetic, total
-
-    def _first_order(
-        self, student: Network, logits: Tensor, labels: Tensor, images: Tensor, target: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """∇J at θ′ₘ, taken for ∇J at θ: the second derivatives of (7) are left out."""
-        inner_gradient = losses.classification_gradient(logits.detach().softmax(dim=1), labels)
-        inner = _vector_jacobian_product(logits, student.parameters, inner_gradient, retain_graph=True)
-        with torch.no_grad():  # line 7: θ′ₘ = θ − α ∇L_c(X, Ŷᵐ, θ)                               (2)
-            fast = torch._foreach_add(student.parameters, list(inner), alpha=-self.inner_lr)
-        for parameter in fast:
-            parameter.requires_grad_()
-        with student.frozen_statistics():
-            fast_logits = student.at(fast, images)
-        detached = fast_logits.detach()
-        loss = losses.consistency_loss(target, detached, self.kl_reduction)  # line 8            (4, 5)
-        gradient = losses.consistency_gradient(target, detached, self.kl_reduction)
-        return loss, list(_vector_jacobian_product(fast_logits, fast, gradient))
-
-    def _second_order(
-        self, student: Network, logits: Tensor, labels: Tensor, images: Tensor, target: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """∇θ J(θ − α ∇L_c(X, Ŷᵐ, θ)) = (I − αH) ∇J(θ′ₘ), H the Hessian of the inner loss: in full."""
-        inner_loss = losses.classification_loss(logits, labels)
-        inner = torch.autograd.grad(inner_loss, student.parameters, create_graph=True, materialize_grads=True)
-        fast = torch._foreach_add(student.parameters, list(inner), alpha=-self.inner_lr)
-        with student.frozen_statistics(), self._kernels():
-            fast_logits = student.at(fast, images)
-        loss = losses.consistency_loss(target, fast_logits, self.kl_reduction)
-        gradient = torch.autograd.grad(loss, student.parameters, retain_graph=True, materialize_grads=True)
-        return loss.detach(), list(gradient)
+        return neighbors.synthetic_labels(batch.labels, neighbors_BK, draws)
 
 
-def _vector_jacobian_product(
-    outputs: Tensor, inputs: Sequence[Tensor], vector: Tensor, retain_graph: bool = False
-) -> tuple[Tensor, ...]:
-    """vectorᵀ ∂outputs/∂inputs, to the bit what `torch.autograd.grad` gives for `grad_outputs`; but with those it
-    imports sympy, for a check of their shape: more than a second of each process."""
-    scalar = (outputs * vector).sum()
-    return torch.autograd.grad(scalar, inputs, retain_graph=retain_graph, materialize_grads=True)
+def _gradient_of(loss: Tensor, student: Network) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, student.parameters, materialize_grads=True))

@@ -59,6 +59,7 @@ class Network:
         self.parameters: list[Tensor] = [parameter for _, parameter in named]
         self.amp_dtype = amp_dtype
         self._places = _places(module, {id(parameter): index for index, (_, parameter) in enumerate(named)})
+        self._head_apart: Callable[[Tensor], tuple[Tensor, Tensor]] = self._classify_apart
         self._norms: list[Any] = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -75,6 +76,42 @@ class Network:
             # filled twice, and afterwards hold what it was filled with first.
             logits: Tensor = functional_call(self.module, given, (images,), tie_weights=False)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def with_classifier_inputs(self, images: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Logits [B, C] with what the classifier made them from, [B, D], both in float32 or wider, from one forward
+        pass; and whether it has a bias.
+
+        Raises:
+            ValueError: the network does not end in one linear layer.
+        """
+        has_bias = self.classifier.bias is not None
+        with self.autocast(images):
+            logits, inputs = self._head_apart(images)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return logits.to(dtype), inputs.to(dtype), has_bias
+
+    def _classify_apart(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The forward pass of networks with timm's interface, in its two parts."""
+        inputs: Tensor = self.module.forward_head(self.module.forward_features(images), pre_logits=True)  # type: ignore[operator]
+        return self.classifier(inputs), inputs
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The one linear layer that the network ends in.
+
+        Raises:
+            ValueError: there is none.
+        """
+        find = getattr(self.module, "get_classifier", None)
+        classifier = find() if find is not None else None
+        if not isinstance(classifier, nn.Linear):
+            raise ValueError(f"its classifier is a {type(classifier).__name__}, expected one linear layer")
+        return classifier
+
+    def compile(self) -> None:
+        """Compile the forward pass with `torch.compile`, as a whole and in its two parts."""
+        self.module.compile()
+        self._head_apart = torch.compile(self._classify_apart)
 
     def autocast(self, images: Tensor) -> torch.autocast:
         """The context that forward passes run in."""
@@ -168,7 +205,7 @@ class TrainState:
 
         torch._functorch.config.donated_buffer = False
         for network in (self.student, self.teacher):
-            network.module.compile()
+            network.compile()
 
     def tensors(self) -> list[Tensor]:
         """Everything that a step changes."""

@@ -159,6 +159,7 @@ class Mlnt(Section):
     eta_ramp_length: Length
     eta_ramp_iterations: Annotated[int, Field(ge=0, le=3)]
     eta_decays: bool
+    fast_weights: Literal["all", "classifier"] = Field(json_schema_extra={"neutral": "all"})
     order: Literal["first", "second"]
     update: Literal["sequential", "joint"]
     kl_reduction: Literal["batchmean", "mean"]
@@ -273,9 +274,11 @@ class Params(Section):
             )
         if self.data.crop and self.data.resize and self.data.crop > self.data.resize:
             raise ValueError(f"data.crop is {self.data.crop}, expected at most data.resize, {self.data.resize}")
-        if self.compute.compile and (self.mlnt.order == "second" or self.mlnt.update == "joint"):
+        of_all = self.mlnt.fast_weights == "all"
+        if self.compute.compile and of_all and (self.mlnt.order == "second" or self.mlnt.update == "joint"):
             raise ValueError(
-                "compute.compile is true, which torch supports only for mlnt.order first with mlnt.update sequential"
+                "compute.compile is true, which torch supports only for mlnt.order first with mlnt.update sequential, "
+                "or for mlnt.fast_weights classifier"
             )
         if self.compute.compile and self.compute.cuda_graphs:
             raise ValueError("compute.compile and compute.cuda_graphs are both true, expected one of them")

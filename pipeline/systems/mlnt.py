@@ -25,6 +25,7 @@ def step_options(params: Params, meta: bool = True) -> dict[str, Any]:
         "inner_lr": mlnt.alpha,
         "momentum": params.train.momentum,
         "weight_decay": params.train.weight_decay,
+        "fast_weights": mlnt.fast_weights,
         "order": mlnt.order,
         "update": mlnt.update,
         "kl_reduction": mlnt.kl_reduction,

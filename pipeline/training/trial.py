@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from mlnt.method.step import MLNTStep, Order
+from mlnt.method.fast_weights import Order
+from mlnt.method.step import MLNTStep
 from mlnt.networks import pre_logit_features
 from mlnt.training.draws import layer_randomness
 from mlnt.training.state import Batch, Network, Rates, TrainState
@@ -77,6 +78,10 @@ class _Trial:
         with self._refused("model.name", f"{name} cannot be copied, as a teacher is", ANOTHER):
             copied, copied_backbone = copy.deepcopy((self._network, backbone))
         self._look_at(copied.eval(), copied_backbone.eval())
+        if self._meta and self._params.mlnt.fast_weights == "classifier":
+            what = f"found classifier, but {name} has no classifier for that"
+            with self._refused("mlnt.fast_weights", what, f"set mlnt.fast_weights to all, or {ANOTHER}"):
+                self._look_at_classifier(Network(copied))
         self._train_one_step()
         if self._meta and order == "second":
             what = f"found second, but {name} has no second derivative"
@@ -107,6 +112,17 @@ class _Trial:
             what = f"{name} gives no features before its classifier, by which neighbours are found"
             with self._refused("model.name", what, ANOTHER):
                 _expect_rows(pre_logit_features(backbone, images))
+
+    @torch.no_grad()
+    def _look_at_classifier(self, network: Network) -> None:
+        """The forward pass in two parts must be the whole.
+
+        Raises:
+            ValueError: there is no linear classifier, or the logits are others.
+        """
+        images = self._images(FEW)
+        if not torch.allclose(network.with_classifier_inputs(images)[0], network(images), rtol=1e-3, atol=1e-4):
+            raise ValueError("what its classifier gives are not its logits")
 
     def _train_one_step(self) -> None:
         name = self._params.model.name
@@ -140,6 +156,7 @@ class _Trial:
             inner_lr=RATES.lr,  # type: ignore[arg-type]
             momentum=params.train.momentum,
             weight_decay=params.train.weight_decay,
+            fast_weights=params.mlnt.fast_weights,
             order=order,
             update=params.mlnt.update,
             kl_reduction=params.mlnt.kl_reduction,
@@ -157,7 +174,7 @@ class _Trial:
         )
         if not compiled:
             step(state, batch, RATES)
-            if self._meta:
+            if self._meta and params.mlnt.fast_weights == "all":
                 self._look_at_fast_weights(state.student, batch)
             return
         state.compile()

@@ -91,6 +91,16 @@ class Remembers(Small):
         return nn.functional.linear(features, self.held[0], self.fc.bias)
 
 
+class Scaled(Small):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) / 4
+
+
+class TwoClassifiers(Small):
+    def get_classifier(self) -> Any:
+        return self.fc, self.fc
+
+
 class FullPrecision(Small):
     def forward(self, x: Tensor) -> Any:
         logits = super().forward(x)
@@ -125,12 +135,14 @@ def attempt(network: nn.Module, **changes: Any) -> None:
 
 @pytest.mark.parametrize("order", ["first", "second"])
 @pytest.mark.parametrize("update", ["sequential", "joint"])
+@pytest.mark.parametrize("fast_weights", ["all", "classifier"])
 @pytest.mark.parametrize("amp", ["none", "bfloat16"])
-def test_a_network_that_passes_is_left_as_it_was(order: str, update: str, amp: str) -> None:
+def test_a_network_that_passes_is_left_as_it_was(order: str, update: str, amp: str, fast_weights: str) -> None:
     network = small()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     random = torch.get_rng_state()
-    attempt(network, mlnt__order=order, mlnt__update=update, compute__amp=amp)
+    changes = {"mlnt__order": order, "mlnt__update": update, "mlnt__fast_weights": fast_weights, "compute__amp": amp}
+    attempt(network, **changes)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(part.training for part in network.modules())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -146,6 +158,16 @@ def test_a_network_that_passes_is_left_as_it_was(order: str, update: str, amp: s
         (NoGradient, {}, ["model.name: small fails in a step"]),
         (NoGradient, {"mlnt__M": 0}, ["model.name: small fails in a step"]),
         (Remembers, {}, ["model.name: small fails in a step", "mlnt.M: 0", "fast weights do not reach fc.weight"]),
+        (
+            Scaled,
+            {"mlnt__fast_weights": "classifier"},
+            ["mlnt.fast_weights: found classifier", "are not its logits", "all"],
+        ),
+        (
+            TwoClassifiers,
+            {"mlnt__fast_weights": "classifier"},
+            ["mlnt.fast_weights: found classifier", "a tuple", "another network"],
+        ),
         (Once, {"mlnt__order": "second"}, ["mlnt.order: found second", "not implemented", "first"]),
         (FullPrecision, {"compute__amp": "bfloat16"}, ["compute.amp: found bfloat16", "only float32", "none"]),
         (Uncompiled, {"compute__compile": True}, ["compute.compile: found true", "no such loop", "false"]),

@@ -28,6 +28,7 @@ class Hyper:
     wd: float = 1e-2
     gamma: float = 0.9
     lam: float = 0.25
+    fast: str = "all"
     order: str = "first"
     update: str = "sequential"
     kl: str = "batchmean"
@@ -84,8 +85,11 @@ def step(
     meta_loss, meta = 0.0, {name: torch.zeros_like(p) for name, p in theta.items()}
     for synthetic in synthetic_labels(labels, features, h, generator):
         inner_loss = cross_entropy(forward(student, theta, images), synthetic, None)
-        inner = torch.autograd.grad(inner_loss, list(theta.values()), create_graph=h.order == "second")
-        fast = {name: p - h.alpha * g for (name, p), g in zip(theta.items(), inner, strict=True)}  # (2)
+        moved = (
+            list(theta)[-2:] if h.fast == "classifier" else list(theta)
+        )  # weight and bias of the classifier are last
+        inner = torch.autograd.grad(inner_loss, [theta[name] for name in moved], create_graph=h.order == "second")
+        fast = theta | {name: theta[name] - h.alpha * g for name, g in zip(moved, inner, strict=True)}  # (2)
         if h.order == "first":
             fast = {name: p.detach().requires_grad_() for name, p in fast.items()}
         log_probs = forward(student, fast, images).log_softmax(1)

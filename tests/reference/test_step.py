@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import algorithm1
 import pytest
 import torch
 import torch.nn.functional as F
 from algorithm1 import Hyper
+from layers import Layers
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -20,6 +22,7 @@ from mlnt.training.state import Batch, Metrics, Network, Rates, TrainState
 
 NUM_CLASSES = 4
 BATCH_SIZE = 12
+FAST = ["all", "classifier"]
 KEPT = {
     "all": None,
     "some": torch.arange(BATCH_SIZE) % 3 > 0,
@@ -40,9 +43,7 @@ def smooth(seed: int) -> nn.Module:
     """A small network with BatchNorm whose loss has all derivatives, for finite differences."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, NUM_CLASSES)
-        ).double()
+        return Layers(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, NUM_CLASSES)).double()
 
 
 def make_state(build: Callable[[int], nn.Module] = preact) -> TrainState:
@@ -80,6 +81,7 @@ def make_step(h: Hyper, mentor: nn.Module | None = None) -> MLNTStep:
         inner_lr=h.alpha,
         momentum=h.momentum,
         weight_decay=h.wd,
+        fast_weights=h.fast,
         order=h.order,
         update=h.update,
         kl_reduction=h.kl,
@@ -134,10 +136,11 @@ def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 @pytest.mark.parametrize("kl", ["batchmean", "mean"])
 @pytest.mark.parametrize("update", ["sequential", "joint"])
 @pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("fast", FAST)
 def test_step_equals_algorithm_1(
-    order: str, update: str, kl: str, teacher_bn: str, with_mentor: bool, kept: str
+    fast: str, order: str, update: str, kl: str, teacher_bn: str, with_mentor: bool, kept: str
 ) -> None:
-    h = Hyper(order=order, update=update, kl=kl, teacher_bn=teacher_bn)
+    h = Hyper(fast=fast, order=order, update=update, kl=kl, teacher_bn=teacher_bn)
     mentor = make_state(lambda _: preact(9)).student.module.eval() if with_mentor else None
     state = make_state()
     for seed in (2, 3):
@@ -161,6 +164,7 @@ def test_step_equals_algorithm_1(
 @pytest.mark.parametrize(
     "change",
     [
+        {"fast": "classifier"},
         {"order": "second"},
         {"update": "joint"},
         {"kl": "mean"},
@@ -174,11 +178,14 @@ def test_step_equals_algorithm_1(
     ],
     ids=str,
 )
-def test_every_switch_changes_the_result(change: dict[str, object]) -> None:
+@pytest.mark.parametrize("fast", FAST)
+def test_every_switch_changes_the_result(change: dict[str, object], fast: str) -> None:
     # Without this, equality with the transcription could mean that both ignore a switch.
+    if change.get("fast") == fast:
+        change = {"fast": "all"}
     plain, changed = make_state(), make_state()
-    run_step(Hyper(), plain, make_batch())
-    run_step(replace(Hyper(), **change), changed, make_batch())
+    run_step(Hyper(fast=fast), plain, make_batch())
+    run_step(replace(Hyper(fast=fast), **change), changed, make_batch())
     before, after = snapshot(plain), snapshot(changed)
     assert any(not torch.allclose(before[name], after[name], rtol=1e-9) for name in before)
 
@@ -195,6 +202,7 @@ class Inner:
     labels: Tensor
     target: Tensor
     alpha: float
+    first_moved: int  # the parameters from here on have fast weights
 
     def logits(self, parameters: list[Tensor]) -> Tensor:
         names = [name for name, _ in self.student.named_parameters()]
@@ -205,24 +213,28 @@ class Inner:
 
     def fast(self, parameters: list[Tensor]) -> list[Tensor]:
         gradient = torch.autograd.grad(self.loss(parameters), parameters)
-        return [(p - self.alpha * g).detach().requires_grad_() for p, g in zip(parameters, gradient, strict=True)]
+        return [
+            (p - self.alpha * g if at >= self.first_moved else p).detach().requires_grad_()
+            for at, (p, g) in enumerate(zip(parameters, gradient, strict=True))
+        ]
 
     def consistency(self, fast: list[Tensor]) -> Tensor:
         log_probs = self.logits(fast).log_softmax(1)
         return (self.target * (self.target.log() - log_probs)).sum() / len(self.labels)
 
 
-def meta_gradient(order: str, build: Callable[[int], nn.Module]) -> tuple[Inner, list[Tensor], list[Tensor]]:
+def meta_gradient(order: str, build: Callable[[int], nn.Module], fast: str) -> tuple[Inner, list[Tensor], list[Tensor]]:
     """(the inner problem at θ, θ, the gradient that the step took), for M = 1."""
     # With β = 0 and η = 1 the student moves by −∇L_meta and by nothing else.
-    h = Hyper(M=1, order=order, eta=1.0, beta=0.0, momentum=0.0, wd=0.0)
+    h = Hyper(M=1, fast=fast, order=order, eta=1.0, beta=0.0, momentum=0.0, wd=0.0)
     state, batch = make_state(build), make_batch()
     assert batch.features is not None
     labels = algorithm1.synthetic_labels(batch.labels, batch.features, h, torch.Generator().manual_seed(2))[0]
     theta_teacher = dict(state.teacher.module.named_parameters())
     target = algorithm1.forward(state.teacher.module, theta_teacher, batch.images).softmax(1)
-    inner = Inner(copy.deepcopy(state.student.module), batch.images, labels, target, h.alpha)
     theta = [p.detach().clone().requires_grad_() for p in state.student.parameters]
+    first_moved = len(theta) - 2 if fast == "classifier" else 0
+    inner = Inner(copy.deepcopy(state.student.module), batch.images, labels, target, h.alpha, first_moved)
     run_step(h, state, batch)
     taken = [(before - after).detach() for before, after in zip(theta, state.student.parameters, strict=True)]
     return inner, theta, taken
@@ -235,16 +247,19 @@ def assert_gradients_close(actual: list[Tensor], expected: list[Tensor], rtol: f
     assert difference <= rtol * norm
 
 
+@pytest.mark.parametrize("fast_weights", FAST)
 @pytest.mark.parametrize("build", [preact, smooth])
-def test_first_order_is_the_gradient_of_j_at_detached_fast_parameters(build: Callable[[int], nn.Module]) -> None:
-    inner, theta, taken = meta_gradient("first", build)
+def test_first_order_is_the_gradient_of_j_at_detached_fast_parameters(
+    build: Callable[[int], nn.Module], fast_weights: str
+) -> None:
+    inner, theta, taken = meta_gradient("first", build, fast_weights)
     fast = inner.fast(theta)
     assert_gradients_close(taken, list(torch.autograd.grad(inner.consistency(fast), fast)), rtol=1e-10)
 
 
 @pytest.mark.parametrize("build", [preact, smooth])
 def test_second_order_is_one_minus_alpha_hessian_times_first_order(build: Callable[[int], nn.Module]) -> None:
-    inner, theta, taken = meta_gradient("second", build)
+    inner, theta, taken = meta_gradient("second", build, "all")
     fast = inner.fast(theta)
     first = torch.autograd.grad(inner.consistency(fast), fast)
     gradient = torch.autograd.grad(inner.loss(theta), theta, create_graph=True)
@@ -253,8 +268,9 @@ def test_second_order_is_one_minus_alpha_hessian_times_first_order(build: Callab
     assert_gradients_close(taken, expected, rtol=1e-10)
 
 
-def test_second_order_is_the_derivative_of_l_meta_by_finite_differences() -> None:
-    inner, theta, taken = meta_gradient("second", smooth)
+@pytest.mark.parametrize("fast_weights", FAST)
+def test_second_order_is_the_derivative_of_l_meta_by_finite_differences(fast_weights: str) -> None:
+    inner, theta, taken = meta_gradient("second", smooth, fast_weights)
     generator = torch.Generator().manual_seed(5)
     for _ in range(4):
         direction = [normal(generator, *p.shape) for p in theta]
@@ -299,12 +315,13 @@ def test_m_0_is_torch_sgd_on_cross_entropy_to_the_bit(dtype: torch.dtype, weight
         assert_same_bits(state.student.module.state_dict(), student.state_dict())
 
 
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("update", ["sequential", "joint"])
 @pytest.mark.parametrize("teacher_bn", ["own", "ema"])
 @pytest.mark.parametrize("kept", KEPT)
-def test_m_0_and_eta_0_are_the_same_to_the_bit(kept: str, teacher_bn: str, update: str) -> None:
+def test_m_0_and_eta_0_are_the_same_to_the_bit(kept: str, teacher_bn: str, update: str, fast: str) -> None:
     results = []
-    for h in (Hyper(M=0), Hyper(M=3, eta=0.0, update=update)):
+    for h in (Hyper(M=0), Hyper(M=3, eta=0.0, update=update, fast=fast)):
         state = make_state()
         for seed in (2, 3):
             metrics = run_step(replace(h, teacher_bn=teacher_bn), state, make_batch(seed, KEPT[kept]))
@@ -355,6 +372,50 @@ def test_mentor_with_teacher_weight_1_is_no_mentor() -> None:
     assert_same_bits(*results)
 
 
+def test_only_the_classifier_has_fast_weights() -> None:
+    # Where the body is its own constant, both kinds of fast weights are the same.
+    results = []
+    for fast in FAST:
+        state = make_state()
+        for name, parameter in state.student.module.named_parameters():
+            parameter.requires_grad_(name.startswith("fc."))
+        frozen = TrainState(state.student.module)
+        run_step(Hyper(M=3, fast=fast, order="second"), frozen, make_batch())
+        results.append(snapshot(frozen))
+    assert_close(*results, rtol=1e-12)
+
+
+def test_a_classifier_without_bias() -> None:
+    def build(seed: int) -> nn.Module:
+        module = smooth(seed)
+        module[-1] = nn.Linear(5, NUM_CLASSES, bias=False).double()
+        with torch.no_grad():
+            module[-1].weight.copy_(normal(torch.Generator().manual_seed(3), NUM_CLASSES, 5))
+        return module.requires_grad_(False)
+
+    results = []
+    for fast in FAST:
+        state = make_state(build)
+        state.student.module[-1].requires_grad_()
+        frozen = TrainState(state.student.module)
+        run_step(Hyper(M=3, fast=fast), frozen, make_batch())
+        results.append(snapshot(frozen))
+    assert_close(*results, rtol=1e-12)
+
+
+class TwoHeads(Layers):
+    def get_classifier(self) -> Any:
+        return (self[1], self[-1])
+
+
+@pytest.mark.parametrize(
+    "module", [TwoHeads(*smooth(0)), nn.Sequential(*smooth(0))], ids=["two classifiers", "none that it names"]
+)
+def test_a_network_without_one_linear_classifier_is_refused(module: nn.Module) -> None:
+    with pytest.raises(ValueError, match="expected one linear layer"):
+        run_step(Hyper(fast="classifier"), TrainState(module), make_batch())
+
+
 # Isolation
 
 
@@ -362,11 +423,12 @@ def test_mentor_with_teacher_weight_1_is_no_mentor() -> None:
 NO_META_STEP = {"eta": 1e-300}
 
 
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("order", ["first", "second"])
 @pytest.mark.parametrize("update", ["sequential", "joint"])
-def test_fast_passes_change_nothing(order: str, update: str) -> None:
+def test_fast_passes_change_nothing(order: str, update: str, fast: str) -> None:
     with_meta, without = make_state(), make_state()
-    h = Hyper(M=3, order=order, update=update, **NO_META_STEP)
+    h = Hyper(M=3, order=order, update=update, fast=fast, **NO_META_STEP)
     metrics = run_step(h, with_meta, make_batch())
     run_step(Hyper(M=0), without, make_batch())
     assert metrics["meta_loss"] > 0
@@ -374,10 +436,13 @@ def test_fast_passes_change_nothing(order: str, update: str) -> None:
     assert all(p.grad is None for p in with_meta.student.parameters)
 
 
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("num_synthetic", [0, 1, 4])
 @pytest.mark.parametrize("update", ["sequential", "joint"])
-def test_running_statistics_move_once_by_the_classification_forward(update: str, num_synthetic: int) -> None:
-    h = Hyper(M=num_synthetic, update=update, momentum=0.0, wd=0.0, beta=0.0 if update == "sequential" else 0.1)
+def test_running_statistics_move_once_by_the_classification_forward(update: str, num_synthetic: int, fast: str) -> None:
+    h = Hyper(
+        M=num_synthetic, fast=fast, update=update, momentum=0.0, wd=0.0, beta=0.0 if update == "sequential" else 0.1
+    )
     state, batch = make_state(), make_batch()
     expected = copy.deepcopy(state.student.module)
     run_step(h, state, batch)

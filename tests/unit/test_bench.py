@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +47,25 @@ def test_an_epoch_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         if "%" in row and "│" in row
     }
     assert 0 < seconds["step"] <= seconds["all epochs"] <= seconds["stage without start-up"]
+
+
+def test_what_runs_on_a_gpu_runs_in_miniature_on_a_cpu(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        BENCH / "gpu.py",
+        "--miniature",
+        "--device",
+        "cpu",
+        "--minutes",
+        "0.1",
+        "--out",
+        tmp_path,
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "gpu.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["part"] for row in rows} == {"machine", "equal", "speed", "scaling", "training"}
+    assert [row["result"] for row in rows if row["case"].endswith("to the CPU")] == ["equal"] * 9

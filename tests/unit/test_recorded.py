@@ -76,6 +76,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 PASSES: dict[str, dict[str, Any]] = {
     "first": {"order": "first"},
     "second": {"order": "second"},
+    "classifier": {"fast_weights": "classifier"},
 }
 
 

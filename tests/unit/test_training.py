@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from layers import Layers
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ def make_network(seed: int = 0) -> nn.Module:
     """With BatchNorm and dropout: statistics and layers that draw."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(
+        return Layers(
             nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(144, NUM_CLASSES)
         )
 
