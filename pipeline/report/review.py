@@ -129,7 +129,7 @@ def _key(dataset: Dataset, given: NDArray[np.int64]) -> str:
     """What a browser keeps decisions under: the names, classes and labels that they are about, however images are
     stored."""
     names = Names.of(dataset.names)
-    arrays = {"names": names.text, "ends": names.ends, "given": given}
+    arrays: dict[str, NDArray[Any]] = {"names": names.text, "ends": names.ends, "given": given}
     return hdf5.digest(arrays, {"classes": dataset.class_names})[:16]
 
 
