@@ -90,6 +90,26 @@ class PreActResNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+class LinearHead(nn.Linear):
+    """A classifier on embeddings [B, D], with timm's interface; of zeros at first, as there is no symmetry to break."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The embeddings themselves."""
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Embeddings → logits [B, C], or the embeddings."""
+        return x if pre_logits else self(x)
+
+    def get_classifier(self) -> nn.Module:
+        """The whole of it."""
+        return self
+
+
 def preact_resnet32(num_classes: int = 10, in_chans: int = 3) -> PreActResNet:
     """The paper's CIFAR-10 network: 32/64/128 channels, five blocks a stage, 1.86 M parameters."""
     return PreActResNet((32, 64, 128), (5, 5, 5), num_classes, in_chans)
@@ -269,6 +289,19 @@ def _classifier_names(model: Any) -> list[str]:
     classifier = model.get_classifier()
     parts = classifier if isinstance(classifier, tuple | list | nn.ModuleList) else (classifier,)
     return [name for name, module in model.named_modules() if name and any(module is part for part in parts)]
+
+
+def linear_classifier(model: Any) -> str:
+    """The name of the classifier, if it is one linear layer, with a bias, on the pre-logit features.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    names = _classifier_names(model)
+    layer = model.get_submodule(names[0]) if len(names) == 1 else None
+    if not isinstance(layer, nn.Linear) or layer.bias is None:
+        raise ValueError("its classifier is not one linear layer with a bias")
+    return names[0]
 
 
 def _first(names: Sequence[str]) -> str:

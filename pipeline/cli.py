@@ -114,6 +114,19 @@ def inject_noise(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         console.say(stage.run(checked))
 
 
+@app.command("embed", cls=Command, rich_help_panel=STAGES)
+def embed(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+    """With `model.train: head`, store what the pretrained network sees in every image → data/embeddings.h5.
+
+    Every system then trains a classifier on these rows. Otherwise it does nothing. After a stop it goes on.
+    """
+    with _errors(debug):
+        checked = _load(params)
+        from pipeline.stages import embed as stage
+
+        console.say(stage.run(checked))
+
+
 @app.command("pretrain", cls=Command, rich_help_panel=STAGES)
 def pretrain(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Train by plain cross entropy on the noisy labels → models/pretrain/.
@@ -252,7 +265,8 @@ def preset(
     params: ParamsFile = PARAMS,
     debug: Debug = False,
 ) -> None:
-    """Merge a preset into params.yaml, its comments kept; without a name, list the presets."""
+    """Merge a preset into params.yaml, its comments kept, and say what `dvc repro` will do; without a name, list the
+    presets."""
     with _errors(debug):
         from pipeline.params import presets
 
@@ -261,6 +275,10 @@ def preset(
                 typer.echo(f"{key:20} {what}")
         else:
             for line in presets.apply(name, params):
+                typer.echo(line)
+            from pipeline import outlook
+
+            for line in outlook.lines(_load(params)):
                 typer.echo(line)
 
 

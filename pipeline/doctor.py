@@ -16,8 +16,7 @@ from typing import NamedTuple
 import psutil
 from rich.console import Console
 
-from pipeline import files, locks
-from pipeline.console import duration
+from pipeline import files, locks, outlook
 from pipeline.errors import UserError
 from pipeline.files import GIB
 from pipeline.params.load import load
@@ -233,28 +232,15 @@ def _params(path: Path) -> Iterator[Finding]:
 
 
 def _time(path: Path) -> Iterator[Finding]:
-    """Of the whole run, from a few steps of the network on random images of the data's shape."""
+    """Of the whole run, and what it will do."""
     try:
         checked = load(path)
     except UserError:
         return  # said already
-    from pipeline.stages.download import sizes
-    from pipeline.systems.registry import DEFAULT
-    from pipeline.training import estimate
-    from pipeline.training.device import prepare
-
     try:
-        found = sizes(checked)
+        yield Finding("ok", "time", f"{outlook.plan(checked)}: {outlook.time(checked)}")
     except UserError as error:
         yield Finding("note", "time", f"how long a run takes is not known: {error}")
-        return
-    if found is None:
-        yield Finding("note", "time", "how long a run takes is not known before the data are there: `mlnt download`")
-        return
-    seconds = estimate.measure(checked, found, DEFAULT, prepare(checked.compute)).run(DEFAULT, 2)
-    _, height, width = found.shape
-    what = f"{found.train} training images of {width}×{height}, {checked.train.epochs} epochs"
-    yield Finding("ok", "time", f"`dvc repro` will take about {duration(seconds)} here: {what}")
 
 
 def _files(data: Data, run: Run) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from pipeline.errors import RunError, UserError
 
 DATASET = Path("data/dataset.h5")
 LABELS = Path("data/labels.h5")
+EMBEDDINGS = Path("data/embeddings.h5")
 FEATURES = Path("data/features.h5")
 MODELS = Path("models")
 METRICS = Path("metrics")

@@ -122,12 +122,13 @@ def write_picture(path: Path, number: int, size: tuple[int, int] = (6, 5), mode:
 
 def run_stage(stage: str, params: Params) -> str:
     """A stage of dvc.yaml in this process and folder."""
-    from pipeline.stages import download, evaluate, features, look, noise, report, train
+    from pipeline.stages import download, embed, evaluate, features, look, noise, report, train
 
     others = {
         "look": look,
         "download": download,
         "noise": noise,
+        "embed": embed,
         "features": features,
         "evaluate": evaluate,
         "report": report,

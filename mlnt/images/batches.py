@@ -104,7 +104,10 @@ def draw_augmentation(augmentation: Augmentation, batch_size: int, generator: to
 
 
 def augment(images: Tensor, augmentation: Augmentation, draws: AugmentationDraws) -> Tensor:
-    """Augment a batch [B, C, H, W] by these draws, which are on the same device."""
+    """Augment a batch [B, C, H, W] by these draws, which are on the same device; without draws, whatever it holds is
+    left as it is."""
+    if draws.shift is None and draws.flip is None:
+        return images
     batch_size, channels, height, width = images.shape
     memory_format = (
         torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format

@@ -154,7 +154,7 @@ class Batch:
     """One mini-batch (X, Y).
 
     Attributes:
-        images: X, augmented, float [B, in_chans, H, W].
+        images: X, augmented, float [B, in_chans, H, W]; embeddings [B, D] where the network is a head on those.
         labels: Y, given labels [B].
         positions: of the samples in D [B], for steps that remember something of each sample.
         kept: boolean [B], the samples in D′ (10); None where nothing is filtered.

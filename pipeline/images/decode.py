@@ -39,16 +39,19 @@ _BYTES_PER_PIXEL = 8
 
 _METADATA_BYTES = 16 << 20
 
+Interpolation = Literal["bilinear", "bicubic"]
+
 
 class ImageOptions(NamedTuple):
     """How files become arrays.
 
     Attributes:
         channels: 1 or 3 converts; `auto` is 1 when every image is grey, otherwise 3.
-        resize: to this many pixels square (bilinear, antialiased).
+        resize: to this many pixels square (antialiased).
         crop: then the middle square of this size.
         max_mpixels: larger images, by their header, are not decoded.
         background: the colour under what is transparent.
+        interpolation: of `resize`.
     """
 
     channels: Literal["auto", 1, 3]
@@ -56,6 +59,7 @@ class ImageOptions(NamedTuple):
     crop: int | None
     max_mpixels: float
     background: str
+    interpolation: Interpolation = "bilinear"
 
     @property
     def max_file_bytes(self) -> int:
@@ -181,7 +185,7 @@ def _decode(content: bytes, options: ImageOptions) -> Decoded:
     if image.mode != (mode := "L" if grey else "RGB"):
         image = image.convert(mode)
     if options.resize is not None:
-        image = image.resize((options.resize, options.resize), Image.Resampling.BILINEAR)
+        image = image.resize((options.resize, options.resize), Image.Resampling[options.interpolation.upper()])
     if (crop := options.crop) is not None:
         if crop > min(image.size):
             raise UserError(f"data.crop: {crop} is larger than an image of {image.width}×{image.height} pixels")

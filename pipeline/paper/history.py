@@ -22,7 +22,7 @@ from pipeline.store.record import Record
 from pipeline.systems.registry import chain, code_now, sections, stages_before
 
 BASELINES_LOCK = "baselines/dvc.lock"
-OTHER_STAGES = ("download", "noise", "features")
+OTHER_STAGES = ("download", "noise", "embed", "features")
 HistoryRows = list[dict[str, str]]
 
 
@@ -58,20 +58,28 @@ class Finished:
     def params(self, stage: str) -> dict[str, Any]:
         """What a stage and all before it have read, by dotted name."""
         found: dict[str, Any] = {}
-        for each in chain(stage):
+        for each in self._chain(stage):
             found |= self.records[each].params
         return found
 
     def outdated(self, stage: str) -> bool:
         """Whether a stage's result, or one that it comes from, was made by other code than today's."""
-        return any(self.records[each].code != code_now(each) for each in chain(stage))
+        return any(self.records[each].code != code_now(each) for each in self._chain(stage))
+
+    def _chain(self, stage: str) -> set[str]:
+        return chain(stage, _trains_heads(self.records[stage].params))
+
+
+def _trains_heads(params: Mapping[str, Any]) -> bool:
+    return params.get("model.train") == "head"
 
 
 def _belongs(records: Mapping[str, Record], stage: str, wanted: Mapping[str, Any]) -> bool:
-    for each in chain(stage):
+    head = _trains_heads(wanted)
+    for each in chain(stage, head):
         if (found := records.get(each)) is None:
             return False
-        if not record.follows(found, (records[before] for before in stages_before(each) if before in records)):
+        if not record.follows(found, (records[before] for before in stages_before(each, head) if before in records)):
             return False
         if not _read_these(found.params, _of(sections(each), wanted)):
             return False
@@ -97,7 +105,7 @@ def identity(params: Values, stages: Sequence[str]) -> str:
 
 def read_by(stages: Iterable[str]) -> set[str]:
     """The sections of params.yaml that these stages and all before them read."""
-    return {section for stage in stages for each in chain(stage) for section in sections(each)}
+    return {section for stage in stages for each in chain(stage, head=True) for section in sections(each)}
 
 
 def plain(params: Values) -> dict[str, Any]:
@@ -170,8 +178,10 @@ def _finished(found: Record, history: str) -> bool:
 
 def belongs_here(stage: str, params: Values) -> bool:
     """Whether a stage's result in this folder is one of these parameters."""
-    records = {each: found for each in chain(stage) if (found := record.read(each)) is not None}
-    return _belongs(records, stage, plain(params))
+    wanted = plain(params)
+    before = chain(stage, _trains_heads(wanted))
+    records = {each: found for each in before if (found := record.read(each)) is not None}
+    return _belongs(records, stage, wanted)
 
 
 def params_at(revisions: Sequence[str]) -> dict[str, Values]:

@@ -71,6 +71,7 @@ class Data(Section):
     limit_test: Positive | None
     channels: Literal["auto", 1, 3]
     resize: Positive | None
+    interpolation: Literal["bilinear", "bicubic"] = Field(json_schema_extra={"neutral": "bilinear"})
     crop: Positive | None
     background: Colour = Field(json_schema_extra={"neutral": "white"})
     on_bad_image: Literal["error", "skip"]
@@ -114,7 +115,13 @@ class Model(Section):
     name: Annotated[str, Field(min_length=1)]
     pretrained: bool
     weights: str | None
-    normalize: Literal["mean_image", "channel"]
+    train: Literal["all", "head"] = Field(json_schema_extra={"neutral": "all"})
+    normalize: Literal["mean_image", "channel", "pretrained"]
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the network starts from weights that somebody has trained."""
+        return self.pretrained or self.weights is not None
 
 
 class Train(Section):
@@ -284,7 +291,32 @@ class Params(Section):
             raise ValueError("compute.compile and compute.cuda_graphs are both true, expected one of them")
         if self.model.pretrained and self.model.weights:
             raise ValueError("model.pretrained and model.weights are both given, expected one of them")
+        if not self.model.starts_trained:
+            for key, value in (("normalize", "pretrained"), ("train", "head")):
+                if getattr(self.model, key) == value:
+                    raise ValueError(
+                        f"model.{key} is {value}, but the network starts from nothing; expected model.pretrained: "
+                        "true, or model.weights: the file of a network that was trained before"
+                    )
+        if self.model.train == "head":
+            self._fits_embeddings()
         return self
+
+    def _fits_embeddings(self) -> None:
+        """
+        Raises:
+            ValueError: something is asked for that a head on embeddings does not have.
+        """
+        for key, found, expected in (
+            ("train.crop_padding", self.train.crop_padding, 0),
+            ("train.horizontal_flip", self.train.horizontal_flip, False),
+            ("compute.compile", self.compute.compile, False),
+        ):
+            if found != expected:
+                raise ValueError(
+                    f"{key} is {str(found).lower()}, expected {str(expected).lower()} with model.train head, which "
+                    "embeds each image once, as it is"
+                )
 
 
 def neutral_values(model: type[BaseModel] | None = None, prefix: str = "") -> dict[str, Any]:

@@ -102,7 +102,9 @@ SOURCES = {"digits": _digits, "cifar10": _cifar10, "imagefolder": _imagefolder, 
 
 def _options(data: Data, run: Run) -> FileOptions:
     return FileOptions(
-        image=ImageOptions(data.channels, data.resize, data.crop, data.max_image_mpixels, data.background),
+        image=ImageOptions(
+            data.channels, data.resize, data.crop, data.max_image_mpixels, data.background, data.interpolation
+        ),
         on_bad_image=data.on_bad_image,
         limit=data.limit,
         limit_test=data.limit_test,

@@ -22,8 +22,6 @@ from pipeline.params.schema import Params
 from pipeline.store import cards, models
 from pipeline.store.dataset import DROPPED, SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.systems.registry import BASELINES, DEFAULT, FINAL
-from pipeline.training.build import empty_network
-from pipeline.training.device import amp_dtype
 from pipeline.training.plan import System
 from pipeline.training.session import Session
 
@@ -237,9 +235,7 @@ class Evaluation:
         ]
 
     def _network(self, system: System, model: str, choice: str) -> Network:
-        module = empty_network(system, self.params, self.dataset, self.session.device)
-        models.load_into(module, models.weights_file(system.stage, model, choice))
-        return Network(module, amp_dtype(self.params.compute))
+        return self.session.network(system, models.weights_file(system.stage, model, choice))
 
     def _logits(self, networks: list[Network], split: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """The logits [N, C] of each network on a split, and its labels [N]."""

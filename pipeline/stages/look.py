@@ -20,8 +20,12 @@ def run(params: Params) -> str:
     """Write what is at `data.root`, the files of the noise, and the start weights; returns a line with their numbers.
 
     Raises:
-        UserError: one of them is not there, or cannot be read.
+        UserError: one of them is not there, or cannot be read; or the weights of `model.pretrained` cannot be had.
     """
+    if params.model.pretrained:
+        from pipeline.training.pretrained import require_weights  # imports timm
+
+        require_weights(params.model)
     wanted: dict[str, dict[str, str | None]] = {
         "data": {"data.root": params.data.root if params.data.source != "digits" else None},
         "noise": {**params.noise.files()},

@@ -53,7 +53,9 @@ def _seconds(session: Session, system: System) -> float | None:
     found = None if first else estimate.kept(params, sizes, device)
     if found is None:
         try:
-            found = estimate.measure(params, sizes, DEFAULT, device)
+            heads = session.heads
+            width = None if heads is None else heads.embeddings.width
+            found = estimate.measure(params, sizes, DEFAULT, device, width)
         except (UserError, RuntimeError, ValueError) as error:  # it is but an estimate
             console.warn(f"how long it will take is not known: {error}")
             return None

@@ -51,6 +51,25 @@ class Checkpoint:
         """Replace the checkpoint, atomically."""
         save_tensors(self._file, tensors, {"values": json.dumps(values)})
 
+    def has_piece(self, number: int) -> bool:
+        """Whether `save_piece` has finished this one."""
+        return self._piece(number).exists()
+
+    def save_piece(self, number: int, tensors: Mapping[str, Tensor]) -> None:
+        """Save a part of a result that is made in parts, atomically."""
+        save_tensors(self._piece(number), tensors)
+
+    def load_piece(self, number: int) -> dict[str, Tensor]:
+        """What `save_piece` was given.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        return load_with_metadata(self._piece(number))[0]
+
+    def _piece(self, number: int) -> Path:
+        return self._folder / f"piece-{number}.safetensors"
+
     def note_divergence(self, params: Mapping[str, Any], message: str) -> None:
         """Leave a note beside the checkpoint: tables report a run that diverged as such.
 

@@ -25,6 +25,7 @@ NO_NUMBERS = (
     "pipeline.store.sizes",
     "pipeline.systems.registry",
     "pipeline.training.estimate",
+    "pipeline.training.rehearsal",
     "pipeline.training.trial",
 )
 """Modules that are not looked at, nor what they alone import: messages, the schema, the list of all systems."""

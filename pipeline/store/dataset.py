@@ -156,7 +156,7 @@ def write_dataset(dataset: Dataset) -> str:
         arrays |= {"pixel_total": images.sums.total, "pixel_levels": images.sums.levels}
         about["files"] = {
             "shape": images.decode.shape,
-            "options": images.decode.options._asdict(),
+            "options": _options(images.decode.options),
             "summed": images.sums.count,
         }
         unpacked = Path(images.decode.root)
@@ -168,6 +168,11 @@ def write_dataset(dataset: Dataset) -> str:
     with hdf5.create(files.DATASET) as (file, _):
         hdf5.store(file, arrays, {**about, "digest": digest})
     return digest
+
+
+def _options(options: ImageOptions) -> dict[str, Any]:
+    """As an older version wrote them, where they are what it could do: the digest stays the same."""
+    return {name: value for name, value in options._asdict().items() if (name, value) != ("interpolation", "bilinear")}
 
 
 def read_dataset(root: str | None = None) -> Dataset:

@@ -9,9 +9,9 @@ from pipeline.training.plan import Plan, System
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mlnt.training.data import FeatureRows
     from mlnt.training.state import Network, StepFunction
     from pipeline.params.schema import Params
-    from pipeline.store.features import FeatureFile
     from pipeline.training.session import Session
 
 
@@ -57,8 +57,9 @@ def _rehearsal(params: Params) -> StepFunction:
     return MLNTStep(**step_options(params))
 
 
-def _features(session: Session) -> tuple[Tensor | FeatureFile | None, dict[str, str]]:
-    """The rows of the training set in the feature store: in memory, if they fit there; None for M = 0."""
+def _features(session: Session) -> tuple[Tensor | FeatureRows | None, dict[str, str]]:
+    """The rows of the training set in the feature store: in memory, if they fit there; None for M = 0. The neighbours
+    of a head are found by its embeddings."""
     from pipeline import files
     from pipeline.store.dataset import TRAIN
     from pipeline.store.features import FeatureFile, identity
@@ -67,6 +68,8 @@ def _features(session: Session) -> tuple[Tensor | FeatureFile | None, dict[str, 
     params = session.params
     if params.mlnt.M == 0:
         return None, {}
+    if session.heads is not None:
+        return session.heads.features(), {}
     digest = files.file_digest(best_weights(params, session.labels, "pretrain"))
     table = FeatureFile(session.labels, digest, session.labels.rows(TRAIN))
     in_memory = table.gib <= params.run.max_features_gib

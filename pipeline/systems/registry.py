@@ -20,23 +20,26 @@ FINAL = MLNT[-1]
 SECTIONS = {
     "download": ("data",),
     "noise": ("seed", "noise"),
+    "embed": ("model", "compute", "features"),
     "features": ("model", "compute", "features"),
 }
 """What the stages before and beside training read."""
 
 
-def stages_before(stage: str) -> tuple[str, ...]:
-    """The stages that a stage's result directly comes from."""
+def stages_before(stage: str, head: bool = False) -> tuple[str, ...]:
+    """The stages that a stage's result directly comes from; `head`: where `model.train` is head."""
     if stage not in BY_STAGE:
-        return {"download": (), "noise": ("download",), "features": ("noise", "pretrain")}[stage]
+        others = {"noise": ("download",), "embed": ("download",), "features": ("noise", "pretrain")}
+        return others.get(stage, ())
     system = BY_STAGE[stage]
+    embed = ("embed",) if head else ()
     features = ("features",) if system in MLNT else ()
-    return ("noise", *features, *system.needs, *([system.mentor] if system.mentor else []))
+    return ("noise", *embed, *features, *system.needs, *([system.mentor] if system.mentor else []))
 
 
-def chain(stage: str) -> set[str]:
+def chain(stage: str, head: bool = False) -> set[str]:
     """A stage, and all that its result comes from."""
-    return {stage}.union(*(chain(before) for before in stages_before(stage)))
+    return {stage}.union(*(chain(before, head) for before in stages_before(stage, head)))
 
 
 def sections(stage: str) -> tuple[str, ...]:

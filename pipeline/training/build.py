@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from mlnt import networks, seeding
 from pipeline import files
-from pipeline.errors import UserError
-from pipeline.params.schema import Compute, Model, Params
+from pipeline.params.schema import Params
 from pipeline.store import cards, models
 from pipeline.store.dataset import Dataset, Labels
 from pipeline.training import trial
+from pipeline.training.device import place
 from pipeline.training.plan import System
+from pipeline.training.start import started
 
 
 def fresh_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:
@@ -28,21 +28,10 @@ def fresh_network(system: System, params: Params, dataset: Dataset, device: torc
         UserError: unknown name, weights of another network, weights that cannot be had, or a network that
             cannot do what the run asks of it.
     """
-    model: Model = params.model
-    try:
-        backbone = networks.create_model(
-            model.name,
-            num_classes=system.outputs_per_class * len(dataset.class_names),
-            in_chans=dataset.images.shape[1],
-            seed=seeding.derive(params.seed, "initialisation", system.iteration),
-            pretrained=model.pretrained,
-        )
-    except ValueError as error:
-        raise UserError(f"model.name: {error}") from error
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"model: {model.name} could not be built with these weights: {error}") from error
-    if model.weights:
-        _start_from(backbone, files.resolve(model.weights))
+    model = params.model
+    outputs = system.outputs_per_class * len(dataset.class_names)
+    seed = seeding.derive(params.seed, "initialisation", system.iteration)
+    backbone = started(model, outputs, dataset.images.shape[1], seed)
     network = place(_wrapped(system, backbone, dataset), params.compute, device)
     if model.name not in networks.BUILT_IN:
         asked = trial.Asked(
@@ -55,30 +44,8 @@ def fresh_network(system: System, params: Params, dataset: Dataset, device: torc
     return network
 
 
-def _start_from(backbone: nn.Module, weights: Path) -> None:
-    """
-    Raises:
-        UserError: no such file, a damaged one, or weights that do not fit.
-    """
-    try:
-        networks.load_matching_(backbone, weights)
-    except FileNotFoundError as error:
-        raise UserError(f"model.weights: {weights}: no such file") from error
-    except ValueError as error:
-        raise UserError(f"model.weights: {error}") from error
-    except SafetensorError as error:
-        raise UserError(f"model.weights: {weights}: damaged or no safetensors file ({error})") from error
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"model.weights: {weights}: could not be read: {error}") from error
-
-
 def _wrapped(system: System, backbone: nn.Module, dataset: Dataset) -> nn.Module:
     return backbone if system.wrap is None else system.wrap(backbone, len(dataset.class_names))
-
-
-def start_digest(model: Model) -> str:
-    """The digest of the file that the network starts from, "" for none; part of the checkpoint's identity."""
-    return files.file_digest(files.resolve(model.weights)) if model.weights else ""
 
 
 def empty_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:
@@ -86,12 +53,6 @@ def empty_network(system: System, params: Params, dataset: Dataset, device: torc
     outputs = system.outputs_per_class * len(dataset.class_names)
     backbone = networks.create_model(params.model.name, num_classes=outputs, in_chans=dataset.images.shape[1], seed=0)
     return place(_wrapped(system, backbone, dataset), params.compute, device)
-
-
-def place(module: nn.Module, compute: Compute, device: torch.device) -> nn.Module:
-    """Move the network to its device and memory format, and return it."""
-    module = module.to(device)
-    return module.to(memory_format=torch.channels_last) if compute.channels_last else module
 
 
 def best_weights(params: Params, labels: Labels, stage: str) -> Path:

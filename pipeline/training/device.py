@@ -9,6 +9,7 @@ import shutil
 import sys
 
 import torch
+from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.params.schema import Compute
@@ -82,3 +83,9 @@ def require_compiler(device: torch.device) -> None:
 
 def amp_dtype(compute: Compute) -> torch.dtype | None:
     return torch.bfloat16 if compute.amp == "bfloat16" else None
+
+
+def place(module: nn.Module, compute: Compute, device: torch.device) -> nn.Module:
+    """Move the network to its device and memory format, and return it."""
+    module = module.to(device)
+    return module.to(memory_format=torch.channels_last) if compute.channels_last else module

@@ -7,51 +7,35 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
 
-from mlnt import seeding
-from mlnt.images.batches import Augmentation, MemoryImages
-from mlnt.images.statistics import InputStatistics
 from mlnt.method.step import MLNTStep
-from mlnt.networks import create_model, pre_logit_features
-from mlnt.training.data import LabeledSet, TrainingData
-from mlnt.training.evaluation import predict_logits
-from mlnt.training.loop import Training
-from mlnt.training.state import Network, Rates, StepFunction
+from mlnt.training.state import StepFunction
 from pipeline import files
 from pipeline.errors import RunError, UserError
 from pipeline.params.schema import Params
 from pipeline.store.sizes import Sizes
-from pipeline.training.build import place
-from pipeline.training.device import amp_dtype, describe
+from pipeline.training import rehearsal
+from pipeline.training.device import describe
 from pipeline.training.plan import System
 from pipeline.training.session import steps_between
 
-STEPS = 12
-"""Most steps of a kind that are timed; the first half of them warms up."""
-SOON_S = 0.4
-"""Two steps at least; more of them until this time is over."""
 CHEAP_S, SHARE, DEAR_S = 0.5, 0.01, 10.0
 """Whole batches are timed where that takes less than CHEAP_S, or SHARE of the run but at most DEAR_S."""
+EMBEDDED = 32
+"""Images that embedding is timed on."""
 FRACTION = 4
 """Elsewhere a fourth of a batch."""
 DVC_S = 0.5
 """Of a stage: DVC's look at inputs and outputs, and the end of the process."""
 MEASURED = files.TIMINGS / "steps.json"
-
-
-class _Enough(Exception):  # noqa: N818
-    """Ends a rehearsal."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +46,10 @@ class Estimate:
         params: of the run.
         sizes: of its data, the validation split taken off.
         start_up: of a process, until it trains.
-        image: of a prediction of one image.
+        image: of a prediction of one image, or of one embedding.
         plain: of one step of cross entropy.
         steps: stage → of one step, for those that take another time.
+        embedding: of an image that is embedded; 0 where none is, or all are already.
     """
 
     params: Params
@@ -73,6 +58,7 @@ class Estimate:
     image: float
     plain: float
     steps: Mapping[str, float]
+    embedding: float = 0.0
 
     def training(self, system: System) -> float:
         """Of a training stage, once it has started."""
@@ -92,13 +78,19 @@ class Estimate:
         take little but their start."""
         sizes = self.sizes
         stages = len(systems) + 1 + 2 * evaluated + others
+        embedding = sizes.samples * self.embedding
         judged = 4 * (sizes.validation + sizes.test) + sizes.train if evaluated else 0
         images = sizes.samples + len(systems) * judged
-        return stages * (self.start_up + DVC_S) + images * self.image + sum(map(self.training, systems))
+        return stages * (self.start_up + DVC_S) + embedding + images * self.image + sum(map(self.training, systems))
 
 
-def measure(params: Params, sizes: Sizes, systems: Sequence[System], device: torch.device) -> Estimate:
+def measure(
+    params: Params, sizes: Sizes, systems: Sequence[System], device: torch.device, width: int | None = None
+) -> Estimate:
     """Time a step of each kind that the systems have, and a prediction.
+
+    Args:
+        width: of the embeddings that there are; where there are none, making one is timed too.
 
     Raises:
         UserError: there are fewer training samples than a batch has, or no such network.
@@ -108,7 +100,9 @@ def measure(params: Params, sizes: Sizes, systems: Sequence[System], device: tor
         raise UserError(f"train.batch_size: need at least one batch of {batch} training samples, got {sizes.train}")
     part = max(batch // FRACTION, min(batch, params.mlnt.neighbors + 1))
     try:
-        small = _measured(_Stage(params, sizes, device, part), systems)
+        if params.model.train == "head":
+            return _measure_head(params, sizes, systems, device, width)
+        small = _measured(rehearsal.Images(params, sizes, device, part), systems)
     except ValueError as error:
         raise UserError(f"model: {error}") from error
     times = batch / part
@@ -117,10 +111,27 @@ def measure(params: Params, sizes: Sizes, systems: Sequence[System], device: tor
     )
     whole = 2 * (found.plain + sum(set(found.steps.values())))  # seconds that two steps of each kind will take
     if whole < CHEAP_S or whole < min(SHARE * found.run(systems, 0), DEAR_S):
-        found = _measured(_Stage(params, sizes, device, batch), systems)
+        found = _measured(rehearsal.Images(params, sizes, device, batch), systems)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what follows, or another process, wants the memory
     return found
+
+
+def _measure_head(
+    params: Params, sizes: Sizes, systems: Sequence[System], device: torch.device, width: int | None
+) -> Estimate:
+    """Of heads; each core embeds images of its own, and one trains."""
+    start_up, embedding, cores = _start_up(), 0.0, torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        if width is None:
+            images = rehearsal.Images(params, sizes, device, EMBEDDED)
+            embedding, width = images.image() / (cores if device.type == "cpu" else 1), images.width()
+        found = _measured(rehearsal.Embeddings(params, sizes, device, width), systems)
+        return replace(found, embedding=embedding, start_up=start_up)
+    finally:
+        torch.set_num_threads(cores)
 
 
 @cache
@@ -129,7 +140,7 @@ def _start_up() -> float:
     return time.process_time()
 
 
-def _measured(stage: _Stage, systems: Sequence[System]) -> Estimate:
+def _measured(stage: rehearsal.Stage, systems: Sequence[System]) -> Estimate:
     start_up, train, teacher = _start_up(), stage.params.train, stage.params.teacher
     plain = MLNTStep(0, 0.0, 1, 0.0, train.momentum, train.weight_decay, teacher_bn=teacher.batch_norm)
     of_plain = stage.step(plain)
@@ -143,90 +154,6 @@ def _measured(stage: _Stage, systems: Sequence[System]) -> Estimate:
     return Estimate(stage.params, stage.sizes, start_up, stage.image(), of_plain, steps)
 
 
-class _Stage:
-    """A network and random images for it, to rehearse steps with."""
-
-    def __init__(self, params: Params, sizes: Sizes, device: torch.device, batch_size: int) -> None:
-        self.params = params
-        self.sizes = sizes
-        self._device = device
-        self._batch_size = batch_size
-        generator = seeding.generator(0, "rehearsal")
-        channels = sizes.shape[0]
-        backbone = create_model(params.model.name, num_classes=sizes.classes, in_chans=channels, seed=0)
-        self._module: nn.Module = place(backbone, params.compute, device)
-        pixels = torch.randint(256, (batch_size, *sizes.shape), dtype=torch.uint8, generator=generator)
-        statistics = InputStatistics(torch.tensor(0.5), torch.tensor(0.25))
-        self._images = MemoryImages(pixels, statistics, device, params.compute.channels_last)
-        self._rows = torch.arange(STEPS * batch_size) % batch_size
-        labels = torch.randint(sizes.classes, (len(self._rows),), generator=generator)
-        self._train = LabeledSet(self._rows, labels)
-
-    def step(self, step: StepFunction) -> float:
-        """Seconds of one step as the loop makes it."""
-        params, times = self.params, [self._now()]
-        data = TrainingData(self._images, self._train, {}, features=self._features() if step.needs_features else None)
-        training = Training(
-            self._module,
-            step,
-            data,
-            _Rates(),
-            seed=0,
-            iteration=0,
-            epochs=1,
-            batch_size=self._batch_size,
-            eval_batch_size=self._batch_size,
-            augmentation=Augmentation(params.train.crop_padding, params.train.horizontal_flip),
-            amp_dtype=amp_dtype(params.compute),
-        )
-        if params.compute.cuda_graphs and self._device.type == "cuda":
-            training.record()
-
-        def before(number: int) -> None:
-            times.append(self._now())
-            if number == STEPS - 1 or (number > 1 and times[-1] - times[0] > SOON_S):
-                raise _Enough
-
-        with suppress(_Enough):
-            list(training.epochs(before))
-        taken = [after - before for before, after in pairwise(times[1:])]
-        return statistics.median(taken[len(taken) // 2 :])
-
-    def image(self) -> float:
-        """Seconds of a prediction of one image."""
-        network = Network(self._module, amp_dtype(self.params.compute))
-        rows = self._rows[: max(self._batch_size, min(len(self._rows), self.params.compute.eval_batch_size))]
-        rows, wanted = rows[: self._batch_size], rows
-        seconds = self._timed(lambda: predict_logits([network], self._images, rows, len(rows)))
-        if seconds < SOON_S / 20:  # the batches of an evaluation are larger, and cost less an image
-            self._timed(lambda: predict_logits([network], self._images, wanted, len(wanted)))
-            seconds = self._timed(lambda: predict_logits([network], self._images, wanted, len(wanted)))
-            rows = wanted
-        return seconds / len(rows)
-
-    def _features(self) -> torch.Tensor:
-        with torch.no_grad():
-            width = pre_logit_features(self._module.eval(), self._images.batch(self._rows[:1])).shape[1]
-        return torch.randn(len(self._rows), width, generator=seeding.generator(0, "rehearsal"))
-
-    def _timed(self, work: Callable[[], object]) -> float:
-        start = self._now()
-        work()
-        return self._now() - start
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
-
-class _Rates:
-    """Small ones: a network that diverged would take other times."""
-
-    def at(self, _: int) -> Rates:
-        return Rates(lr=1e-4, meta_lr=1e-4, ema_decay=0.9, teacher_weight=0.5)
-
-
 def _steps(params: Params, sizes: Sizes, system: System) -> int:
     epochs = params.train.epochs if system.epochs is None else system.epochs(params)
     return epochs * (sizes.train // params.train.batch_size)
@@ -234,7 +161,7 @@ def _steps(params: Params, sizes: Sizes, system: System) -> int:
 
 def keep(estimate: Estimate, device: torch.device) -> None:
     """For the stages that follow. That it cannot be written is said when times are."""
-    measured = {name: getattr(estimate, name) for name in ("start_up", "image", "plain")}
+    measured = {name: getattr(estimate, name) for name in ("start_up", "image", "plain", "embedding")}
     about = {"of": _key(estimate.params, estimate.sizes, device), "steps": dict(estimate.steps)}
     with suppress(RunError):
         files.write_text(MEASURED, json.dumps(measured | about, indent=2) + "\n")
@@ -246,12 +173,18 @@ def kept(params: Params, sizes: Sizes, device: torch.device) -> Estimate | None:
         values = files.read_json(MEASURED)
         if values["of"] != _key(params, sizes, device):
             return None
-        return Estimate(params, sizes, values["start_up"], values["image"], values["plain"], values["steps"])
+        measured = (values[name] for name in ("start_up", "image", "plain", "steps", "embedding"))
+        return Estimate(params, sizes, *measured)
     except (UserError, KeyError, TypeError):
         return None
 
 
 def _key(params: Params, sizes: Sizes, device: torch.device) -> dict[str, Any]:
     sections = params.model_dump(mode="json", by_alias=True, include={"compute", "mlnt", "teacher"})
-    about = {"network": params.model.name, "batch_size": params.train.batch_size, "device": describe(device)}
+    about = {
+        "network": params.model.name,
+        "train": params.model.train,
+        "batch_size": params.train.batch_size,
+        "device": describe(device),
+    }
     return {**sections, **about, "shape": list(sizes.shape), "classes": sizes.classes, "torch": torch.__version__}

@@ -20,7 +20,6 @@ from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.store import cards, checkpoints, models
 from pipeline.store.record import Record
-from pipeline.training.build import start_digest
 from pipeline.training.device import describe
 from pipeline.training.plan import COMMON_SECTIONS, Plan, System
 from pipeline.training.session import Session, steps_between
@@ -48,12 +47,11 @@ def fit(
         RunError: the loss was not finite.
     """
     params, stage, title = session.params, system.stage, system.title
-    start = {"weights": start_digest(params.model)} if params.model.weights else {}
     record = Record.of(
         stage,
         values_of(params, [*COMMON_SECTIONS, *system.sections]),
         ["pipeline.stages.train", system.build.__module__],
-        {"labels": session.labels.digest, **start, **plan.inputs, **mentor},
+        {"labels": session.labels.digest, **session.start(), **plan.inputs, **mentor},
     )
     kept, purity = training.kept, session.correct()
     if purity is not None and kept is not None:
@@ -78,10 +76,10 @@ def fit(
             kept_fraction=1.0 if kept is None else float(kept.double().mean()),
             kept_purity=None if purity is None else float(purity.double().mean()),
         )
-        weights: dict[tuple[str, str], dict[str, Tensor]] = {}
+        weights: dict[tuple[str, str], Mapping[str, Tensor]] = {}
         for name in MODELS:
-            weights[name, "last"] = training.module(name).state_dict()
-            weights[name, "best"] = training.best[name].weights
+            weights[name, "last"] = session.whole(training.module(name).state_dict())
+            weights[name, "best"] = session.whole(training.best[name].weights)
         models.save_models(stage, weights, session.statistics, card)
         files.write_csv(files.PLOTS / f"{stage}.csv", training.history)
         best = files.file_digest(models.weights_file(stage, card.mentor, "best"))

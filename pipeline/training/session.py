@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mlnt.images.batches import Augmentation, ImageStore, MemoryImages
-from mlnt.images.statistics import InputStatistics, PixelSums, statistics_of
+from mlnt.images.batches import Augmentation, ImageStore
+from mlnt.images.statistics import InputStatistics
 from mlnt.method.mentor import given_label_probability
 from mlnt.method.schedules import Schedule
 from mlnt.method.teacher import TeacherBatchNorm
@@ -20,13 +21,16 @@ from mlnt.training.evaluation import logits_by_batch, predict_logits
 from mlnt.training.loop import Training, steps_per_epoch
 from mlnt.training.state import Network
 from pipeline import console, files
-from pipeline.errors import RunError, UserError
-from pipeline.images.files import ImageFiles
+from pipeline.errors import UserError
 from pipeline.params.schema import Length, Params
+from pipeline.store import models
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels
-from pipeline.training.build import fresh_network, load_best
+from pipeline.training.build import best_weights, empty_network, fresh_network
 from pipeline.training.device import amp_dtype, prepare, require_compiler
+from pipeline.training.head import Heads
+from pipeline.training.images import image_store
 from pipeline.training.plan import Plan, Recipe, System
+from pipeline.training.start import start_digest
 
 
 def in_steps(length: Length, steps_per_epoch: int) -> int:
@@ -57,7 +61,13 @@ class LabelScores(NamedTuple):
 
 @dataclass(frozen=True)
 class Session:
-    """The parameters of a run, with the data and labels that earlier stages have written."""
+    """The parameters of a run, with the data and labels that earlier stages have written.
+
+    Attributes:
+        images: what is trained on: the images, or their embeddings where heads are trained.
+        statistics: what the images are normalised by.
+        heads: None where whole networks are trained.
+    """
 
     params: Params
     device: torch.device
@@ -65,6 +75,7 @@ class Session:
     labels: Labels
     images: ImageStore
     statistics: InputStatistics
+    heads: Heads | None
 
     @classmethod
     def open(cls, params: Params) -> Session:
@@ -78,8 +89,12 @@ class Session:
             require_compiler(device)
         dataset = read_dataset(params.data.root)
         labels = read_labels(dataset)
-        images, statistics = image_store(params, dataset, labels, device)
-        return cls(params, device, dataset, labels, images, statistics)
+        if params.model.train == "head":
+            torch.set_num_threads(1)  # a step is so small that a second thread costs more time than it saves
+            heads = Heads(params, dataset, labels, device)
+            return cls(params, device, dataset, labels, heads.store, heads.embeddings.statistics, heads)
+        images, statistics = image_store(params, dataset, labels.rows(TRAIN), device)
+        return cls(params, device, dataset, labels, images, statistics, None)
 
     def close(self) -> None:
         """End the processes that read images."""
@@ -107,8 +122,32 @@ class Session:
         Raises:
             UserError: its model is missing, damaged, or from another run.
         """
-        module, digest = load_best(system, self.params, self.dataset, self.labels, self.device)
-        return Network(module, amp_dtype(self.params.compute)), digest
+        path = best_weights(self.params, self.labels, system.stage)
+        network = self.network(system, path)
+        network.module.eval().requires_grad_(False)
+        return network, files.file_digest(path)
+
+    def network(self, system: System, path: Path) -> Network:
+        """A system's network with the weights of a file.
+
+        Raises:
+            UserError: the file is missing, damaged, or belongs to another network.
+        """
+        if self.heads is None:
+            module = models.load_into(empty_network(system, self.params, self.dataset, self.device), path)
+        else:
+            module = self.heads.load(system, path)
+        return Network(module, amp_dtype(self.params.compute))
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What is saved of a network that was trained: the whole of it, also where only its head was."""
+        return tensors if self.heads is None else self.heads.whole(tensors)
+
+    def start(self) -> dict[str, str]:
+        """The digest of what networks start from, by name; empty where that is nothing."""
+        if self.heads is not None:
+            return {"embeddings": self.heads.embeddings.digest}
+        return {"weights": start_digest(self.params.model)} if self.params.model.weights else {}
 
     def logits(self, networks: Sequence[Network], split: int, title: str) -> tuple[Tensor, ...]:
         """The logits [N, C] of each network, from one reading of the images; `title` names the progress bar."""
@@ -180,7 +219,7 @@ class Session:
         recipe = plan.recipe or Recipe(train.epochs, train.lr, train.lr_drop_epochs)
         per_epoch = self.steps_per_epoch()
         training = Training(
-            fresh_network(system, self.params, self.dataset, self.device),
+            self._fresh(system),
             plan.step,
             self.training_data(kept, plan.features),
             self._schedule(recipe, system.iteration, plan.meta, per_epoch),
@@ -198,6 +237,11 @@ class Session:
         if compute.cuda_graphs and self.device.type == "cuda":
             training.record()
         return training
+
+    def _fresh(self, system: System) -> nn.Module:
+        if self.heads is not None:
+            return self.heads.fresh(system)
+        return fresh_network(system, self.params, self.dataset, self.device)
 
     def steps_per_epoch(self) -> int:
         """
@@ -229,31 +273,3 @@ class Session:
             teacher_weight_ramp=mentor.lambda_ramp,
             num_steps=recipe.epochs * per_epoch,
         )
-
-
-def image_store(
-    params: Params, dataset: Dataset, labels: Labels, device: torch.device
-) -> tuple[ImageStore, InputStatistics]:
-    """All images, on the device or read from their files, normalised by the statistics of the training split.
-
-    For files, the statistics come from the first decoding, before a validation split was taken off.
-    """
-    if isinstance(dataset.images, ImageFiles):
-        # Imported here: torch.utils.data takes time, and only files need it.
-        from mlnt.images.files import FileImages
-
-        statistics = statistics_of(dataset.images.sums, params.model.normalize)
-        store = FileImages(
-            dataset.images,
-            statistics,
-            device,
-            channels_last=params.compute.channels_last,
-            workers=params.run.num_workers,
-            lost=RunError,
-        )
-        return store, statistics
-    images, train = dataset.images, labels.rows(TRAIN)
-    # In pieces: all training images at once would be a second copy of them.
-    pieces = (images[train[at : at + 4096]] for at in range(0, len(train), 4096))
-    statistics = statistics_of(PixelSums.of(pieces, images.shape[1:]), params.model.normalize)
-    return MemoryImages(torch.from_numpy(images), statistics, device, params.compute.channels_last), statistics

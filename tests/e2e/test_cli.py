@@ -39,6 +39,7 @@ COMMANDS = {
     "look": "data/seen/",
     "download": "data/dataset.h5",
     "inject-noise": "data/labels.h5",
+    "embed": "data/embeddings.h5",
     "pretrain": "models/pretrain/",
     "extract-features": "data/features.h5",
     "meta-train": "models/meta1/",

@@ -57,7 +57,7 @@ def test_a_moved_project_runs_nothing_and_a_change_of_a_file_what_depends_on_it(
     (project / "own/images/3.png").touch()
     assert ran(dvc(project, "repro", "meta1")) == []
     write_list(project / "own", {4: "owl"})  # one label
-    assert ran(dvc(project, "repro", "meta1")) == ["download", "noise", "pretrain", "features", "meta1"]
+    assert ran(dvc(project, "repro", "meta1")) == ["download", "noise", "embed", "pretrain", "features", "meta1"]
     picture = project / "own/images/5.png"  # of the test part: no sum over the training images tells
     size = picture.stat().st_size
     for number in range(100, 400):
@@ -141,6 +141,7 @@ def test_nothing_that_is_cached_names_a_place_of_this_machine(first: Path) -> No
         for part in (
             "data/dataset.h5",
             "data/labels.h5",
+            "data/embeddings.h5",
             "data/features.h5",
             "models",
             "records",

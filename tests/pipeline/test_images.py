@@ -334,3 +334,15 @@ def test_images_of_other_sizes_are_not_bad_ones(project: Path) -> None:
     root = tree(project / "own")
     write_picture(root / "train/dog/odd.png", 0, size=(9, 7))
     refused(root, "data.resize", "train/dog/odd.png is 9×7", on_bad_image="skip")
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_images_are_resized_as_data_interpolation_says(interpolation: str, project: Path) -> None:
+    root = project / "images"
+    for i, label in enumerate("ab"):
+        image = write_picture(root / label / f"{i}.png", i, size=(30, 20))
+    download.run(
+        make_params(data__source="imagefolder", data__root=str(root), data__resize=9, data__interpolation=interpolation)
+    )
+    expected = np.asarray(image.resize((9, 9), Image.Resampling[interpolation.upper()])).transpose(2, 0, 1)
+    assert np.array_equal(read_dataset().images[1], expected)

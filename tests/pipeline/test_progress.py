@@ -26,7 +26,7 @@ from pipeline.stages import download
 from pipeline.store.record import Record
 from pipeline.store.sizes import Sizes
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
-from pipeline.training import estimate, fit
+from pipeline.training import estimate, fit, rehearsal
 from pipeline.training.estimate import Estimate
 
 CPU = torch.device("cpu")
@@ -267,9 +267,18 @@ def test_a_measurement_is_of_every_kind_of_step_and_moves_no_generator(change: d
     assert min(found.start_up, found.image, found.plain, *found.steps.values()) > 0
 
 
+def test_a_measurement_of_heads_knows_what_embedding_takes() -> None:
+    params = make_params(model__train="head", model__weights="any.safetensors")
+    found = estimate.measure(params, SIZES, DEFAULT, CPU)
+    assert min(found.embedding, found.image, found.plain, *found.steps.values()) > 0
+    longer = replace(found, embedding=found.embedding + 1.0)
+    assert longer.run(DEFAULT, 0) == pytest.approx(found.run(DEFAULT, 0) + SIZES.samples)
+    assert estimate.measure(params, SIZES, DEFAULT, CPU, width=32).embedding == 0.0  # they are there
+
+
 def test_a_part_of_a_batch_stands_for_all_of_it_where_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[int] = []
-    monkeypatch.setattr(estimate._Stage, "step", lambda stage, _: timed.append(stage._batch_size) or 2.0)
+    monkeypatch.setattr(rehearsal.Stage, "step", lambda stage, _: timed.append(stage._batch_size) or 2.0)
     params = make_params(train__batch_size=64)
     sizes = SIZES._replace(train=640)
     assert estimate.measure(params, sizes, DEFAULT, CPU).plain == 2.0 * 64 / 16

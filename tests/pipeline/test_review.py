@@ -26,7 +26,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
 from pipeline import files
-from pipeline.store import features
+from pipeline.store import features, hdf5
+from pipeline.store import rows as rows_of_tables
 from pipeline.store.dataset import TRAIN, read_dataset, read_labels
 
 CLASSES = ("<b>x</b>", 'say "a, b"', "a & b\n猫")
@@ -108,11 +109,25 @@ def test_neighbours_are_found_wherever_the_table_is_cut(own: Run, monkeypatch: p
     whole = features.nearest(labels, rows, train, 10)
     assert (whole >= 0).all()
     assert not (whole == rows[:, None]).any()
-    monkeypatch.setattr(features, "ROWS_AT_A_TIME", 7)
+    monkeypatch.setattr(rows_of_tables, "ROWS_AT_A_TIME", 7)
     assert np.array_equal(features.nearest(labels, rows, train, 10), whole)
     few = features.nearest(labels, train[:2], train[:3], 10)
     assert (few >= 0).sum(axis=1).tolist() == [2, 2]
     assert features.nearest(labels, rows[:0], train, 10).shape == (0, 10)
+
+
+def test_where_a_head_was_trained_neighbours_are_found_by_its_embeddings(own: Run, project: Path) -> None:
+    copy_outputs(own.folder, project)
+    labels = read_labels(read_dataset("own/labels.csv"))
+    rows, train = np.array([5, 2]), labels.rows(TRAIN)
+    before = features.nearest(labels, rows, train, 4)
+    with h5py.File(files.FEATURES) as file:
+        table = file["features"][:]
+    with hdf5.create(files.EMBEDDINGS) as (file, _):
+        hdf5.store(file, {"embeddings": table}, {"dataset_digest": labels.dataset_digest})
+    with hdf5.create(files.FEATURES) as (file, _):
+        hdf5.store(file, {}, {"labels_digest": labels.digest})
+    assert np.array_equal(features.nearest(labels, rows, train, 4), before)
 
 
 def test_nothing_comes_from_elsewhere_and_names_are_text(own: Run) -> None:

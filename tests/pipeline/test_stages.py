@@ -52,7 +52,7 @@ from pipeline.systems.mlnt import MLNT
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
 from pipeline.training.build import fresh_network, load_best
 from pipeline.training.device import require_compiler
-from pipeline.training.session import image_store
+from pipeline.training.images import image_store
 
 TRAINING = [system.stage for system in DEFAULT]
 MODELS = ("student", "teacher")
@@ -188,7 +188,7 @@ def test_the_filter_keeps_what_the_mentor_believes(copied: Run) -> None:
     dataset = read_dataset()
     labels = read_labels(dataset)
     module, _ = load_best(BY_STAGE["meta1"], params, dataset, labels, torch.device("cpu"))
-    images, _ = image_store(params, dataset, labels, torch.device("cpu"))
+    images, _ = image_store(params, dataset, labels.rows(TRAIN), torch.device("cpu"))
     rows = labels.rows(TRAIN)
     with torch.no_grad():
         probs = module(images.batch(torch.from_numpy(rows))).softmax(dim=1).numpy()
@@ -208,7 +208,7 @@ def test_the_features_are_those_of_the_pretrained_network_in_sample_order(copied
     labels = read_labels(dataset)
     module, digest = load_best(CROSS_ENTROPY, params, dataset, labels, device)
     stored = FeatureFile(labels, digest, np.arange(len(dataset.labels))).read().numpy()
-    images, _ = image_store(params, dataset, labels, device)
+    images, _ = image_store(params, dataset, labels.rows(TRAIN), device)
     shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         rows = [pre_logit_features(module, images.batch(chunk)) for chunk in torch.split(shuffled, 7)]
@@ -560,6 +560,7 @@ ALTERNATIVES: dict[str, Any] = {
     "data.limit_test": 100,
     "data.channels": 3,
     "data.resize": 4,
+    "data.interpolation": "bicubic",
     "data.crop": 4,
     "data.background": "black",
     "data.on_bad_image": "skip",
@@ -583,6 +584,7 @@ ALTERNATIVES: dict[str, Any] = {
     "model.name": "preact_resnet32_narrow",
     "model.pretrained": True,
     "model.weights": None,
+    "model.train": "all",  # not together with the augmentation below
     "train.epochs": 3,
     "train.batch_size": 31,
     "train.lr": 0.03,

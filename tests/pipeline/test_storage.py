@@ -27,7 +27,7 @@ from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
 from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset
 from pipeline.store.features import write_features
-from pipeline.training.session import image_store
+from pipeline.training.images import image_store
 
 MODES = ("RGB", "L", "RGBA", "P", "LA", "1")
 
@@ -238,7 +238,7 @@ def test_without_a_validation_part_the_statistics_are_those_of_all_training_imag
     dataset = read_dataset(params.data.root)
     labels = read_labels(dataset)
     assert len(labels.rows(VALIDATION)) == 8
-    _, found = image_store(params, dataset, labels, torch.device("cpu"))
+    _, found = image_store(params, dataset, labels.rows(TRAIN), torch.device("cpu"))
     expected = input_statistics(torch.from_numpy(dataset.images[np.arange(40)]), params.model.normalize)
     assert torch.equal(found.mean, expected.mean)
 

@@ -39,10 +39,11 @@ SHELL = {
     "report": BASE | {"store", "systems", "paper.numbers"},
     "stages": BASE | {"images", "store", "params", "places", "sources", "training", "systems", "report"},
     "paper": BASE | {"store", "params", "training", "systems", "stages", "report", "paper.numbers"},
-    "doctor": BASE | {"params", "training", "systems", "stages"},
+    "outlook": BASE | {"params", "store", "training", "systems", "stages"},
+    "doctor": BASE | {"params", "outlook"},
     "prune": BASE | {"store", "systems"},
     "flags": set(),
-    "cli": BASE | {"flags", "prune", "params", "systems", "report", "stages", "paper", "doctor"},
+    "cli": BASE | {"flags", "prune", "params", "systems", "report", "stages", "paper", "doctor", "outlook"},
     "__main__": {"cli", "signals"},
 }
 

@@ -1,0 +1,97 @@
+"""`model.train: head`: the network is frozen, and a linear classifier is trained on its embeddings.
+
+What is trained, evaluated and filtered by is the head on standardised embeddings. What is saved is the whole network,
+the standardisation folded into its classifier: on images it gives the logits that the head gives on embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mlnt.images.embeddings import FileEmbeddings, MemoryEmbeddings, SampleRows, Standardization
+from mlnt.networks import LinearHead
+from pipeline.errors import UserError
+from pipeline.params.schema import Params
+from pipeline.store import models
+from pipeline.store.dataset import TRAIN, Dataset, Labels
+from pipeline.store.embeddings import EmbeddingFile
+from pipeline.training.plan import System
+from pipeline.training.start import identity
+
+
+class Heads:
+    """The embeddings of a run, and the heads that are trained on them.
+
+    Attributes:
+        embeddings: data/embeddings.h5.
+        standardization: of the training split.
+        store: the standardised embeddings of all samples, in the place of their images.
+    """
+
+    def __init__(self, params: Params, dataset: Dataset, labels: Labels, device: torch.device) -> None:
+        """
+        Raises:
+            UserError: the embeddings are missing, damaged, or of other data or another network.
+        """
+        self.embeddings = EmbeddingFile(dataset, identity(params.model))
+        self.standardization = Standardization.of(self.embeddings.pieces(labels.rows(TRAIN)))
+        self.store: MemoryEmbeddings | FileEmbeddings
+        if self.embeddings.gib <= params.run.max_features_gib:
+            self.store = MemoryEmbeddings(self.embeddings.read(), self.standardization, device)
+        else:
+            self.store = FileEmbeddings(self.embeddings, self.standardization, device)
+        self._train = torch.from_numpy(labels.rows(TRAIN))
+        self._classes = len(dataset.class_names)
+        self._device = device
+
+    def features(self) -> Tensor | SampleRows:
+        """What neighbours are found by: the standardised embeddings of the training samples."""
+        return self.store.features(self._train)
+
+    def fresh(self, system: System) -> nn.Module:
+        """The head that a system starts from."""
+        linear = LinearHead(self.embeddings.width, system.outputs_per_class * self._classes)
+        head = linear if system.wrap is None else system.wrap(linear, self._classes)
+        return head.to(self._device)
+
+    def whole(self, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of the whole network, by the names that `create_model` gives them, from those of a head."""
+        place = _place(head)
+        weight, bias = self.standardization.folded(head[f"{place}weight"], head[f"{place}bias"])
+        own = {name: tensor for name, tensor in head.items() if name not in (f"{place}weight", f"{place}bias")}
+        network = {place + name: tensor for name, tensor in self._network.items()}
+        classifier = place + self.embeddings.classifier
+        return {**network, **own, f"{classifier}.weight": weight, f"{classifier}.bias": bias}
+
+    def load(self, system: System, path: Path) -> nn.Module:
+        """The head in a file that holds what `whole` gave.
+
+        Raises:
+            UserError: the file is missing, damaged, or belongs to another network.
+        """
+        head, tensors = self.fresh(system), models.load_tensors(path)
+        place = _place(head.state_dict())
+        classifier = place + self.embeddings.classifier
+        try:
+            weight, bias = self.standardization.unfolded(tensors[f"{classifier}.weight"], tensors[f"{classifier}.bias"])
+            own = {name: tensors[name] for name in head.state_dict() if name not in (f"{place}weight", f"{place}bias")}
+            head.load_state_dict({**own, f"{place}weight": weight, f"{place}bias": bias})
+        except (KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(f"{path}: not the weights of this network ({reason}); train again: `dvc repro`") from error
+        return head
+
+    @cached_property
+    def _network(self) -> dict[str, Tensor]:
+        return self.embeddings.network()
+
+
+def _place(head: Mapping[str, Tensor]) -> str:
+    """What stands before the names of the linear layer: nothing, or where a system has put it."""
+    (name,) = (name for name in head if name.rpartition(".")[2] == "weight")
+    return name.removesuffix("weight")

@@ -1,0 +1,82 @@
+"""What timm knows of a network's trained weights: how their images were normalised, and whether they can be had."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from typing import Any, NamedTuple
+
+from mlnt.images.statistics import InputStatistics
+from pipeline.errors import UserError
+from pipeline.params.schema import Model
+
+FILE = "model.safetensors"
+"""The weights in a repository of the Hugging Face hub."""
+ANSWER_S = 10.0
+"""How long the hub may take to answer. Its own client tries for most of a minute."""
+
+
+class Configuration(NamedTuple):
+    """timm's data configuration of a network's default weights.
+
+    Attributes:
+        mean, std: of each of three channels, of values in [0, 1]: the images were (x − mean) / std.
+        hub: the repository of the weights on the Hugging Face hub; None where they lie elsewhere.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    hub: str | None
+
+
+def require_weights(model: Model) -> None:
+    """Look whether the weights of `model.pretrained` are on this machine, or on a hub that answers.
+
+    Raises:
+        UserError: they are not; says which file would do as `model.weights`.
+    """
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+
+    hub = _configuration("model.pretrained: found true", model.name, "false").hub
+    if hub is None or isinstance(try_to_load_from_cache(hub, FILE), str):
+        return
+    try:
+        if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+            raise OSError("HF_HUB_OFFLINE is set")
+        request = urllib.request.Request(hf_hub_url(hub, FILE), method="HEAD")
+        urllib.request.urlopen(request, timeout=ANSWER_S).close()
+    except OSError as error:
+        raise UserError(
+            f"model.pretrained: found true, but the weights of {model.name} are not on this machine, and the Hugging "
+            f"Face hub does not answer ({error}); expected it to answer, or the weights as a file: on another machine "
+            f"fetch {FILE} of {hub}, then set model.weights to its path and model.pretrained to false"
+        ) from error
+
+
+def input_statistics(name: str, channels: int) -> InputStatistics:
+    """`model.normalize: pretrained`. Of grey images one value counts for all three channels, by their mean.
+
+    Raises:
+        UserError: timm has no data configuration of this network.
+    """
+    import torch
+
+    found = _configuration("model.normalize: found pretrained", name, "mean_image or channel")
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (found.mean, found.std))
+    if channels != len(found.mean):
+        mean, std = mean.mean().expand(channels), std.mean().expand(channels)
+    return InputStatistics(mean.float().view(-1, 1, 1), std.float().view(-1, 1, 1))
+
+
+def _configuration(found: str, name: str, expected: str) -> Configuration:
+    """Nothing is fetched, save the description of a network that lies on the hub itself."""
+    import timm
+
+    cfg: Any = timm.create_model(name).pretrained_cfg if ":" in name else timm.get_pretrained_cfg(name)
+    values: dict[str, Any] = cfg if isinstance(cfg, dict) else {} if cfg is None else cfg.to_dict()
+    if not (values.get("hf_hub_id") or values.get("url") or values.get("file")):
+        raise UserError(
+            f"{found}, but timm knows of no trained weights of {name}; expected {expected}, or another network "
+            "(model.name)"
+        )
+    return Configuration(tuple(values["mean"]), tuple(values["std"]), values.get("hf_hub_id"))

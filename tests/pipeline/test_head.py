@@ -1,0 +1,333 @@
+"""`model.train: head`: embeddings, the heads that are trained on them, and the whole networks that are saved."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import torch
+from projects import ROOT, copy_outputs, digests, environment, make_params, run_stage
+from runs import Run, run_all
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mlnt import networks
+from mlnt.images.statistics import InputStatistics
+from mlnt.networks import create_model, pre_logit_features
+from pipeline.errors import UserError
+from pipeline.params.schema import Params
+from pipeline.stages import embed
+from pipeline.store import models
+from pipeline.store.dataset import TRAIN, read_dataset
+from pipeline.systems.registry import BY_STAGE, DEFAULT
+from pipeline.training.session import Session
+
+EMBEDDINGS = Path("data/embeddings.h5")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Somebody's trained network: the convolutions are random, which features need no more than."""
+    path = tmp_path_factory.mktemp("weights") / "start.safetensors"
+    save_file(create_model("preact_resnet_tiny", num_classes=3, in_chans=1, seed=5).state_dict(), path)
+    return path
+
+
+def head_params(weights: Path, **changes: Any) -> Params:
+    values = {"model__train": "head", "model__weights": str(weights), "train__epochs": 4, "train__lr": 0.1}
+    return make_params(**{**values, "mlnt__alpha": 0.01, "mlnt__eta": 0.05, "filter__tau": 0.1, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Run:
+    """A run of all stages."""
+    return run_all(tmp_path_factory.mktemp("finished"), head_params(weights))
+
+
+def logits_of(stage: str, file: Path, params: Params) -> tuple[Tensor, Tensor]:
+    """What the head gives on the stored embeddings, and what the network in the file gives on the images."""
+    with closing(Session.open(params)) as session:
+        head = session.network(BY_STAGE[stage], file)
+        rows = torch.arange(len(session.images))
+        on_embeddings = head(session.images.batch(next(session.images.fetch([rows]))))
+        images = torch.from_numpy(session.dataset.images).float() / 255
+    system = BY_STAGE[stage]
+    backbone = create_model("preact_resnet_tiny", num_classes=10 * system.outputs_per_class, in_chans=1, seed=0)
+    whole = backbone if system.wrap is None else system.wrap(backbone, 10)
+    whole.load_state_dict(load_file(file))
+    statistics = InputStatistics(**load_file(file.parent / "input.safetensors"))
+    return on_embeddings.detach(), whole.eval()((images - statistics.mean) / statistics.std).detach()
+
+
+@pytest.mark.parametrize("system", DEFAULT, ids=lambda system: system.stage)
+def test_what_is_saved_gives_on_images_what_the_head_gives_on_embeddings(
+    system: Any, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.folder)
+    for model in ("student", "teacher"):
+        for choice in models.CHOICES:
+            file = models.weights_file(system.stage, model, choice)
+            on_embeddings, on_images = logits_of(system.stage, file, finished.params)
+            torch.testing.assert_close(on_images, on_embeddings, rtol=1e-4, atol=1e-4)
+            assert on_images.std() > 1e-3  # a head that is trained: it began with zeros
+
+
+def test_a_wrapped_head_is_saved_as_a_whole_too(finished: Run, project: Path) -> None:
+    copy_outputs(finished.folder, project)
+    run_stage("cnn_crf", finished.params)
+    file = models.weights_file("cnn_crf", "student", "last")
+    assert load_file(file)["pairwise"].abs().sum() > 0
+    on_embeddings, on_images = logits_of("cnn_crf", file, finished.params)
+    torch.testing.assert_close(on_images, on_embeddings, rtol=1e-4, atol=1e-4)
+
+
+def test_the_frozen_network_is_saved_as_it_was(finished: Run, weights: Path) -> None:
+    saved, start = load_file(finished.folder / "models/meta3/teacher_best.safetensors"), load_file(weights)
+    body = [name for name in start if not name.startswith("fc.")]
+    assert all(torch.equal(saved[name], start[name]) for name in body)
+    assert saved["fc.weight"].shape == (10, 32)
+
+
+def test_training_learns_and_is_judged(finished: Run) -> None:
+    metrics = finished.json("metrics/evaluate.json")
+    assert metrics["cross_entropy"]["student"]["best"]["test_accuracy"] > 0.3
+    assert len(finished.table("reports/label_issues.csv")) == metrics["samples"]["train"]
+    assert 0 < metrics["mlnt_3"]["kept_fraction"] < 1
+    assert metrics["mlnt_3"]["label_issues"]["auc"] > 0.6
+
+
+def test_the_embeddings_are_the_networks_features(finished: Run, weights: Path) -> None:
+    network = create_model("preact_resnet_tiny", num_classes=10, in_chans=1, seed=1, weights=weights).eval()
+    statistics = InputStatistics(**load_file(finished.folder / "models/pretrain/input.safetensors"))
+    with h5py.File(finished.folder / "data/dataset.h5") as data, h5py.File(finished.folder / EMBEDDINGS) as found:
+        images = torch.from_numpy(data["images"][:]).float() / 255
+        with torch.no_grad():
+            expected = pre_logit_features(network, (images - statistics.mean) / statistics.std)
+        torch.testing.assert_close(torch.from_numpy(found["embeddings"][:]), expected)
+
+
+def test_heads_are_trained_on_standardised_embeddings(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished.folder)
+    with closing(Session.open(finished.params)) as session:
+        train = torch.from_numpy(session.labels.rows(TRAIN))
+        rows = session.images.batch(train).double()
+        varied = rows.std(dim=0, unbiased=False) > 0.01
+        assert varied.sum() > 16
+        torch.testing.assert_close(rows.mean(dim=0), torch.zeros(32).double(), rtol=0, atol=1e-4)
+        deviations = rows.std(dim=0, unbiased=False)[varied]
+        torch.testing.assert_close(deviations, torch.ones_like(deviations), rtol=1e-3, atol=0)
+        assert torch.equal(session.heads.features(), session.images.batch(train))  # type: ignore[union-attr]
+
+
+def test_of_a_head_the_classifier_is_all_that_fast_weights_can_move(
+    finished: Run, project: Path, weights: Path
+) -> None:
+    copy_outputs(finished.folder, project)
+    run_stage("meta1", head_params(weights, mlnt__fast_weights="classifier"))
+    for name in ("student_last", "teacher_best"):
+        found = load_file(project / f"models/meta1/{name}.safetensors")
+        expected = load_file(finished.folder / f"models/meta1/{name}.safetensors")
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_cores_changes_no_bit(threads: int, finished: Run, project: Path, weights: Path) -> None:
+    copy_outputs(finished.folder, project)
+    before = torch.get_num_threads()
+    try:
+        run_stage("embed", head_params(weights, compute__threads=threads))
+    finally:
+        torch.set_num_threads(before)
+    assert digests(project, "data") == digests(finished.folder, "data")
+
+
+def test_a_table_that_is_read_from_the_disk_gives_the_same_bits(finished: Run, project: Path, weights: Path) -> None:
+    copy_outputs(finished.folder, project)
+    before = digests(project, "models/pretrain", "models/meta1")
+    for stage in ("pretrain", "meta1"):
+        run_stage(stage, head_params(weights, run__max_features_gib=0.0))
+    assert digests(project, "models/pretrain", "models/meta1") == before
+
+
+class _Killed(BaseException):
+    pass
+
+
+def test_embedding_goes_on_where_it_was_killed(
+    finished: Run, project: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_outputs(finished.folder, project)
+    whole = digests(project, "data", "records")
+    EMBEDDINGS.unlink()
+    monkeypatch.setattr(embed, "PIECE", 50)
+    done: list[int] = []
+
+    def counted(most: int) -> Any:
+        def features(module: nn.Module, images: Tensor) -> Tensor:
+            if sum(done) >= most:
+                raise _Killed
+            done.append(len(images))
+            return pre_logit_features(module, images)
+
+        return features
+
+    params = head_params(weights)
+    monkeypatch.setattr(networks, "pre_logit_features", counted(2 + 120))
+    with pytest.raises(_Killed):
+        run_stage("embed", params)
+    assert not EMBEDDINGS.exists()
+    done.clear()
+    monkeypatch.setattr(networks, "pre_logit_features", counted(10_000))
+    run_stage("embed", params)
+    assert sum(done) == 2 + len(read_dataset().labels) - 100  # two pieces were there; two images are tried
+    assert digests(project, "data", "records") == whole
+    assert not list(Path("checkpoints").glob("embed/*"))
+
+
+def test_for_whole_networks_the_stage_imports_no_torch(project: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from pipeline.params.load import load; from pipeline.stages import embed\n"
+        f"embed.run(load(Path({str(ROOT / 'params.yaml')!r}))); print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(PYTHONPATH=str(ROOT)),
+    )
+    assert done.stdout.strip() == "False"
+    first = digests(project, "data")
+    run_stage("embed", make_params(seed=3, train__lr=0.3))
+    assert digests(project, "data") == first
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__train": "head"}, "model.train is head, but the network starts from nothing; .*model.weights"),
+        ({"model__normalize": "pretrained"}, "model.normalize is pretrained, but the network starts from nothing"),
+    ],
+)
+def test_a_network_that_starts_from_nothing(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_params(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"train__crop_padding": 2}, "train.crop_padding is 2, expected 0"),
+        ({"train__horizontal_flip": True}, "train.horizontal_flip is true, expected false"),
+        ({"compute__compile": True}, "compute.compile is true, expected false"),
+    ],
+)
+def test_what_heads_do_not_have(changes: dict[str, Any], key: str, weights: Path) -> None:
+    with pytest.raises(UserError, match=key):
+        head_params(weights, **changes)
+
+
+def test_embeddings_of_another_network(finished: Run, project: Path, tmp_path: Path) -> None:
+    copy_outputs(finished.folder, project)
+    other = tmp_path / "other.safetensors"
+    save_file(create_model("preact_resnet_tiny", num_classes=3, in_chans=1, seed=6).state_dict(), other)
+    with pytest.raises(UserError, match=r"embeddings.h5: was made by .*; run `mlnt embed` again"):
+        run_stage("meta1", head_params(other))
+
+
+def test_embeddings_that_were_made_for_whole_networks(finished: Run, project: Path, weights: Path) -> None:
+    copy_outputs(finished.folder, project)
+    run_stage("embed", make_params())
+    with pytest.raises(UserError, match=r"was made by no network, for model.train: all"):
+        run_stage("pretrain", head_params(weights))
+
+
+def test_embeddings_of_other_images(finished: Run, project: Path, weights: Path) -> None:
+    copy_outputs(finished.folder, project)
+    params = head_params(weights, data__limit=150)
+    run_stage("download", params)
+    run_stage("noise", params)
+    with pytest.raises(UserError, match=r"embeddings.h5: was made from another dataset"):
+        run_stage("pretrain", params)
+
+
+@pytest.fixture
+def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import huggingface_hub.constants
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("train", ["all", "head"])
+def test_weights_that_cannot_be_had_are_missed_before_anything_else(train: str, project: Path) -> None:
+    params = make_params(model__name="resnet10t", model__pretrained=True, model__train=train)
+    with pytest.raises(
+        UserError, match=r"model.pretrained: .*model.safetensors of timm/resnet10t.c3_in1k.*model.weights"
+    ):
+        run_stage("look", params)
+    assert not list(project.iterdir())
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_network_without_trained_weights(project: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"model.pretrained: found true, but timm knows of no trained weights of preact"
+    ):
+        run_stage("look", make_params(model__pretrained=True))
+
+
+def test_a_network_with_another_head(project: Path, tmp_path: Path) -> None:
+    name, path = "deit_tiny_distilled_patch16_224", tmp_path / "weights.safetensors"
+    save_file(create_model(name, num_classes=3, in_chans=1, seed=0).state_dict(), path)
+    params = head_params(path, model__name=name)
+    run_stage("download", params)
+    with pytest.raises(UserError, match=r"model.name: deit.* has no head to train: its classifier is not one linear"):
+        run_stage("embed", params)
+
+
+def test_images_of_a_size_that_the_network_does_not_take(project: Path, tmp_path: Path) -> None:
+    name, path = "test_vit", tmp_path / "vit.safetensors"
+    save_file(create_model(name, num_classes=3, in_chans=1, seed=0).state_dict(), path)
+    params = head_params(path, model__name=name)
+    run_stage("download", params)
+    with pytest.raises(UserError, match=r"model.name: test_vit does not embed images of 8 × 8 .*data.resize"):
+        run_stage("embed", params)
+
+
+# The data configuration of a pretrained network
+
+
+def test_images_are_normalised_as_timm_says(project: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(create_model("resnet10t", num_classes=3, in_chans=1, seed=0).state_dict(), path)
+    params = make_params(model__name="resnet10t", model__weights=str(path), model__normalize="pretrained")
+    for stage in ("download", "noise"):
+        run_stage(stage, params)
+    with closing(Session.open(params)) as session:
+        # ImageNet's, of three channels, for grey images.
+        assert session.statistics.mean.flatten().tolist() == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
+        assert session.statistics.std.flatten().tolist() == pytest.approx([(0.229 + 0.224 + 0.225) / 3])
+        pixel = read_dataset().images[0, 0, 3, 3] / 255
+        found = session.images.batch(torch.tensor([0]))[0, 0, 3, 3].item()
+        assert found == pytest.approx((pixel - 0.449) / 0.226, abs=1e-5)
+
+
+def test_a_network_that_timm_does_not_know(project: Path, weights: Path) -> None:
+    params = make_params(model__weights=str(weights), model__normalize="pretrained")
+    for stage in ("download", "noise"):
+        run_stage(stage, params)
+    with pytest.raises(UserError, match=r"model.normalize: found pretrained, but timm knows of no trained weights"):
+        run_stage("pretrain", params)
