@@ -215,8 +215,7 @@ def _params(path: Path) -> Iterator[Finding]:
         )
     for key, name in (
         ("data.root", checked.data.root),
-        ("noise.human_file", checked.noise.human_file if checked.noise.kind == "human" else None),
-        ("noise.matrix_file", checked.noise.matrix_file if checked.noise.kind == "matrix" else None),
+        *checked.noise.files().items(),
         ("model.weights", checked.model.weights),
     ):
         if name is not None:

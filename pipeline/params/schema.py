@@ -90,6 +90,16 @@ class Noise(Section):
     human_labels: Literal["aggre_label", "random_label1", "random_label2", "random_label3", "worse_label"]
     validation: Literal["clean", "noisy"]
     validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+    corrections: str | None = Field(json_schema_extra={"neutral": None})
+
+    def files(self) -> dict[str, str]:
+        """The files that the labels come from, by the names of their parameters."""
+        wanted = {
+            "noise.matrix_file": self.matrix_file if self.kind == "matrix" else None,
+            "noise.human_file": self.human_file if self.kind == "human" else None,
+            "noise.corrections": self.corrections,
+        }
+        return {key: name for key, name in wanted.items() if name is not None}
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Noise:
@@ -218,6 +228,7 @@ class Evaluate(Section):
 
 class Report(Section):
     gallery: Count
+    review: Count = Field(json_schema_extra={"neutral": 10_000})
 
 
 class Run(Section):

@@ -67,8 +67,8 @@ def read_start(path: Path, most: int) -> bytes:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a message that names the path.
+def readable(path: Path, key: str = "data.root") -> Iterator[None]:
+    """Turn an OSError of the block into a message that names the parameter and the path.
 
     Raises:
         UserError: the file or folder does not exist or cannot be read.
@@ -76,9 +76,9 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"data.root: {path}: no such file") from None
+        raise UserError(f"{key}: {path}: no such file") from None
     except OSError as error:
-        raise UserError(f"data.root: {path}: not readable ({error})") from error
+        raise UserError(f"{key}: {path}: not readable ({error})") from error
 
 
 def file_type(path: Path) -> int:

@@ -97,5 +97,13 @@ def paper_column(source: str, kind: str, rate: float) -> dict[str, str]:
     }
 
 
+def decided(noise: Mapping[str, Any]) -> str:
+    """What people decided, by metrics/noise.json, such as "40 confirmed, 12 relabelled, 3 dropped"; empty without."""
+    counts = noise.get("corrections")
+    if counts is None:
+        return ""
+    return f"{counts['keep']} confirmed, {counts['relabel']} relabelled, {counts['drop']} dropped"
+
+
 def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"

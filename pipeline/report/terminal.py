@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import files
-from pipeline.report.rows import baseline_metrics, percent, rows
+from pipeline.report.rows import baseline_metrics, decided, percent, rows
 
 
 def show() -> None:
@@ -47,11 +47,14 @@ def show() -> None:
             console.print(title, markup=False, soft_wrap=True)
             for column, number in zip(columns, numbers, strict=True):
                 console.print(f" {column} {number}", soft_wrap=True)
+    if decisions := decided(files.read_json(files.METRICS / "noise.json")):
+        console.print(f"Labels that people decided about: {decisions}.", soft_wrap=True)
     console.print(
         "1, 2, 3: iterations. best: the epoch of the highest validation accuracy; last: the last epoch.\n"
         "*: the better of the two on validation, the mentor of the next iteration.\n"
         f"kept: training labels in the class loss{'; correct: share of them that is right' if known else ''}.\n"
-        f"{files.REPORT}: curves, noise matrices, and the labels that are probably wrong.",
+        f"{files.REPORT}: curves, noise matrices, and the labels that are probably wrong; {files.REVIEW}: decide about "
+        "them.",
         soft_wrap=True,
     )
 

@@ -20,7 +20,7 @@ from pipeline import files
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store import cards, models
-from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION
+from pipeline.store.dataset import DROPPED, SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.systems.registry import BASELINES, DEFAULT, FINAL
 from pipeline.training.plan import System
 from pipeline.training.session import Session
@@ -79,6 +79,7 @@ class LabelIssues:
         predicted: the model's labels.
         score: probability of the given label; low is suspicious.
         contradicted: which are of an image that has another label elsewhere in the data.
+        known: which people have confirmed or corrected; these are no issues.
         wrong: which given labels are wrong, or None where the true labels are unknown.
     """
 
@@ -87,15 +88,16 @@ class LabelIssues:
     predicted: NDArray[np.int64]
     score: NDArray[np.float32]
     contradicted: NDArray[np.bool_]
+    known: NDArray[np.bool_]
     wrong: NDArray[np.bool_] | None
 
     def listed(self, threshold: float) -> NDArray[np.bool_]:
         """Which labels are issues."""
-        return (self.score <= threshold) | self.contradicted
+        return ((self.score <= threshold) | self.contradicted) & ~self.known
 
     def order(self) -> NDArray[np.int64]:
-        """Most suspicious first: those of which one or the other is certainly wrong lead."""
-        return np.lexsort((self.score, ~self.contradicted))
+        """Most suspicious first: those of which one or the other is certainly wrong lead, those that are known end."""
+        return np.lexsort((self.score, ~self.contradicted, self.known))
 
     def metrics(self, threshold: float) -> dict[str, Any]:
         kept = ~self.listed(threshold)
@@ -127,7 +129,9 @@ class Evaluation:
         self.dataset = session.dataset
         self.labels = session.labels
         self.threshold = self.params.label_issue_threshold
-        self.also_labelled = other_labels(self.dataset.same_picture, self.labels.labels)
+        same = self.dataset.same_picture
+        same = None if same is None else np.where(self.labels.split == DROPPED, -1, same)
+        self.also_labelled = other_labels(same, self.labels.labels)
 
     def count(self, split: int) -> int:
         return len(self.labels.rows(split))
@@ -183,6 +187,7 @@ class Evaluation:
                 predicted=scores.predicted.numpy(),
                 score=scores.given.numpy(),
                 contradicted=np.isin(rows, list(self.also_labelled)),
+                known=self.labels.known[rows],
                 wrong=None if true is None else true[rows] != given,
             )
             for system, scores in zip(systems, self.session.label_scores(networks, "evaluate, train"), strict=True)

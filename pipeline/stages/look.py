@@ -26,13 +26,9 @@ def run(params: Params) -> str:
         from pipeline.training.pretrained import require_weights  # imports timm
 
         require_weights(params.model)
-    noise = params.noise
-    wanted = {
+    wanted: dict[str, dict[str, str | None]] = {
         "data": {"data.root": params.data.root if params.data.source != "digits" else None},
-        "noise": {
-            "noise.matrix_file": noise.matrix_file if noise.kind == "matrix" else None,
-            "noise.human_file": noise.human_file if noise.kind == "human" else None,
-        },
+        "noise": {**params.noise.files()},
         "weights": {"model.weights": params.model.weights},
     }
     counts = []

@@ -15,7 +15,7 @@ from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
-from pipeline.sources import human_labels
+from pipeline.sources import corrections, human_labels
 from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, write_labels
 from pipeline.store.record import Record
 from pipeline.systems.registry import sections
@@ -38,9 +38,12 @@ def run(params: Params) -> str:
         labels = np.where(split == TRAIN, labels, true_labels)
     known = dataset.labels_are_true or params.noise.kind != "none"
     result = Labels(labels, true_labels if known else None, split, intended, dataset.digest)
+    decided = params.noise.corrections
+    if decided is not None:
+        result = corrections.corrected(result, dataset, files.resolve(decided))
     digest = write_labels(result)
     own = values_of(params, sections("noise"))
-    given = {key: files.file_digest(path) for key, path in _files_of(params).items()}
+    given = {key: files.file_digest(files.resolve(name)) for key, name in params.noise.files().items()}
     Record.of("noise", own, [__name__], {"dataset": dataset.digest, **given}, {"labels": digest}).write()
 
     train = result.rows(TRAIN)
@@ -49,23 +52,18 @@ def run(params: Params) -> str:
         "validation_samples": len(result.rows(VALIDATION)),
         "validation_labels": _validation_labels(dataset, params),
     }
+    if decided is not None:
+        metrics["corrections"] = corrections.counts(result)
     rows: list[dict[str, Any]] = []
-    if known:
-        metrics["realised_rate"] = float((labels[train] != true_labels[train]).mean())
-        realised = matrices.realised_matrix(true_labels[train], labels[train], len(dataset.class_names))
+    if result.true_labels is not None:
+        true, found = result.true_labels[train], result.labels[train]
+        metrics["realised_rate"] = float((found != true).mean())
+        realised = matrices.realised_matrix(true, found, len(dataset.class_names))
         rows = _matrix_rows(dataset.class_names, intended, realised)
     files.write_json(METRICS, metrics)
     files.write_csv(MATRIX, rows)
     rate = f"realised rate {metrics['realised_rate']:.4f}" if known else "true labels unknown"
     return f"{params.noise.kind}: {len(train)} training samples, {rate}; {len(result.rows(VALIDATION))} for validation"
-
-
-def _files_of(params: Params) -> dict[str, Path]:
-    """The files that the noise comes from, by the names of their parameters."""
-    noise = params.noise
-    wanted = {"matrix": ("noise.matrix_file", noise.matrix_file), "human": ("noise.human_file", noise.human_file)}
-    key, name = wanted.get(noise.kind, ("", None))
-    return {} if name is None else {key: files.resolve(name)}
 
 
 def _split(dataset: Dataset, params: Params) -> NDArray[np.uint8]:

@@ -1,24 +1,21 @@
-"""Stage report: every metric, curve and doubtful image of a run → reports/index.html, one self-contained file."""
+"""Stage report: every metric, curve and doubtful image of a run → reports/index.html; reports/review.html to decide."""
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
-from PIL import Image
 
-from pipeline import files
+from pipeline import console, files
 from pipeline.params.schema import Params
-from pipeline.report import figures, rows
-from pipeline.store.dataset import TRAIN, Dataset, read_dataset, read_labels
+from pipeline.report import figures, pictures, review, rows
+from pipeline.store.dataset import TRAIN, Dataset, Labels, read_dataset, read_labels
 from pipeline.systems.registry import BASELINES, FINAL
-
-SMALLEST_PICTURE = 64
 
 
 def run(params: Params, baselines: bool = False) -> str:
@@ -41,36 +38,71 @@ def run(params: Params, baselines: bool = False) -> str:
     clothing = dataset.source == "clothing1m"
     paper = rows.paper_column(dataset.source, params.noise.kind, params.noise.rate) if known or clothing else {}
     final = metrics[FINAL.name]
-    page = (
-        _environment()
-        .get_template("page.html.jinja")
-        .render(
-            params=params.model_dump(mode="json", by_alias=True),
-            dataset=dataset,
-            shape=dataset.images.shape[1:],
-            noise=noise,
-            metrics=metrics,
-            rows=rows.rows({**metrics, **others}, paper),
-            known=known,
-            paper=f"paper, {'Clothing1M' if clothing else 'CIFAR-10'}" if paper else "",
-            percent=rows.percent,
-            curves=figures.progress_curves(
-                files.PLOTS, params.train.epochs, [each.stage for each in BASELINES if each.name in others]
-            ),
-            matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names)),
-            confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
-            histogram=figures.score_histogram(issues.scores, issues.wrong if known else None, threshold),
-            threshold=threshold,
-            num_issues=issues.listed,
-            num_contradicted=issues.contradicted,
-            num_train=len(labels.rows(TRAIN)),
-            gallery=[_card(dataset, row) for row in issues.first],
-            final=final,
-        )
+    templates = environment()
+    page = templates.get_template("page.html.jinja").render(
+        params=params.model_dump(mode="json", by_alias=True),
+        dataset=dataset,
+        shape=dataset.images.shape[1:],
+        noise=noise,
+        decided=rows.decided(noise),
+        metrics=metrics,
+        rows=rows.rows({**metrics, **others}, paper),
+        known=known,
+        paper=f"paper, {'Clothing1M' if clothing else 'CIFAR-10'}" if paper else "",
+        percent=rows.percent,
+        curves=figures.progress_curves(
+            files.PLOTS, params.train.epochs, [each.stage for each in BASELINES if each.name in others]
+        ),
+        matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names)),
+        confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
+        histogram=figures.score_histogram(issues.scores, issues.wrong if known else None, threshold),
+        threshold=threshold,
+        num_issues=issues.listed,
+        num_contradicted=issues.contradicted,
+        num_train=len(labels.rows(TRAIN)),
+        gallery=[_card(dataset, row) for row in issues.first],
+        final=final,
     )
     target = files.BASELINE_REPORT if baselines else files.REPORT
     files.write_text(target, page)
-    return f"report: open {target} in a browser; `mlnt show` prints its table"
+    decide = ""
+    if not baselines:
+        _write_review(params, templates, dataset, labels)
+        decide = f", {files.REVIEW} to decide about doubtful labels"
+    return f"report: open {target} in a browser{decide}; `mlnt show` prints its table"
+
+
+def _write_review(params: Params, templates: Environment, dataset: Dataset, labels: Labels) -> None:
+    most = params.report.review
+    doubtful = review.choose(files.csv_rows(files.LABEL_ISSUES), labels, most)
+    if doubtful.left_out:
+        console.warn(
+            f"report.review: {files.REVIEW} has the {most} most doubtful labels; {doubtful.left_out} more are in "
+            f"{files.LABEL_ISSUES} alone"
+        )
+    page = review.page(
+        templates,
+        dataset,
+        labels,
+        doubtful,
+        most=most,
+        neighbors=params.mlnt.neighbors,
+        threads=params.run.num_workers or 1,
+        originals=_originals(params),
+    )
+    files.write_text(files.REVIEW, page)
+
+
+def _originals(params: Params) -> str | None:
+    """Where the files of a folder or a list lie, seen from the report; an archive's are elsewhere."""
+    if params.data.source not in ("imagefolder", "clothing1m") or params.data.root is None:
+        return None
+    place = Path(params.data.root)
+    if place.suffix.lower() == ".csv":
+        place = place.parent
+    if not files.resolve(str(place)).is_dir():
+        return None
+    return f"{place.expanduser().as_uri() if place.expanduser().is_absolute() else f'../{quote(place.as_posix())}'}/"
 
 
 @dataclass
@@ -98,13 +130,13 @@ def _issues(gallery: int) -> Issues:
         issues.scores.append(float(row["label_score"]))
         issues.wrong.append(row.get("true_label") != row["given_label"])
         issues.listed += row["is_label_issue"] == "True"
-        issues.contradicted += bool(row.get("also_labelled"))
+        issues.contradicted += row["is_label_issue"] == "True" and bool(row.get("also_labelled"))
         if len(issues.first) < gallery:
             issues.first.append(row)
     return issues
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """The templates; everything is escaped, since class and file names may hold HTML."""
     return Environment(
         loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -135,14 +167,4 @@ def _confusion(class_names: list[str], mentor: str) -> str:
 
 def _card(dataset: Dataset, row: dict[str, str]) -> dict[str, Any]:
     """One picture of the gallery."""
-    return {**row, "image": _data_uri(dataset.images[int(row["index"])])}
-
-
-def _data_uri(image: NDArray[np.uint8]) -> str:
-    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    if (scale := SMALLEST_PICTURE // max(picture.size)) > 1:
-        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return {**row, "image": pictures.data_uri(dataset.images[int(row["index"])])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
+import torch
 from torch import Tensor
 
 from mlnt.method import mentor
@@ -72,7 +73,8 @@ def _filter(session: Session, network: Network | None) -> Tensor | None:
     train = session.split(TRAIN)
     (logits,) = session.logits([network], TRAIN, "filter")
     tau = session.params.filter.tau
-    kept = mentor.filter_samples(logits.softmax(dim=1), train.labels, tau)
+    known = torch.from_numpy(session.labels.known)[train.indices]  # to people, whatever the mentor thinks of them
+    kept = mentor.filter_samples(logits.softmax(dim=1), train.labels, tau) | known
     share = float(kept.double().mean())
     if not kept.any():
         raise UserError(f"filter.tau: {tau} keeps none of {len(kept)} training samples; lower it")

@@ -20,6 +20,10 @@ from pipeline.store import hdf5
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = ("train", "validation", "test")
+DROPPED = 3
+"""In the place of a split: a sample that people took out."""
+DECISIONS = ("", "keep", "relabel", "drop")
+"""What people decide about a label; nothing, before they do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +109,11 @@ class Labels:
     Attributes:
         labels: given (noisy) labels [N].
         true_labels: true labels [N], or None where they are unknown.
-        split: as in the dataset, with the validation split taken off.
+        split: as in the dataset, with the validation split taken off, and DROPPED for what people took out.
         intended_matrix: the noise asked for [C, C], or None for human labels and own data.
         dataset_digest: digest of the data set that they belong to.
+        decisions: what people decided about each label [N], a position in DECISIONS; None without `noise.corrections`.
+        reviewed: the labels that they decided about [N], None likewise.
     """
 
     labels: NDArray[np.int64]
@@ -115,7 +121,16 @@ class Labels:
     split: NDArray[np.uint8]
     intended_matrix: NDArray[np.float64] | None
     dataset_digest: str
+    decisions: NDArray[np.uint8] | None = None
+    reviewed: NDArray[np.int64] | None = None
     digest: str = ""
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Whose labels people have confirmed or corrected [N]."""
+        if self.decisions is None:
+            return np.zeros(len(self.labels), dtype=bool)
+        return np.isin(self.decisions, [DECISIONS.index("keep"), DECISIONS.index("relabel")])
 
     def rows(self, split: int) -> NDArray[np.int64]:
         """The samples of a split, in sample order."""
@@ -202,9 +217,13 @@ def _image_files(
     return ImageFiles(names, file["file_sizes"][:], file["picture_digests"][:], decoder, sums)
 
 
+OPTIONAL = ("true_labels", "intended_matrix", "decisions", "reviewed")
+"""Arrays of data/labels.h5 that are there where they are known."""
+
+
 def write_labels(labels: Labels) -> str:
     """Write data/labels.h5; returns its digest."""
-    optional = {"true_labels": labels.true_labels, "intended_matrix": labels.intended_matrix}
+    optional = {name: getattr(labels, name) for name in OPTIONAL}
     arrays: dict[str, NDArray[Any]] = {"labels": labels.labels, "split": labels.split}
     arrays |= {name: array for name, array in optional.items() if array is not None}
     about: dict[str, Any] = {"dataset_digest": labels.dataset_digest}
@@ -224,10 +243,8 @@ def read_labels(dataset: Dataset) -> Labels:
         hdf5.check_origin(file, files.LABELS, "dataset", dataset.digest, "inject-noise")
         return Labels(
             labels=file["labels"][:],
-            true_labels=file["true_labels"][:] if "true_labels" in file else None,
             split=file["split"][:],
-            intended_matrix=file["intended_matrix"][:] if "intended_matrix" in file else None,
-            **hdf5.about(file),
+            **hdf5.about(file) | {name: file[name][:] if name in file else None for name in OPTIONAL},
         )
 
 

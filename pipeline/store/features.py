@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline import files
 from pipeline.store import hdf5
 from pipeline.store.dataset import Labels
-from pipeline.store.rows import RowFile, write_rows
+from pipeline.store.rows import RowFile, nearest_rows, write_rows
 
 
 def identity(network_digest: str, dtype: str) -> str:
@@ -46,3 +46,20 @@ class FeatureFile(RowFile):
             hdf5.check_origin(file, files.FEATURES, "labels", labels.digest, "extract-features")
             hdf5.check_origin(file, files.FEATURES, "network", network_digest, "extract-features")
         super().__init__(files.FEATURES, "features", samples)
+
+
+def nearest(labels: Labels, rows: NDArray[np.int64], among: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The samples nearest to each of `rows` by their features; where a head was trained, by its embeddings.
+
+    Args, result: as `nearest_rows`.
+
+    Raises:
+        UserError: the file is missing, damaged, or made from other labels or another data set.
+    """
+    with hdf5.opened(files.FEATURES, "extract-features") as file:
+        hdf5.check_origin(file, files.FEATURES, "labels", labels.digest, "extract-features")
+        if "features" in file:
+            return nearest_rows(file["features"], rows, among, count)
+    with hdf5.opened(files.EMBEDDINGS, "embed") as file:
+        hdf5.check_origin(file, files.EMBEDDINGS, "dataset", labels.dataset_digest, "embed")
+        return nearest_rows(file["embeddings"], rows, among, count)

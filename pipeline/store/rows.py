@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.store import hdf5
+
+if TYPE_CHECKING:  # the report does without torch
+    from torch import Tensor
 
 CHUNK_BYTES = 16 << 10
 """Size of the chunks, each with a checksum and read as a whole. Small chunks make random rows cheap; large ones make it
@@ -96,6 +98,8 @@ class RowFile:
         Raises:
             UserError: the file is damaged.
         """
+        import torch
+
         with hdf5.reading(self._path):
             # One by one: for rows apart from each other h5py takes ten times as long over a list of them.
             return torch.from_numpy(np.stack([self._table[row] for row in self.samples[positions.numpy()]]))
@@ -106,6 +110,8 @@ class RowFile:
         Raises:
             UserError: the file is damaged.
         """
+        import torch
+
         found = np.empty((len(self.samples), self._table.shape[1]), self._table.dtype)
         with hdf5.reading(self._path):
             for start in range(0, len(self._table), ROWS_AT_A_TIME):
@@ -113,3 +119,42 @@ class RowFile:
                 first, last = np.searchsorted(self.samples, (start, start + len(piece)))
                 found[first:last] = piece[self.samples[first:last] - start]
         return torch.from_numpy(found)
+
+
+def nearest_rows(
+    table: h5py.Dataset, rows: NDArray[np.int64], among: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """The rows of a table that are nearest to each of `rows`, by Euclidean distance, the nearest first.
+
+    Args:
+        among: the rows that may be neighbours, in order; none is its own.
+
+    Returns:
+        Numbers of rows [n, count]; −1 where there are fewer.
+    """
+    from sklearn.neighbors import NearestNeighbors  # here: it is slow to import
+
+    queries = np.empty((len(rows), table.shape[1]), np.float32)
+    for at, block in _blocks(table):
+        inside = (rows >= at) & (rows < at + len(block))
+        queries[inside] = block[rows[inside] - at]
+    distance: NDArray[np.float64] = np.empty((len(rows), 0))
+    found: NDArray[np.int64] = np.empty((len(rows), 0), np.int64)
+    for at, block in _blocks(table) if len(rows) else ():
+        there = among[(among >= at) & (among < at + len(block))]
+        if not len(there):
+            continue
+        search = NearestNeighbors(n_neighbors=min(count + 1, len(there)), algorithm="brute").fit(block[there - at])
+        distances, positions = search.kneighbors(queries)
+        distance, found = np.hstack([distance, distances]), np.hstack([found, there[positions]])
+        distance[found == rows[:, None]] = np.inf
+        best = np.lexsort((found, distance))[:, : count + 1]
+        distance, found = np.take_along_axis(distance, best, 1), np.take_along_axis(found, best, 1)
+    found = np.where(np.isfinite(distance), found, -1)[:, :count]
+    return np.pad(found, ((0, 0), (0, count - found.shape[1])), constant_values=-1)
+
+
+def _blocks(table: h5py.Dataset) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The first row of each part of the table, and its rows."""
+    for start in range(0, len(table), ROWS_AT_A_TIME):
+        yield start, table[start : start + ROWS_AT_A_TIME].astype(np.float32)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from projects import TINY, copy_project, digests, dvc, edit_params, git, write_picture
+from projects import STAGES, TINY, copy_project, digests, dvc, edit_params, git, write_picture
 from test_dvc import ran
 
 CLASSES = ("cat", "dog", "owl")
@@ -70,14 +72,34 @@ def test_a_moved_project_runs_nothing_and_a_change_of_a_file_what_depends_on_it(
 
 
 def test_relative_paths_mean_the_project_in_every_kind_of_experiment(project: Path) -> None:
-    for arguments in (["--temp"], ["--queue"]):
-        done = dvc(project, "exp", "run", *arguments, "--name", arguments[0][2:], "-S", "mlnt.M=1")
+    """Among them decisions about labels, which run the noise and what follows."""
+    decisions = project / "own/decisions.csv"
+    header = "path,given_label,decision,label\n"
+    decisions.write_text(header + "images/0.png,cat,relabel,owl\nimages/1.png,dog,drop,\n", encoding="utf-8")
+    for how, change in (("temp", "noise.corrections=own/decisions.csv"), ("queue", "mlnt.M=1")):
+        done = dvc(project, "exp", "run", f"--{how}", "--name", how, "-S", change)
         assert done.returncode == 0, done.stderr
+        assert how == "queue" or sorted(ran(done)) == sorted(set(STAGES) - {"look", "download"})
     assert dvc(project, "exp", "run", "--run-all").returncode == 0
-    for name in ("temp", "queue"):
+    for name in ("queue", "temp"):
         done = dvc(project, "exp", "apply", name)
         assert done.returncode == 0, done.stderr
         assert ran(dvc(project, "repro")) == []
+    assert read_json(project / "metrics/noise.json")["corrections"] == {"keep": 0, "relabel": 1, "drop": 1}
+    # What git has is before, what is here after.
+    before = json.loads(git(project, "show", "HEAD:metrics/summary.json"))
+    after = read_json(project / "metrics/summary.json")
+    compared = json.loads(dvc(project, "metrics", "diff", "--all", "--json").stdout)["metrics/summary.json"]
+    found = compared["test_accuracy.mlnt_3"]
+    assert (found["old"], found["new"]) == (before["test_accuracy"]["mlnt_3"], after["test_accuracy"]["mlnt_3"])
+    decisions.touch()
+    assert ran(dvc(project, "repro", "noise")) == []
+    decisions.write_text(header + "images/0.png,cat,keep,\n", encoding="utf-8")
+    assert ran(dvc(project, "repro", "noise")) == ["noise"]
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_a_second_clone_on_the_same_cache_reads_its_own_pictures(project: Path, tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def test_params_yaml_is_valid_and_read_as_it_stands() -> None:
         ("mentor.lambda_ramp", "cosine"),
         ("evaluate.label_issue_threshold", 2),
         ("report.gallery", -1),
+        ("report.review", -1),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(key: str, value: object) -> None:

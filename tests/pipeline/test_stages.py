@@ -299,7 +299,7 @@ def check_self_contained(text: str) -> Page:
         for key, value in attributes.items():
             assert not key.startswith("on"), key
             if key in ("src", "href", "xlink:href", "srcset", "data"):
-                assert (value or "").startswith(("#", "data:image/png;base64,"))
+                assert (value or "").startswith(("#", "review.html", "data:image/png;base64,"))
     for address in re.findall(r"url\(\s*['\"]?([^)]*)", text):
         assert address.startswith(("#", "data:"))
     assert "@import" not in text
@@ -580,6 +580,7 @@ ALTERNATIVES: dict[str, Any] = {
     "noise.human_labels": "aggre_label",
     "noise.validation": "noisy",
     "noise.validation_fraction": 0.3,
+    "noise.corrections": "elsewhere.csv",
     "model.name": "preact_resnet32_narrow",
     "model.pretrained": True,
     "model.weights": None,
@@ -618,6 +619,7 @@ ALTERNATIVES: dict[str, Any] = {
     "teacher.gamma_start_length": "3 steps",
     "teacher.gamma_start_iterations": 0,
     "teacher.gamma": 0.9,
+    "mlnt.fast_weights": "classifier",
     "mlnt.order": "second",
     "mlnt.update": "joint",
     "mlnt.kl_reduction": "mean",
@@ -640,6 +642,7 @@ ALTERNATIVES: dict[str, Any] = {
     "cnn_crf.weight_epochs": 1,
     "evaluate.label_issue_threshold": 0.7,
     "report.gallery": 1,
+    "report.review": 1,
 }
 
 
