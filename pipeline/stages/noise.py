@@ -95,7 +95,7 @@ def _split(dataset: Dataset, params: Params) -> NDArray[np.uint8]:
 
 
 def _together(chosen: NDArray[np.bool_], groups: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Equal images all go where the first of them goes, or stay for training where a class would lose its last sample."""
+    """Equal images go where the first of them goes, or stay for training where a class would lose its last sample."""
     chosen, equal = chosen.copy(), np.flatnonzero(groups >= 0)
     _, first, group = np.unique(groups[equal], return_index=True, return_inverse=True)
     chosen[equal] = chosen[equal][first][group]
