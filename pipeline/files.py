@@ -42,6 +42,7 @@ RECORDS = Path("records")
 EXPERIMENTS = (".dvc", "tmp", "exps")
 
 GIB = 1 << 30
+MIB = 1 << 20
 
 
 def checkpoints() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from pipeline.files import MIB
 from pipeline.store import checkpoints
 from pipeline.systems.registry import code_now
 
@@ -16,4 +17,4 @@ def run(dry_run: bool) -> str:
         if not dry_run:
             shutil.rmtree(folder, ignore_errors=True)
     verb = "would be removed" if dry_run else "removed"
-    return f"prune: {len(folders)} checkpoints of other code {verb}, {size / (1 << 20):.1f} MiB"
+    return f"prune: {len(folders)} checkpoints of other code {verb}, {size / MIB:.1f} MiB"

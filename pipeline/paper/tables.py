@@ -103,7 +103,7 @@ def _figure7() -> Section | None:
 
 
 def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs], preset: str) -> Section:
-    notes = _notes(name, sweep, cells)
+    notes = _notes(name, sweep, cells, preset)
     if name == "figure3":
         progress = figures.progress(next(iter(cells.values())))
         return Section(name, sweep.title, f"Preset {preset}.", [], progress, notes)
@@ -166,7 +166,7 @@ def _lines(sweep: Sweep, cells: Mapping[str, Runs], row: Row) -> dict[str, list[
     return lines
 
 
-def _notes(name: str, sweep: Sweep, cells: Mapping[str, Runs]) -> list[str]:
+def _notes(name: str, sweep: Sweep, cells: Mapping[str, Runs], preset: str) -> list[str]:
     notes: list[str] = []
     for label, runs in cells.items():
         for seed, stages in runs.diverged.items():
@@ -186,7 +186,8 @@ def _notes(name: str, sweep: Sweep, cells: Mapping[str, Runs]) -> list[str]:
     if any(older.values()):
         each = "; ".join(f"{label}: {', '.join(map(str, seeds))}" for label, seeds in older.items() if seeds)
         notes.append(
-            f"† Made by other code than today's (seeds {each}); `mlnt sweep {name} --outdated` runs them again."
+            f"† Made by other code than today's (seeds {each}); `mlnt sweep {name} --preset {preset} --outdated` runs "
+            "them again."
         )
     return notes
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline import console, files, locks
 from pipeline.errors import RunError, UserError
-from pipeline.files import GIB
+from pipeline.files import GIB, MIB
 from pipeline.places.folder import is_inside, printable, readable
 
 _DAMAGED = (EOFError, RuntimeError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
@@ -113,8 +113,12 @@ _SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") 
 
 
 def _extract_tar(archive: Path, folder: Path, limit: int) -> None:
-    total = 0
-    with tarfile.open(archive) as opened:
+    total, size = 0, archive.stat().st_size
+    with (
+        archive.open("rb") as packed,
+        tarfile.open(fileobj=packed) as opened,
+        console.progress("unpacking", size // MIB, "MiB") as bar,
+    ):
         while (member := opened.next()) is not None:
             opened.members = []  # type: ignore[attr-defined]  # tarfile keeps all, and there may be a million
             if not member.isdir():
@@ -122,12 +126,13 @@ def _extract_tar(archive: Path, folder: Path, limit: int) -> None:
                 total += member.size
                 _check_size(archive, folder, total, member.size, limit)
                 opened.extract(member, folder, **_SAFELY)
+                bar.at(packed.tell() // MIB - 1)
         # tarfile takes a damaged header, and a file that was cut off between two members, for the end.
         stream: Any = opened.fileobj
         stream.seek(opened.offset)
         if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"no end mark after {opened.offset} bytes: it is cut off, or damaged there")
-        while stream.read(1 << 20):
+        while stream.read(MIB):
             pass  # a compressed file's checksum, which tarfile does not read, stands at its very end
 
 
@@ -141,7 +146,7 @@ def _extract_zip(archive: Path, folder: Path, limit: int) -> None:
         members = [member for member in opened.infolist() if not member.is_dir()]
         total = sum(member.file_size for member in members)
         _check_size(archive, folder, total, total, limit)
-        for member in members:
+        for member in console.counted(members, "unpacking", len(members), "file"):
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the writer knew no file types
             _check_member(archive, folder, member.filename, kind in (0, stat.S_IFREG))
             opened.extract(member, folder)

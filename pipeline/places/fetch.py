@@ -11,11 +11,10 @@ from pathlib import Path, PurePosixPath
 
 from pipeline import console
 from pipeline.errors import RunError, UserError
-from pipeline.files import GIB
+from pipeline.files import GIB, MIB
 
 TIMEOUT_S = 60
 SCHEMES = ("http", "https", "file")
-_CHUNK = 1 << 20
 
 
 def fetch(url: str, known_hash: str | None, folder: Path, limit: int, name: str | None = None) -> Path:
@@ -68,11 +67,11 @@ def _download(limit: int, url: str, output_file: str, _: object) -> None:
     console.say(f"fetching {url}")
     with _opened(url) as (size, chunks), Path(output_file).open("wb") as file:
         _check_size(url, size, limit)
-        with console.progress("fetching", size // _CHUNK, "MiB") as bar:
+        with console.progress("fetching", size // MIB, "MiB") as bar:
             for chunk in chunks:
                 _check_size(url, file.tell() + len(chunk), limit)
                 file.write(chunk)
-                bar.at(file.tell() // _CHUNK - 1)
+                bar.at(file.tell() // MIB - 1)
     Path(output_file).chmod(0o644)  # pooch makes a file for its owner alone
 
 
@@ -86,12 +85,12 @@ def _opened(url: str) -> Iterator[tuple[int, Iterable[bytes]]]:
         if not path.is_file():  # a pipe would never end
             raise UserError(f"data.url: {url} could not be fetched: no such file")
         with path.open("rb") as file:
-            yield path.stat().st_size, iter(lambda: file.read(_CHUNK), b"")
+            yield path.stat().st_size, iter(lambda: file.read(MIB), b"")
         return
     # Ask for no compression, so that Content-Length and the limit mean the size of the file.
     with requests.get(url, headers={"Accept-Encoding": "identity"}, stream=True, timeout=TIMEOUT_S) as answer:
         answer.raise_for_status()
-        yield int(answer.headers.get("Content-Length", 0)), answer.iter_content(_CHUNK)
+        yield int(answer.headers.get("Content-Length", 0)), answer.iter_content(MIB)
 
 
 def _check_size(url: str, size: int, limit: int) -> None:

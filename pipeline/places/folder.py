@@ -27,20 +27,22 @@ def contents(root: Path) -> tuple[list[str], list[str]]:
     """
     files: list[str] = []
     others: list[str] = []
-    left = [(root, frozenset[tuple[int, int]]())]
+    left = [(root, "", frozenset[tuple[int, int]]())]
     while left:
-        folder, above = left.pop()
+        folder, prefix, above = left.pop()
         with readable(folder):
             about = folder.stat()
             if (key := (about.st_dev, about.st_ino)) in above:  # a link to a folder that it lies in
                 continue
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    path = folder / entry.name
-                    if path.is_dir():  # unlike `entry`, False for a link to itself
-                        left.append((path, above | {key}))
+                    name = prefix + entry.name
+                    # An entry knows its type, but of a link to itself it raises, where a path says no.
+                    found = Path(entry.path) if entry.is_symlink() else entry
+                    if found.is_dir():
+                        left.append((folder / entry.name, f"{name}/", above | {key}))
                     else:
-                        (files if path.is_file() else others).append(path.relative_to(root).as_posix())
+                        (files if found.is_file() else others).append(name)
     return sorted(files), sorted(others)
 
 
@@ -67,7 +69,7 @@ def read_start(path: Path, most: int) -> bytes:
 
 
 @contextmanager
-def readable(path: Path, key: str = "data.root") -> Iterator[None]:
+def readable(path: Path | str, key: str = "data.root") -> Iterator[None]:
     """Turn an OSError of the block into a message that names the parameter and the path.
 
     Raises:

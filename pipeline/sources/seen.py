@@ -16,12 +16,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import files
+from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.places.folder import contents, file_type, printable, readable
 from pipeline.sources.image_list import rows
 
 THREADS = 8
+AT_ONCE = 4096
+"""Files that are read before their sums are remembered: a look that is stopped goes on from there."""
 
 
 class Seen(NamedTuple):
@@ -74,16 +76,23 @@ def check_folder(place: Path, expected: str | None) -> None:
 def _sums(root: Path, names: list[str]) -> list[Seen]:
     with closing(_Memory(root)) as memory:
         known = memory.read()
-        about = {}
-        for name in names:
-            with readable(root / name):
-                found = (root / name).stat()
-            about[name] = (found.st_size, found.st_mtime_ns)
+        about = {name: _size_and_time(os.path.join(root, name)) for name in names}  # noqa: PTH118 (of a million)
         new = [name for name in names if known.get(name, ("", ""))[:2] != about[name]]
-        with ThreadPoolExecutor(THREADS) as pool:
-            sums = dict(zip(new, pool.map(lambda name: _sha256(root / name), new), strict=True))
-        memory.write([(name, *about[name], sums[name]) for name in new])
+        sums: dict[str, str] = {}
+        with ThreadPoolExecutor(THREADS) as pool, console.progress("look", len(new), "file") as bar:
+            for at in range(0, len(new), AT_ONCE):
+                part = new[at : at + AT_ONCE]
+                found = dict(zip(part, pool.map(lambda name: _sha256(root / name), part), strict=True))
+                memory.write([(name, *about[name], found[name]) for name in part])
+                sums |= found
+                bar.at(len(sums) - 1)
     return [Seen(name, about[name][0], sums.get(name) or known[name][2]) for name in names]
+
+
+def _size_and_time(path: str) -> tuple[int, int]:
+    with readable(path):
+        found = os.stat(path)  # noqa: PTH116
+    return found.st_size, found.st_mtime_ns
 
 
 def _sha256(path: Path) -> str:

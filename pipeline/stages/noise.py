@@ -80,6 +80,8 @@ def _split(dataset: Dataset, params: Params) -> NDArray[np.uint8]:
     fraction = params.noise.validation_fraction
     generator = seeding.numpy_generator(params.seed, "validation split")
     chosen = matrices.validation_split(dataset.labels[train], fraction, generator)
+    if dataset.same_picture is not None:
+        chosen = _together(chosen, dataset.same_picture[train], dataset.labels[train])
     if not chosen.any():
         raise UserError(
             f"noise.validation_fraction: found {fraction:g}, but each class has one training sample alone, which stays "
@@ -88,6 +90,15 @@ def _split(dataset: Dataset, params: Params) -> NDArray[np.uint8]:
     split[train[chosen]] = VALIDATION
     _warn_of_another_share(dataset, train, chosen, fraction)
     return split
+
+
+def _together(chosen: NDArray[np.bool_], groups: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Equal images go where the first of them goes, or stay for training where a class would lose its last sample."""
+    chosen, equal = chosen.copy(), np.flatnonzero(groups >= 0)
+    _, first, group = np.unique(groups[equal], return_index=True, return_inverse=True)
+    chosen[equal] = chosen[equal][first][group]
+    back = np.isin(labels, np.setdiff1d(labels, labels[~chosen]))
+    return chosen & ~back & ~np.isin(groups, groups[back & (groups >= 0)])
 
 
 def _more_samples(dataset: Dataset, params: Params) -> str:
@@ -188,15 +199,23 @@ def _instance(
         return by_image.draw_projection(size, count, seeding.numpy_generator(params.seed, "projection", true))
 
     def noisy(part: int) -> matrices.Matrix:
-        rows = np.flatnonzero(split == part)
-        labels[rows], matrix = by_image.instance_labels(
-            lambda chosen: dataset.images[rows[chosen]],
-            dataset.labels[rows],
-            params.noise.rate,
-            count,
-            projection,
-            seeding.numpy_generator(params.seed, "noise", part),
-        )
+        rows, done = np.flatnonzero(split == part), 0
+
+        def images(chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
+            nonlocal done
+            done += len(chosen)
+            bar.at(done - 1)
+            return dataset.images[rows[chosen]]
+
+        with console.progress("noise", len(rows)) as bar:
+            labels[rows], matrix = by_image.instance_labels(
+                images,
+                dataset.labels[rows],
+                params.noise.rate,
+                count,
+                projection,
+                seeding.numpy_generator(params.seed, "noise", part),
+            )
         return matrix
 
     labels = dataset.labels.copy()

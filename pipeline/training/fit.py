@@ -172,7 +172,10 @@ class Clock:
 @contextmanager
 def measured(stage: str, device: torch.device) -> Iterator[Clock]:
     """Write timings/<stage>.json when the block ends well. Failing to write it is only a warning: the stage's
-    results are complete without it."""
+    results are complete without it.
+
+    The peak of memory is that of the process: with reading the data, and where the time was estimated, with its steps.
+    """
     clock = Clock()
     start = time.perf_counter()
     yield clock

@@ -16,18 +16,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from projects import digests, make_params, write_picture
 
 from pipeline import console
 from pipeline.errors import RunError, UserError
-from pipeline.files import GIB
+from pipeline.files import GIB, MIB
 from pipeline.places.archive import unpack
 from pipeline.stages import download
 from pipeline.store.dataset import read_dataset
 
-MIB = 1 << 20
 GOOD = ("train/cat/1.png", "train/dog/1.png")
 SUFFIXES = (".zip", ".tar.gz")
 
@@ -364,3 +364,21 @@ def test_an_archive_that_ends_in_a_zip_archive_is_what_it_begins_as(tmp_path: Pa
 def test_a_file_that_is_no_archive_is_refused(content: bytes, project: Path) -> None:
     (project / "photos.zip").write_bytes(content)
     refused(project / "photos.zip", "data.root", "expected a folder, a tar or zip archive")
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.xz", ".zip"])
+def test_unpacking_says_how_far_it_is(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"a{suffix}"
+    generator = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for name in "abcde":
+        (tmp_path / "images" / name).write_bytes(generator.bytes(2 * MIB))
+    shutil.make_archive(
+        str(tmp_path / "a"), {".tar": "tar", ".tar.xz": "xztar", ".zip": "zip"}[suffix], tmp_path / "images"
+    )
+    said: list[str] = []
+    now = iter(range(0, 10000, 70))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(console, "say", said.append)
+    unpack(path, tmp_path / "raw", GIB)
+    assert any(line.startswith("unpacking: ") and line.endswith(" left") for line in said)

@@ -311,6 +311,22 @@ def test_rounding_that_takes_another_share_is_said(project: Path, capsys: pytest
     assert "10 of 30 training samples are taken for validation; 0.2 would be 6.0: of each" in capsys.readouterr().err
 
 
+def test_equal_images_are_taken_for_validation_together_or_not_at_all(project: Path) -> None:
+    for label, numbers in (("a", [*range(8)] * 2), ("b", [*range(4, 20)]), ("c", [99] * 5)):
+        for i, number in enumerate(numbers):
+            write_picture(project / "images" / label / f"{i}.png", number)
+    download.run(make_params(**WHOLE, data__source="imagefolder", data__root="images"))
+    dataset = read_dataset()
+    assert dataset.same_picture is not None
+    for seed in range(5):
+        labels, _ = inject(dataset, kind="none", validation_fraction=0.4, seed=seed)
+        for group in range(dataset.same_picture.max() + 1):
+            assert len(set(labels.split[dataset.same_picture == group])) == 1
+        train, validation = (dataset.labels[labels.rows(part)] for part in (TRAIN, VALIDATION))
+        assert set(train) == {0, 1, 2}
+        assert set(validation) == {0, 1}  # those of class c are all equal
+
+
 @pytest.mark.parametrize("limit", [None, 5])
 def test_single_images_leave_nothing_for_validation(limit: int | None, project: Path) -> None:
     images(project, *map(str, range(5)), each=1)

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.files import GIB
 from pipeline.images.decode import ImageOptions
 from pipeline.places.archive import unpack
-from pipeline.sources import clothing1m, digits, imagefolder
+from pipeline.sources import clothing1m, digits, imagefolder, seen
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.listing import FileOptions
 from pipeline.stages import download
@@ -668,3 +668,30 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").chmod(0)
     refused(tmp_path, "train/cat", "not readable")
     (tmp_path / "train" / "cat").chmod(0o755)
+
+
+def test_a_look_that_was_stopped_does_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(seen, "AT_ONCE", 2)
+    folder = tmp_path / "images"
+    for i in range(5):
+        write_picture(folder / f"{i}.png", i)
+    expected = seen.look(folder)
+    shutil.rmtree(tmp_path / "cache")
+    stopped = True
+    read: list[str] = []
+
+    def digest(path: Path) -> str:
+        if stopped and path.name == "2.png":
+            raise KeyboardInterrupt
+        read.append(path.name)
+        return file_digest(path)
+
+    file_digest = files.file_digest
+    monkeypatch.setattr(files, "file_digest", digest)
+    with pytest.raises(KeyboardInterrupt):
+        seen.look(folder)
+    read.clear()
+    stopped = False
+    assert seen.look(folder) == expected
+    assert sorted(read) == ["2.png", "3.png", "4.png"]
