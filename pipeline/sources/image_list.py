@@ -38,21 +38,21 @@ def paths(path: Path) -> list[str]:
     Raises:
         UserError: as `rows`.
     """
-    return [_existing(path, line, row) for line, row in _rows(path, ("path",))]
+    return [_existing(path, line, row) for line, row in _rows(path, ("path",), ())]
 
 
-def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     if file_type(path) not in (0, stat.S_IFREG):
         raise UserError(
             f"data.root: {path}: ends in .csv and is no file; expected a table with the columns path,label, or a "
             "folder of another name"
         )
-    for line, row in delimited.rows(path, "data.root", needed, ("split",)):
+    for line, row in delimited.rows(path, "data.root", needed, optional):
         yield line, {column: field.strip() for column, field in row.items()}
 
 
 def _samples(path: Path) -> Iterator[Sample]:
-    for line, row in _rows(path, ("path", "label")):
+    for line, row in _rows(path, ("path", "label"), ("split",)):
         split = row.get("split", "train")
         if split not in SPLIT_NAMES or not row["label"]:
             raise UserError(

@@ -86,7 +86,7 @@ def downstream(stages: set[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"seed": 1}, set(STAGES) - {"look", "download"}),
+        ({"seed": 1}, set(STAGES) - {"look", "download", "embed"}),
         ({"mlnt.M": 3}, META | END),
         ({"filter.tau": 0.06}, META - {"meta1"} | CONTROL | END),
         ({"evaluate.label_issue_threshold": 0.5}, END),

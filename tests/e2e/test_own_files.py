@@ -57,7 +57,8 @@ def test_a_moved_project_runs_nothing_and_a_change_of_a_file_what_depends_on_it(
     (project / "own/images/3.png").touch()
     assert ran(dvc(project, "repro", "meta1")) == []
     write_list(project / "own", {4: "owl"})  # one label
-    assert ran(dvc(project, "repro", "meta1")) == ["download", "noise", "embed", "pretrain", "features", "meta1"]
+    after_a_label = {"download", "noise", "embed", "pretrain", "features", "meta1"}
+    assert set(ran(dvc(project, "repro", "meta1"))) == after_a_label
     picture = project / "own/images/5.png"  # of the test part: no sum over the training images tells
     size = picture.stat().st_size
     for number in range(100, 400):
@@ -79,7 +80,7 @@ def test_relative_paths_mean_the_project_in_every_kind_of_experiment(project: Pa
     for how, change in (("temp", "noise.corrections=own/decisions.csv"), ("queue", "mlnt.M=1")):
         done = dvc(project, "exp", "run", f"--{how}", "--name", how, "-S", change)
         assert done.returncode == 0, done.stderr
-        assert how == "queue" or sorted(ran(done)) == sorted(set(STAGES) - {"look", "download"})
+        assert how == "queue" or sorted(ran(done)) == sorted(set(STAGES) - {"look", "download", "embed"})
     assert dvc(project, "exp", "run", "--run-all").returncode == 0
     for name in ("queue", "temp"):
         done = dvc(project, "exp", "apply", name)

@@ -190,7 +190,7 @@ def test_more_images_than_a_batch(model: Path) -> None:
         (["a.png", "--model", "f"], "f: no model.json in it"),
         (["a.png", "nosuch.png", "--model", "model"], "nosuch.png: no such file or folder"),
         (["empty", "--model", "model"], "empty: no images in it"),
-        (["wrong.csv", "--model", "model"], "wrong.csv: expected a column path, found file"),
+        (["wrong.csv", "--model", "model"], "wrong.csv: expected the columns path, found file"),
         (["gone.csv", "--model", "model"], "gone.csv, line 3: no such file: b.png"),
         (["f/broken.png", "--model", "model"], "none of 1 images could be read: f/broken.png"),
         (["list.csv", "--model", "model", "--out", "list.csv"], "--out: list.csv is one of the files to predict"),
