@@ -58,6 +58,7 @@ def make_page(args: argparse.Namespace) -> float:
             "is_label_issue": "True",
             "label_score": f"{i / count:.6f}",
             "predicted_label": classes[(labels.labels[row] + 1) % len(classes)],
+            "predicted_score": f"{1 - i / count:.6f}",
         }
         for i, row in enumerate(labels.rows(TRAIN))
     )

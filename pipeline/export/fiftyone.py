@@ -32,8 +32,7 @@ def _key(sample: Sample) -> str:
 
 
 def _label(sample: Sample, classes: list[str]) -> Any:
-    attributes = {key: value for key, value in sample.judged.items() if value is not None}
-    return {"label": classes.index(sample.label), "attributes": attributes}
+    return {"label": classes.index(sample.label), "attributes": sample.judged}
 
 
 def _write(path: Path, content: Any) -> None:

@@ -32,7 +32,7 @@ def write(export: LabelExport) -> str:
     pictures = Pictures(export)
     storage = pictures.folder or export.place / WRITTEN
     model = f"{FINAL.stage} {files.file_digest(best_weights(export.params, export.labels, FINAL.stage))[:12]}"
-    ordered = sorted(export.samples, key=lambda each: (not each.is_issue, each.doubt.score if each.doubt else 1.0))
+    ordered = sorted(export.samples, key=lambda each: (not each.is_issue, each.doubt.score))
     tasks = [_task(each, _url(export.place / pictures.path(each), storage), model) for each in ordered]
     files.write_text(export.folder / "tasks.json", json.dumps(tasks, indent=1, ensure_ascii=False) + "\n")
     files.write_text(export.folder / "config.xml", _interface(export.dataset.class_names))
@@ -44,12 +44,12 @@ def write(export: LabelExport) -> str:
 
 
 def _task(sample: Sample, url: str, model: str) -> dict[str, Any]:
-    data = {"image": url, "name": sample.name, "split": sample.split, **sample.judged}
-    task: dict[str, Any] = {"data": {key: value for key, value in data.items() if value is not None}}
+    task: dict[str, Any] = {
+        "data": {"image": url, "name": sample.name, "split": sample.split, **sample.judged},
+        "predictions": [{"model_version": model, "result": _chosen(sample.doubt.predicted)}],
+    }
     if not sample.is_issue or sample.label != sample.given:
         task["annotations"] = [{"result": _chosen(sample.label)}]
-    if sample.doubt is not None:
-        task["predictions"] = [{"model_version": model, "result": _chosen(sample.doubt.predicted)}]
     return task
 
 

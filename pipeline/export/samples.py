@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
-from pipeline.store.dataset import SPLITS, Dataset, Labels
+from pipeline.store.dataset import DROPPED, SPLITS, Dataset, Labels
 
 Policy = Literal["review", "drop", "relabel"]
 
@@ -37,7 +39,6 @@ class Sample(NamedTuple):
         row: of the data set.
         given: its label in data/labels.h5.
         label: after the policy.
-        doubt: None for one that the model has not been asked about.
     """
 
     row: int
@@ -45,25 +46,23 @@ class Sample(NamedTuple):
     split: str
     given: str
     label: str
-    doubt: Doubt | None
+    doubt: Doubt
 
     @property
     def is_issue(self) -> bool:
-        return self.doubt is not None and self.doubt.is_issue
+        return self.doubt.is_issue
 
     @property
     def judged(self) -> dict[str, Any]:
         """What a person needs to decide: of one kind each in all samples, since some readers guess kinds from them.
 
-        The suggestion is the model's label where it doubts the given one, and the given one elsewhere. The score is
-        None where nobody has asked the model.
+        The suggestion is the model's label where it doubts the given one, and the given one elsewhere.
         """
-        doubted = self.doubt is not None and self.doubt.is_issue
         return {
-            "is_label_issue": doubted,
-            "label_score": None if self.doubt is None else self.doubt.score,
+            "is_label_issue": self.is_issue,
+            "label_score": self.doubt.score,
             "given_label": self.given,
-            "suggested_label": self.doubt.predicted if self.doubt is not None and doubted else self.given,
+            "suggested_label": self.doubt.predicted if self.is_issue else self.given,
         }
 
 
@@ -95,7 +94,7 @@ class LabelExport:
 
 
 def samples(dataset: Dataset, labels: Labels, policy: Policy, changed_only: bool) -> list[Sample]:
-    """All samples, in the order of the data set.
+    """All samples but those that people dropped, in the order of the data set.
 
     Args:
         policy: what becomes of the doubtful ones: `review` leaves their labels, `drop` leaves them out, `relabel` gives
@@ -122,11 +121,12 @@ def samples(dataset: Dataset, labels: Labels, policy: Policy, changed_only: bool
 
 
 def _after(dataset: Dataset, labels: Labels, doubts: dict[int, Doubt], policy: Policy) -> Iterator[Sample]:
-    for row, name in enumerate(dataset.names):
+    for row in np.flatnonzero(labels.split != DROPPED).tolist():
         given, doubt = dataset.class_names[labels.labels[row]], doubts.get(row)
-        relabelled = policy == "relabel" and doubt is not None and doubt.is_issue
-        label = doubt.predicted if relabelled and doubt is not None else given
-        yield Sample(row, name, SPLITS[labels.split[row]], given, label, doubt)
+        if doubt is None:
+            raise UserError(f"{files.LABEL_ISSUES}: lacks sample {row}, {dataset.names[row]}; run `dvc repro`")
+        label = doubt.predicted if policy == "relabel" and doubt.is_issue else given
+        yield Sample(row, dataset.names[row], SPLITS[labels.split[row]], given, label, doubt)
 
 
 def _doubts(dataset: Dataset, labels: Labels) -> dict[int, Doubt]:

@@ -148,8 +148,8 @@ function showCard() {
   $("title").textContent = item.path;
   const seen = "suggested" in item, agrees = seen && item.suggested === item.given;
   fact("given", classes[item.given]);
-  fact("suggested", seen ? (agrees ? "the given label" : classes[item.suggested]) : "");
-  fact("score", typeof item.score !== "number" ? "" : item.score < 0.0005 ? "< 0.1 %" : `${(100 * item.score).toFixed(1)} %`);
+  fact("suggested", seen ? (agrees ? "the given label" : `${classes[item.suggested]}, ${percent(item.sure)}`) : "");
+  fact("score", typeof item.score === "number" ? percent(item.score) : "");
   fact("also", item.also);
   fact("split", item.split === "train" ? "" : item.split);
   fact("decision", said(item.decision).replace("→", "relabelled"));
@@ -165,6 +165,10 @@ function showCard() {
     ? `All of ${nearest} have the given label.`
     : `${item.agree ? others : "All"} of ${nearest} ${others === 1 ? "has" : "have"} ${other}.`;
   $("neighbors").replaceChildren(...item.against.map(neighbor));
+}
+
+function percent(probability) {
+  return probability < 0.0005 ? "< 0.1 %" : `${(100 * probability).toFixed(1)} %`;
 }
 
 function fact(name, text) {

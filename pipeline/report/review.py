@@ -140,6 +140,7 @@ def _seen_by_model(entry: Mapping[str, str] | None, class_names: list[str]) -> d
     return {
         "score": float(entry["label_score"]),
         "suggested": class_names.index(entry["predicted_label"]),
+        "sure": float(entry["predicted_score"]),
         "also": entry.get("also_labelled", ""),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,9 @@ def _default(evaluation: Evaluation) -> str:
     files.write_csv(files.CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
     files.write_csv(CONFUSION, evaluation.final_predictions())
     files.write_csv(ESTIMATED, evaluation.estimated_matrix(final))
-    files.write_csv(files.LABEL_ISSUES, evaluation.issue_rows(final))
-    doubted = int(final.listed(evaluation.threshold).sum())
-    return f"evaluate: {len(DEFAULT)} systems; {doubted} of {len(final.score)} training labels are probably wrong"
+    every = evaluation.with_held_out({FINAL: final})[FINAL]
+    files.write_csv(files.LABEL_ISSUES, evaluation.issue_rows(every))
+    return f"evaluate: {len(DEFAULT)} systems; probably wrong are {evaluation.doubted(every)} labels"
 
 
 def _baselines(evaluation: Evaluation) -> str:
@@ -64,20 +64,22 @@ def _baselines(evaluation: Evaluation) -> str:
     # With the digest of their labels: the baselines may be older than the default run.
     files.write_json(files.BASELINE_EVALUATION, {"labels_digest": evaluation.labels.digest, **metrics})
     files.write_csv(files.BASELINE_CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
-    rows = ({"system": system.name, **row} for system, of in issues.items() for row in evaluation.issue_rows(of))
+    every = evaluation.with_held_out(issues)
+    rows = ({"system": system.name, **row} for system, of in every.items() for row in evaluation.issue_rows(of))
     files.write_csv(files.BASELINE_LABEL_ISSUES, rows)
     return f"evaluate: {len(trained)} baselines: {', '.join(system.title for system in trained)}"
 
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """A model's view of the training labels; in-sample, since it was trained on them.
+    """A model's view of given labels: in sample those of the training split, which it was trained on, held out others.
 
     Attributes:
         rows: rows of the data set.
         given: given labels.
         predicted: the model's labels.
         score: probability of the given label; low is suspicious.
+        highest: probability of the model's label.
         contradicted: which are of an image that has another label elsewhere in the data.
         known: which people have confirmed or corrected; these are no issues.
         wrong: which given labels are wrong, or None where the true labels are unknown.
@@ -87,9 +89,19 @@ class LabelIssues:
     given: NDArray[np.int64]
     predicted: NDArray[np.int64]
     score: NDArray[np.float32]
+    highest: NDArray[np.float32]
     contradicted: NDArray[np.bool_]
     known: NDArray[np.bool_]
     wrong: NDArray[np.bool_] | None
+
+    @classmethod
+    def joined(cls, parts: Sequence[LabelIssues]) -> LabelIssues:
+        """Those of several splits in one; either all of `parts` know which labels are wrong, or none does."""
+        joined: dict[str, Any] = {}
+        for name in (each.name for each in fields(cls)):
+            arrays = [getattr(part, name) for part in parts]
+            joined[name] = None if arrays[0] is None else np.concatenate(arrays)
+        return cls(**joined)
 
     def listed(self, threshold: float) -> NDArray[np.bool_]:
         """Which labels are issues."""
@@ -139,10 +151,11 @@ class Evaluation:
     def judge(
         self, systems: Sequence[System]
     ) -> tuple[dict[str, Any], dict[tuple[System, str, str], Confusion], dict[System, LabelIssues]]:
-        """The metrics of these systems by name, their confusion matrices on the test split, their label issues."""
+        """The metrics of these systems by name, their confusion matrices on the test split, their label issues in
+        the training split."""
         metrics: dict[str, Any] = {"samples": {name: self.count(i) for i, name in enumerate(SPLITS)}}
         confusions: dict[tuple[System, str, str], Confusion] = {}
-        issues = self.label_issues(systems)
+        issues = self.label_issues(systems, TRAIN)
         for system in systems:
             values, counts = self.accuracies(system)
             metrics[system.name] = {**values, "label_issues": issues[system].metrics(self.threshold)}
@@ -175,10 +188,12 @@ class Evaluation:
                 }
         return values, counts
 
-    def label_issues(self, systems: Sequence[System]) -> dict[System, LabelIssues]:
-        """The label issues that each system's best model on validation finds, from one reading of the images."""
+    def label_issues(self, systems: Sequence[System], split: int) -> dict[System, LabelIssues]:
+        """The label issues that each system's best model on validation finds in a split, from one reading of the
+        images."""
         networks = [self.session.best_network(system)[0] for system in systems]
-        rows, true = self.labels.rows(TRAIN), self.labels.true_labels
+        found = self.session.label_scores(networks, split, f"evaluate, {SPLITS[split]}")
+        rows, true = self.labels.rows(split), self.labels.true_labels
         given = self.labels.labels[rows]
         return {
             system: LabelIssues(
@@ -186,16 +201,35 @@ class Evaluation:
                 given=given,
                 predicted=scores.predicted.numpy(),
                 score=scores.given.numpy(),
+                highest=scores.highest.numpy(),
                 contradicted=np.isin(rows, list(self.also_labelled)),
                 known=self.labels.known[rows],
                 wrong=None if true is None else true[rows] != given,
             )
-            for system, scores in zip(systems, self.session.label_scores(networks, "evaluate, train"), strict=True)
+            for system, scores in zip(systems, found, strict=True)
         }
 
+    def with_held_out(self, training: dict[System, LabelIssues]) -> dict[System, LabelIssues]:
+        """The label issues of the training split joined by those of validation and test."""
+        held_out = [self.label_issues(list(training), split) for split in (VALIDATION, TEST) if self.count(split)]
+        return {
+            system: LabelIssues.joined([issues, *(of[system] for of in held_out)])
+            for system, issues in training.items()
+        }
+
+    def doubted(self, issues: LabelIssues) -> str:
+        """How many labels of each split are issues, for people."""
+        split, listed = self.labels.split[issues.rows], issues.listed(self.threshold)
+        words = [
+            f"{int(listed[split == i].sum())} of {self.count(i)} {name}"
+            for i, name in enumerate(("training", *SPLITS[1:]))
+            if self.count(i)
+        ]
+        return ", ".join(words)
+
     def issue_rows(self, issues: LabelIssues) -> Iterator[dict[str, Any]]:
-        """The table of label issues in cleanlab's columns, most suspicious first; a column more where equal images have
-        other labels."""
+        """The table of label issues in cleanlab's columns and some more, most suspicious first; a column more where
+        equal images have other labels."""
         names, classes, true = self.dataset.names, self.dataset.class_names, self.labels.true_labels
         listed = issues.listed(self.threshold)
         for i in issues.order():
@@ -203,10 +237,13 @@ class Evaluation:
             entry: dict[str, Any] = {
                 "index": row,
                 "name": names[row],
+                "split": SPLITS[self.labels.split[row]],
                 "is_label_issue": bool(listed[i]),
                 "label_score": float(issues.score[i]),
+                "score_kind": "in sample" if self.labels.split[row] == TRAIN else "held out",
                 "given_label": classes[issues.given[i]],
                 "predicted_label": classes[issues.predicted[i]],
+                "predicted_score": float(issues.highest[i]),
             }
             if true is not None:
                 entry["true_label"] = classes[true[row]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from pipeline import console, files
+from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.report import figures, pictures, review, rows
-from pipeline.store.dataset import TRAIN, Dataset, Labels, read_dataset, read_labels
+from pipeline.store.dataset import SPLITS, TRAIN, Dataset, Labels, read_dataset, read_labels
 from pipeline.systems.registry import BASELINES, FINAL
 
 
@@ -57,9 +59,8 @@ def run(params: Params, baselines: bool = False) -> str:
         confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
         histogram=figures.score_histogram(issues.scores, issues.wrong if known else None, threshold),
         threshold=threshold,
-        num_issues=issues.listed,
+        issues={name: (issues.listed[name], n) for name, n in metrics["samples"].items() if n},
         num_contradicted=issues.contradicted,
-        num_train=len(labels.rows(TRAIN)),
         gallery=[_card(dataset, row) for row in issues.first],
         final=final,
     )
@@ -112,27 +113,36 @@ class Issues:
     Attributes:
         scores: the label score of each training sample.
         wrong: whether its label is wrong, where the truth is known.
-        listed: how many are taken for wrong.
+        listed: how many labels of each split are taken for wrong.
         contradicted: how many of these are of an image that has another label elsewhere.
         first: rows for the gallery.
     """
 
     scores: list[float] = field(default_factory=list)
     wrong: list[bool] = field(default_factory=list)
-    listed: int = 0
+    listed: Counter[str] = field(default_factory=Counter)
     contradicted: int = 0
     first: list[dict[str, str]] = field(default_factory=list)
 
 
 def _issues(gallery: int) -> Issues:
+    """
+    Raises:
+        UserError: the table is missing, damaged, or of an older version.
+    """
     issues = Issues()
-    for row in files.csv_rows(files.LABEL_ISSUES):
-        issues.scores.append(float(row["label_score"]))
-        issues.wrong.append(row.get("true_label") != row["given_label"])
-        issues.listed += row["is_label_issue"] == "True"
-        issues.contradicted += row["is_label_issue"] == "True" and bool(row.get("also_labelled"))
-        if len(issues.first) < gallery:
-            issues.first.append(row)
+    try:
+        for row in files.csv_rows(files.LABEL_ISSUES):
+            listed = row["is_label_issue"] == "True"
+            if row["split"] == SPLITS[TRAIN]:
+                issues.scores.append(float(row["label_score"]))
+                issues.wrong.append(row.get("true_label") != row["given_label"])
+            issues.listed[row["split"]] += listed
+            issues.contradicted += listed and bool(row.get("also_labelled"))
+            if len(issues.first) < gallery:
+                issues.first.append(row)
+    except KeyError as error:
+        raise UserError(f"{files.LABEL_ISSUES}: lacks the column {error}; run `dvc repro`") from error
     return issues
 
 

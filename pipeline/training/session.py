@@ -44,19 +44,21 @@ def steps_between(length: Length, steps_per_epoch: int) -> int:
 
 
 class LabelScores(NamedTuple):
-    """A network's view of the training labels.
+    """A network's view of the labels of a split.
 
     Attributes:
         predicted: its labels, int64 [N].
         given: the probability of the given label, y · f(x, θ*), float32 [N]; low is suspicious.
+        highest: the probability of its own label, max f(x, θ*), float32 [N].
     """
 
     predicted: Tensor
     given: Tensor
+    highest: Tensor
 
     @classmethod
     def empty(cls, size: int) -> LabelScores:
-        return cls(torch.empty(size, dtype=torch.int64), torch.empty(size))
+        return cls(torch.empty(size, dtype=torch.int64), torch.empty(size), torch.empty(size))
 
 
 @dataclass(frozen=True)
@@ -157,22 +159,23 @@ class Session:
                 networks, self.images, indices, self.params.compute.eval_batch_size, lambda done: bar.at(done - 1)
             )
 
-    def label_scores(self, networks: Sequence[Network], title: str) -> list[LabelScores]:
-        """The scores of the training labels by each network, from one reading of the images.
+    def label_scores(self, networks: Sequence[Network], split: int, title: str) -> list[LabelScores]:
+        """The scores of a split's labels by each network, from one reading of the images.
 
         Logits are reduced batch by batch: those of a million samples and a thousand classes would take gigabytes.
         """
-        train = self.split(TRAIN)
-        found = [LabelScores.empty(len(train.indices)) for _ in networks]
+        labeled = self.split(split)
+        found = [LabelScores.empty(len(labeled.indices)) for _ in networks]
         done = 0
-        with console.progress(title, len(train.indices)) as bar:
-            batches = logits_by_batch(networks, self.images, train.indices, self.params.compute.eval_batch_size)
+        with console.progress(title, len(labeled.indices)) as bar:
+            batches = logits_by_batch(networks, self.images, labeled.indices, self.params.compute.eval_batch_size)
             for logits in batches:
                 rows = slice(done, done + len(logits[0]))
                 for scores, part in zip(found, logits, strict=True):
                     probs = part.softmax(dim=1)
                     scores.predicted[rows] = probs.argmax(dim=1)
-                    scores.given[rows] = given_label_probability(probs, train.labels[rows])
+                    scores.given[rows] = given_label_probability(probs, labeled.labels[rows])
+                    scores.highest[rows] = probs.amax(dim=1)
                 done = rows.stop
                 bar.at(done - 1)
         return found

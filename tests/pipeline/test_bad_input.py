@@ -255,6 +255,13 @@ MADE = [
         )
         for content in (b"", b"\xff\xfe\x00")
     ),
+    Case(
+        "tables",
+        "label_issues.csv of training alone",
+        "report",
+        write("reports/label_issues.csv", b"index,name,is_label_issue,label_score\n0,digit 0,True,0.1\n"),
+        expected=("reports/label_issues.csv: lacks the column 'split'", "dvc repro"),
+    ),
 ]
 
 

@@ -94,25 +94,32 @@ def test_relabel_takes_the_models_label_for_the_doubtful_alone(changed_only: boo
         assert len(rows) == 60
 
 
-def test_columns_may_be_added_to_the_table_and_any_split_may_be_in_it(copy: Run) -> None:
-    """It is read by the names of its columns."""
+def test_doubtful_labels_of_validation_and_test_follow_the_policy_too(copy: Run) -> None:
     rows = table("reports/label_issues.csv")
+    surest = {row["split"]: row for row in rows if row["split"] != "train"}
+    for row in surest.values():
+        row["is_label_issue"] = "True"
+        row["predicted_label"] = CLASSES[(CLASSES.index(row["given_label"]) + 1) % 3]
+    # It is read by the names of its columns.
+    files.write_csv(files.LABEL_ISSUES, [{"new": 1, **dict(reversed(each.items()))} for each in rows])
     dataset = read_dataset(copy.params.data.root)
-    labels = read_labels(dataset)
-    row = int(labels.rows(2)[0])
-    of_test = {
-        "index": str(row),
-        "name": dataset.names[row],
-        "is_label_issue": "True",
-        "label_score": "0.01",
-        "given_label": CLASSES[labels.labels[row]],
-        "predicted_label": CLASSES[(labels.labels[row] + 1) % 3],
-    }
-    files.write_csv(
-        files.LABEL_ISSUES, [{"split": "train", **dict(reversed(each.items()))} for each in [*rows, of_test]]
+    changed = {each.name: each for each in samples(dataset, read_labels(dataset), "relabel", True)}
+    assert set(surest) == {"validation", "test"}
+    for split, row in surest.items():
+        assert (changed[row["name"]].split, changed[row["name"]].label) == (split, row["predicted_label"])
+
+
+def test_what_people_dropped_is_not_handed_on(copy: Run) -> None:
+    first = table("reports/label_issues.csv")[0]
+    Path("decisions.csv").write_text(
+        f"path,given_label,decision,label\n{first['name']},{first['given_label']},drop,\n", encoding="utf-8"
     )
-    changed = {each.row: each for each in samples(dataset, labels, "relabel", True)}
-    assert changed[row].label == of_test["predicted_label"]
+    noise = copy.params.noise.model_copy(update={"corrections": "decisions.csv"})
+    run_stage("noise", copy.params.model_copy(update={"noise": noise}))
+    export(copy.params, "csv")
+    rows = table("out/labels.csv")
+    assert len(rows) == 59
+    assert Path(first["name"]).stem not in {Path(row["path"]).stem for row in rows}
 
 
 # Formats
@@ -187,7 +194,7 @@ def test_a_list_may_name_a_file_twice_and_files_anywhere(copy: Run) -> None:
             "given_label": dataset.class_names[labels.labels[row]],
             "predicted_label": "cat",
         }
-        for row in labels.rows(0)
+        for row in range(len(dataset.names))
     ]
     files.write_csv(files.LABEL_ISSUES, judged)
     export(params, "hf")
@@ -230,7 +237,7 @@ def test_fiftyone_finds_labels_and_files_by_the_same_keys(copy: Run) -> None:
             assert path.is_file()
             assert CLASSES[entry["label"]] == path.parent.name
             assert entry["attributes"]["is_label_issue"] == (path.stem in doubted)
-            assert ("label_score" in entry["attributes"]) == (split == "train")
+            assert 0 <= entry["attributes"]["label_score"] <= 1
         total += len(places)
     assert total == 60
 
@@ -339,6 +346,7 @@ def test_a_missing_stale_or_damaged_table_is_named_and_nothing_is_written(copy: 
         (good.replace(first, swapped), "was made from other labels"),
         (good.replace(first, "999" + first), "damaged"),
         (good.replace("label_score", "score", 1), "damaged"),
+        (good.replace(first + "\n", ""), f"lacks sample {first.split(',')[0]}"),
     ):
         if text is None:
             files.LABEL_ISSUES.unlink()

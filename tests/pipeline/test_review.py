@@ -74,7 +74,9 @@ def test_every_doubtful_label_is_there_with_its_scores(own: Run) -> None:
     classes = data["classes"]
     for item, row in zip(data["items"], issues, strict=True):
         assert (classes[item["given"]], classes[item["suggested"]]) == (row["given_label"], row["predicted_label"])
-        assert item["score"] == float(row["label_score"])
+        assert (item["score"], item["sure"]) == (float(row["label_score"]), float(row["predicted_score"]))
+        assert item["split"] == row["split"]
+    assert {item["split"] for item in data["items"]} == {"train", "validation"}
     starts = [0, *data["ends"]]
     picture = base64.b64decode(
         pictures[starts[data["items"][0]["picture"]] : data["ends"][data["items"][0]["picture"]]]
@@ -295,6 +297,15 @@ def test_keys_decide_and_the_noise_stage_takes_what_is_saved(
         "label": page.classes[page.data["items"][relabelled]["suggested"]],
     }
     assert list(table) == sorted(table)
+
+
+def test_an_image_outside_of_training_is_shown_with_its_split_and_neighbours(page: Page) -> None:
+    items = page.data["items"]
+    at = next(i for i, item in enumerate(items) if item["split"] == "validation" and item["against"])
+    assert not page.find("fact-split").is_displayed() or items[0]["split"] == "validation"
+    page.press(*[Keys.ARROW_DOWN] * at)
+    assert page.find("fact-split").text == "validation"
+    assert len(page.find("neighbors").find_elements(By.TAG_NAME, "img")) == len(items[at]["against"])
 
 
 def test_clicks_decide_too(page: Page) -> None:

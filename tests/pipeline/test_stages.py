@@ -5,6 +5,9 @@ import re
 import shutil
 import signal
 import subprocess
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -43,16 +46,17 @@ from pipeline.params.load import check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
 from pipeline.report import figures
 from pipeline.report.terminal import show
-from pipeline.stages.evaluate import other_labels
+from pipeline.stages.evaluate import Evaluation, other_labels
 from pipeline.store import checkpoints
-from pipeline.store.dataset import TRAIN, VALIDATION, read_dataset, read_labels
+from pipeline.store.dataset import SPLITS, TRAIN, VALIDATION, read_dataset, read_labels
 from pipeline.store.features import FeatureFile
 from pipeline.store.record import Record
 from pipeline.systems.mlnt import MLNT
-from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
+from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT, FINAL
 from pipeline.training.build import fresh_network, load_best
 from pipeline.training.device import require_compiler
 from pipeline.training.images import image_store
+from pipeline.training.session import Session
 
 TRAINING = [system.stage for system in DEFAULT]
 MODELS = ("student", "teacher")
@@ -231,17 +235,23 @@ def test_the_features_may_be_stored_in_half_the_space(copied: Run) -> None:
 
 def test_the_label_issues_are_cleanlabs_table_in_the_order_of_suspicion(copied: Run) -> None:
     table = copied.table("reports/label_issues.csv")
-    columns = "index name is_label_issue label_score given_label predicted_label true_label"
-    assert list(table[0]) == columns.split(" ")
+    assert list(table[0]) == [
+        "index", "name", "split", "is_label_issue", "label_score", "score_kind", "given_label", "predicted_label",
+        "predicted_score", "true_label",
+    ]  # fmt: skip
     scores = [float(row["label_score"]) for row in table]
     assert all(a <= b for a, b in pairwise(scores))
     dataset = read_dataset()
     labels = read_labels(dataset)
-    assert sorted(int(row["index"]) for row in table) == labels.rows(TRAIN).tolist()
+    assert sorted(int(row["index"]) for row in table) == list(range(259))
     assert {row["is_label_issue"] for row in table} <= {"True", "False"}
     for row, score in zip(table, scores, strict=True):
         index = int(row["index"])
         assert row["name"] == dataset.names[index]
+        assert row["split"] == SPLITS[labels.split[index]]
+        assert row["score_kind"] == ("in sample" if index in labels.rows(TRAIN) else "held out")
+        assert score <= float(row["predicted_score"]) <= 1
+        assert (score == float(row["predicted_score"])) == (row["given_label"] == row["predicted_label"])
         assert row["given_label"] == str(labels.labels[index])
         assert row["true_label"] == str(dataset.labels[index])
         assert (row["is_label_issue"] == "True") == (score <= copied.params.filter.tau)
@@ -250,9 +260,10 @@ def test_the_label_issues_are_cleanlabs_table_in_the_order_of_suspicion(copied: 
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 1.0])
 def test_the_threshold_of_label_issues_may_be_set(threshold: float, copied: Run) -> None:
     run_stage("evaluate", make_params(evaluate__label_issue_threshold=threshold))
-    table = copied.table("reports/label_issues.csv")
+    every = copied.table("reports/label_issues.csv")
+    assert all((row["is_label_issue"] == "True") == (float(row["label_score"]) <= threshold) for row in every)
+    table = [row for row in every if row["split"] == "train"]
     listed = [row for row in table if row["is_label_issue"] == "True"]
-    assert len(listed) == sum(float(row["label_score"]) <= threshold for row in table)
     values = copied.json("metrics/evaluate.json")["mlnt_3"]["label_issues"]
     assert values["found_fraction"] == pytest.approx(len(listed) / len(table), abs=1e-6)
     wrong = [row for row in table if row["true_label"] != row["given_label"]]
@@ -260,6 +271,36 @@ def test_the_threshold_of_label_issues_may_be_set(threshold: float, copied: Run)
     assert values["recall"] == pytest.approx(len(found) / len(wrong), abs=1e-6)
     if listed:
         assert values["precision"] == pytest.approx(len(found) / len(listed), abs=1e-6)
+
+
+def test_a_wrong_label_is_found_in_every_split_and_the_metrics_are_of_training_alone(copied: Run) -> None:
+    params = make_params(evaluate__label_issue_threshold=0.1)  # the least of ten probabilities is never above
+    run_stage("evaluate", params)
+    before = copied.table("reports/label_issues.csv")
+    surest = {row["split"]: row for row in before if row["given_label"] == row["predicted_label"]}
+    with closing(Session.open(params)) as session:
+        network, _ = session.best_network(FINAL)
+        given = session.labels.labels.copy()
+        for split in ("validation", "test"):
+            assert surest[split]["is_label_issue"] == "False"
+            index = int(surest[split]["index"])
+            (logits,) = session.logits([network], SPLITS.index(split), split)
+            at = int(np.searchsorted(session.labels.rows(SPLITS.index(split)), index))
+            given[index] = logits[at].argmin()
+        evaluation = Evaluation(replace(session, labels=replace(session.labels, labels=given)))
+        metrics, _, issues = evaluation.judge([FINAL])
+        every = evaluation.with_held_out(issues)[FINAL]
+        after = {row["name"]: row for row in evaluation.issue_rows(every)}
+    for split in ("validation", "test"):
+        row = after[surest[split]["name"]]
+        assert (row["split"], row["score_kind"], row["is_label_issue"]) == (split, "held out", True)
+        assert row["predicted_label"] == row["true_label"] == surest[split]["given_label"] != row["given_label"]
+        assert row["predicted_score"] == pytest.approx(float(surest[split]["label_score"]), abs=1e-6)
+        listed = sum(row["is_label_issue"] == "True" for row in before if row["split"] == split)
+        assert f"{listed + 1} of {metrics['samples'][split]} {split}" in evaluation.doubted(every)
+    assert metrics[FINAL.name]["label_issues"] == pytest.approx(
+        copied.json("metrics/evaluate.json")[FINAL.name]["label_issues"], abs=1e-6
+    )
 
 
 # The report
@@ -389,7 +430,7 @@ def test_own_images_without_test_and_truth_leave_out_what_nobody_knows(own: Run)
     assert own.table("reports/confusions.csv") == []
     assert len(own.table("plots/confusion.csv")) == 18
     table = own.table("reports/label_issues.csv")
-    assert len(table) == 72
+    assert Counter(row["split"] for row in table) == {"train": 72, "validation": 18}
     assert "true_label" not in table[0]
     assert {row["given_label"] for row in table} == set(HOSTILE)
 
@@ -407,20 +448,22 @@ def test_labels_that_contradict_each_other_lead_the_issues(tmp_path: Path, capsy
     for i, label in enumerate("ab"):
         write_picture(images / "val" / label / "1.png", 600 + i, size=(8, 8))
     changes = {"data__source": "imagefolder", "data__root": "images", "data__limit": None, "data__limit_test": None}
-    params = make_params(**changes, noise__kind="none", evaluate__label_issue_threshold=0.0, report__gallery=4)
+    params = make_params(**changes, noise__kind="none", evaluate__label_issue_threshold=0.0, report__gallery=5)
     run = run_all(tmp_path, params)
     table = run.table("reports/label_issues.csv")
     certain = {"train/b/1.png": "a", "train/a/again.png": "b", "train/a/again.bmp": "b", "train/a/4.png": "b"}
-    assert {row["name"]: row["also_labelled"] for row in table[:4]} == certain
-    assert [float(row["label_score"]) for row in table[:4]] == sorted(float(row["label_score"]) for row in table[:4])
-    assert all(row["is_label_issue"] == "True" for row in table[:4])
-    assert all((row["is_label_issue"], row["also_labelled"]) == ("False", "") for row in table[4:])
+    certain["test/b/4.png"] = "a"
+    assert {row["name"]: row["also_labelled"] for row in table[:5]} == certain
+    assert [float(row["label_score"]) for row in table[:5]] == sorted(float(row["label_score"]) for row in table[:5])
+    assert all(row["is_label_issue"] == "True" for row in table[:5])
+    assert all((row["is_label_issue"], row["also_labelled"]) == ("False", "") for row in table[5:])
     found = run.json("metrics/evaluate.json")["mlnt_3"]["label_issues"]["found_fraction"]
     assert found == pytest.approx(4 / 63, abs=1e-6)
     page = check_self_contained(run.text("reports/index.html")).text
-    assert "4 of 63 training labels" in " ".join(page.split())
-    assert "include 4 labels of images that have another label elsewhere" in " ".join(page.split())
-    assert page.count("also labelled: ") == 4
+    assert "4 of 63 training labels, 0 of 2 validation labels and 1 of 2 test labels have" in " ".join(page.split())
+    assert "include 5 labels of images that have another label elsewhere" in " ".join(page.split())
+    assert page.count("also labelled: ") == 5
+    assert len(re.findall(r"score [\d.e-]+, test", page)) == 1
 
 
 @pytest.mark.parametrize(
@@ -836,7 +879,8 @@ def test_a_filter_that_keeps_little_is_said(copied: Run, monkeypatch: pytest.Mon
     monkeypatch.setattr("pipeline.console.warn", said.append)
     run_stage("meta2", copied.params)
     assert said == []
-    scores = [float(row["label_score"]) for row in copied.table("reports/label_issues.csv")]
+    table = copied.table("reports/label_issues.csv")
+    scores = [float(row["label_score"]) for row in table if row["split"] == "train"]
     tau = sorted(scores)[int(0.9 * len(scores))]
     run_stage("meta3", make_params(filter__tau=tau))
     assert len(said) == 1
