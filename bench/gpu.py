@@ -33,7 +33,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from gpu_training import Images, Row, files_beside_memory, now, read_images, trained
-from rivals import PlainStep, ReleasedStep, Settings, by_hand
+from rivals import PlainStep, ReleasedStep, Setting, Settings, by_hand
 
 from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
@@ -43,14 +43,6 @@ from mlnt.training.draws import StepInputs, below
 from mlnt.training.state import Batch, Metrics, Rates, TrainState
 
 RATES = Rates(lr=1e-2, meta_lr=1e-2, ema_decay=0.9, teacher_weight=0.0)
-
-
-@dataclass(frozen=True)
-class Setting:
-    network: str
-    pixels: int
-    batch_size: int
-    num_synthetic: int
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rivals import PlainStep, ReleasedStep, Settings, by_hand, by_torchopt
+from rivals import PlainStep, ReleasedStep, Setting, Settings, by_hand, by_torchopt
 from torch import nn
 
 from mlnt.method.step import MLNTStep
@@ -26,15 +26,6 @@ from mlnt.training.state import Batch, Rates, TrainState
 from pipeline.training.device import keep_freed_memory
 
 RATES = Rates(lr=1e-3, meta_lr=1e-3, ema_decay=0.99, teacher_weight=0.0)  # small: the numbers stay tame for any count
-
-
-@dataclass(frozen=True)
-class Setting:
-    network: str
-    pixels: int
-    batch_size: int
-    num_synthetic: int
-    classes: int = 10
 
 
 def package_step(num_synthetic: int, update: Any, fast_weights: Any = "all") -> MLNTStep:

@@ -20,6 +20,17 @@ from mlnt.training.foreach import sgd_
 from mlnt.training.state import Batch, Rates, TrainState
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a step is timed on."""
+
+    network: str
+    pixels: int
+    batch_size: int
+    num_synthetic: int
+    classes: int = 10
+
+
 @dataclass
 class Settings:
     """M, ρ, K, α and SGD's two."""

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
 
 
 def _opaque_colour(value: str) -> str:
@@ -28,3 +37,44 @@ Epochs = Annotated[
     tuple[Positive, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 ]
 Colour = Annotated[str, AfterValidator(_opaque_colour)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Length(Section):
+    """A stretch of training: `20` is epochs, `2000 steps` is steps."""
+
+    epochs: float | None = None
+    steps: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+            return {"epochs": float(value)}
+        if isinstance(value, str):
+            number, _, unit = value.strip().partition(" ")
+            if number.isdigit() and unit.strip() in ("steps", "step", "epochs", "epoch"):
+                steps = unit.strip().startswith("step")
+                return {"steps": int(number)} if steps else {"epochs": float(number)}
+        raise ValueError("expected a number of epochs, such as 20, or of steps, such as '2000 steps'")
+
+    @model_serializer
+    def _plain(self) -> int | float | str:
+        """The value as params.yaml has it."""
+        if self.steps is not None:
+            return f"{self.steps} steps"
+        epochs = self.epochs or 0.0
+        return int(epochs) if epochs.is_integer() else epochs
+
+
+def _some(value: Length) -> Length:
+    if not (value.steps or value.epochs):
+        raise ValueError("expected more than 0")
+    return value
+
+
+Every = Annotated[Length, AfterValidator(_some)]
+"""How much training lies between two times that something is done."""

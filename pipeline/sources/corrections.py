@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.places import delimited
 from pipeline.places.folder import first_few
-from pipeline.sources import delimited
 from pipeline.store.dataset import DECISIONS, DROPPED, TRAIN, VALIDATION, Dataset, Labels
 
 KEY = "noise.corrections"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline import console
 from pipeline.errors import UserError
+from pipeline.places import delimited
 from pipeline.places.folder import file_type, first_few, printable
-from pipeline.sources import delimited
 from pipeline.sources.listing import SPLIT_NAMES, Sample
 
 

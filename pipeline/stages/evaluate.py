@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mlnt.method import mentor
 from mlnt.noise.matrices import realised_matrix
 from mlnt.training.evaluation import Confusion, accuracy, confusion
 from mlnt.training.loop import MODELS
@@ -19,6 +16,7 @@ from mlnt.training.state import Network
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
+from pipeline.stages.label_issues import LabelIssues, other_labels
 from pipeline.store import cards, models
 from pipeline.store.dataset import DROPPED, SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.systems.registry import BASELINES, DEFAULT, FINAL
@@ -68,68 +66,6 @@ def _baselines(evaluation: Evaluation) -> str:
     rows = ({"system": system.name, **row} for system, of in every.items() for row in evaluation.issue_rows(of))
     files.write_csv(files.BASELINE_LABEL_ISSUES, rows)
     return f"evaluate: {len(trained)} baselines: {', '.join(system.title for system in trained)}"
-
-
-@dataclass(frozen=True)
-class LabelIssues:
-    """A model's view of given labels: in sample those of the training split, which it was trained on, held out others.
-
-    Attributes:
-        rows: rows of the data set.
-        given: given labels.
-        predicted: the model's labels.
-        score: probability of the given label; low is suspicious.
-        highest: probability of the model's label.
-        contradicted: which are of an image that has another label elsewhere in the data.
-        known: which people have confirmed or corrected; these are no issues.
-        wrong: which given labels are wrong, or None where the true labels are unknown.
-    """
-
-    rows: NDArray[np.int64]
-    given: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    score: NDArray[np.float32]
-    highest: NDArray[np.float32]
-    contradicted: NDArray[np.bool_]
-    known: NDArray[np.bool_]
-    wrong: NDArray[np.bool_] | None
-
-    @classmethod
-    def joined(cls, parts: Sequence[LabelIssues]) -> LabelIssues:
-        """Those of several splits in one; either all of `parts` know which labels are wrong, or none does."""
-        joined: dict[str, Any] = {}
-        for name in (each.name for each in fields(cls)):
-            arrays = [getattr(part, name) for part in parts]
-            joined[name] = None if arrays[0] is None else np.concatenate(arrays)
-        return cls(**joined)
-
-    def listed(self, threshold: float) -> NDArray[np.bool_]:
-        """Which labels are issues."""
-        return ((self.score <= threshold) | self.contradicted) & ~self.known
-
-    def order(self) -> NDArray[np.int64]:
-        """Most suspicious first: those of which one or the other is certainly wrong lead, those that are known end."""
-        return np.lexsort((self.score, ~self.contradicted, self.known))
-
-    def metrics(self, threshold: float) -> dict[str, Any]:
-        kept = ~self.listed(threshold)
-        values: dict[str, Any] = {"found_fraction": float((~kept).mean())}
-        if self.wrong is not None:
-            quality = mentor.filter_quality(self.score, kept, self.wrong)
-            values |= {"precision": quality.precision, "recall": quality.recall, "auc": quality.auc}
-        return values
-
-
-def other_labels(same_picture: NDArray[np.int64] | None, labels: NDArray[np.int64]) -> dict[int, list[int]]:
-    """Row → the other labels that equal images have, for those that have some."""
-    if same_picture is None:
-        return {}
-    rows = np.flatnonzero(same_picture >= 0)
-    of_group: dict[int, set[int]] = {}
-    for row in rows.tolist():
-        of_group.setdefault(int(same_picture[row]), set()).add(int(labels[row]))
-    others = {row: sorted(of_group[int(same_picture[row])] - {int(labels[row])}) for row in rows.tolist()}
-    return {row: found for row, found in others.items() if found}
 
 
 class Evaluation:

@@ -19,6 +19,7 @@ NO_NUMBERS = (
     "pipeline.params",
     "pipeline.params.load",
     "pipeline.params.schema",
+    "pipeline.params.values",
     "pipeline.signals",
     "pipeline.store.code",
     "pipeline.store.record",

@@ -22,7 +22,8 @@ from mlnt.training.loop import Training, steps_per_epoch
 from mlnt.training.state import Network
 from pipeline import console, files
 from pipeline.errors import UserError
-from pipeline.params.schema import Length, Params
+from pipeline.params.schema import Params
+from pipeline.params.values import Length
 from pipeline.store import models
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels
 from pipeline.training.build import best_weights, empty_network, fresh_network

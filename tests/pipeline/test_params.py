@@ -10,7 +10,8 @@ from projects import ROOT, default_values
 
 from pipeline.errors import UserError
 from pipeline.params.load import MOVED, changed, check, leaves, load
-from pipeline.params.schema import Length, leaf_keys
+from pipeline.params.schema import leaf_keys
+from pipeline.params.values import Length
 from pipeline.training.session import in_steps as in_steps_of
 
 PATH = Path("params.yaml")

@@ -46,7 +46,8 @@ from pipeline.params.load import check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
 from pipeline.report import figures
 from pipeline.report.terminal import show
-from pipeline.stages.evaluate import Evaluation, other_labels
+from pipeline.stages.evaluate import Evaluation
+from pipeline.stages.label_issues import other_labels
 from pipeline.store import checkpoints
 from pipeline.store.dataset import SPLITS, TRAIN, VALIDATION, read_dataset, read_labels
 from pipeline.store.features import FeatureFile
