@@ -6,11 +6,11 @@ from contextlib import closing
 
 import torch
 
-from mlnt.method.mentor import filter_samples
 from pipeline.paper.figures import Filtered
 from pipeline.params.schema import Params
 from pipeline.store.dataset import TRAIN
 from pipeline.systems.mlnt import MLNT
+from pipeline.training import filtering
 from pipeline.training.session import Session
 
 COUNT = 32
@@ -29,10 +29,8 @@ def filtered(params: Params) -> list[Filtered]:
 def _filtered(session: Session) -> list[Filtered]:
     params = session.params
     dataset, train = session.dataset, session.split(TRAIN)
-    network, _ = session.best_network(MLNT[1])
-    (logits,) = session.logits([network], TRAIN, "gallery")
-    probs = logits.softmax(dim=1)
-    left_out = ~filter_samples(probs, train.labels, params.filter.tau)
+    probs = filtering.probabilities(session, MLNT[1], "gallery")
+    left_out = ~filtering.passes(params.filter.tau, probs, train.labels)
     scores, predicted = probs.max(dim=1)
     order = torch.argsort(torch.where(left_out, scores, -1.0), descending=True, stable=True)
     true = session.true_labels()

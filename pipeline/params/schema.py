@@ -19,6 +19,7 @@ from pipeline.params.values import (
     Count,
     Epochs,
     Every,
+    Folds,
     Fraction,
     Length,
     Positive,
@@ -101,6 +102,7 @@ class Train(Section):
     crop_padding: Count
     horizontal_flip: bool
     evaluate_every: Every = Field(json_schema_extra={"neutral": 1})
+    folds: Folds = Field(json_schema_extra={"neutral": 0})
 
 
 class Teacher(Section):
@@ -139,7 +141,7 @@ class Mlnt(Section):
 
 
 class Filter(Section):
-    tau: Annotated[float, Field(ge=0, lt=1)]
+    tau: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
 
 
 class Mentor(Section):
@@ -232,12 +234,6 @@ class Params(Section):
     evaluate: Evaluate
     report: Report
     run: Run
-
-    @property
-    def label_issue_threshold(self) -> float:
-        """A label is listed as an issue at or below this probability: the mentor's τ unless it has its own."""
-        chosen = self.evaluate.label_issue_threshold
-        return self.filter.tau if chosen is None else chosen
 
     @model_validator(mode="after")
     def _together(self) -> Params:

@@ -28,8 +28,15 @@ def _opaque_colour(value: str) -> str:
     return value
 
 
+def _folds(value: int) -> int:
+    if value == 1:
+        raise ValueError("expected 0, or at least 2 parts")
+    return value
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+Folds = Annotated[int, Field(ge=0), AfterValidator(_folds)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]

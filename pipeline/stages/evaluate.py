@@ -7,8 +7,10 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mlnt.method.confident import LabelScores, issue_threshold
 from mlnt.noise.matrices import realised_matrix
 from mlnt.training.evaluation import Confusion, accuracy, confusion
 from mlnt.training.loop import MODELS
@@ -20,6 +22,7 @@ from pipeline.stages.label_issues import LabelIssues, other_labels
 from pipeline.store import cards, models
 from pipeline.store.dataset import DROPPED, SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.systems.registry import BASELINES, DEFAULT, FINAL
+from pipeline.training import folds
 from pipeline.training.plan import System
 from pipeline.training.session import Session
 
@@ -50,7 +53,7 @@ def _default(evaluation: Evaluation) -> str:
     files.write_csv(CONFUSION, evaluation.final_predictions())
     files.write_csv(ESTIMATED, evaluation.estimated_matrix(final))
     every = evaluation.with_held_out({FINAL: final})[FINAL]
-    files.write_csv(files.LABEL_ISSUES, evaluation.issue_rows(every))
+    files.write_csv(files.LABEL_ISSUES, evaluation.issue_rows(FINAL, every))
     return f"evaluate: {len(DEFAULT)} systems; probably wrong are {evaluation.doubted(every)} labels"
 
 
@@ -63,7 +66,7 @@ def _baselines(evaluation: Evaluation) -> str:
     files.write_json(files.BASELINE_EVALUATION, {"labels_digest": evaluation.labels.digest, **metrics})
     files.write_csv(files.BASELINE_CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
     every = evaluation.with_held_out(issues)
-    rows = ({"system": system.name, **row} for system, of in every.items() for row in evaluation.issue_rows(of))
+    rows = ({"system": system.name, **row} for system, of in every.items() for row in evaluation.issue_rows(system, of))
     files.write_csv(files.BASELINE_LABEL_ISSUES, rows)
     return f"evaluate: {len(trained)} baselines: {', '.join(system.title for system in trained)}"
 
@@ -76,7 +79,6 @@ class Evaluation:
         self.params = session.params
         self.dataset = session.dataset
         self.labels = session.labels
-        self.threshold = self.params.label_issue_threshold
         same = self.dataset.same_picture
         same = None if same is None else np.where(self.labels.split == DROPPED, -1, same)
         self.also_labelled = other_labels(same, self.labels.labels)
@@ -94,7 +96,7 @@ class Evaluation:
         issues = self.label_issues(systems, TRAIN)
         for system in systems:
             values, counts = self.accuracies(system)
-            metrics[system.name] = {**values, "label_issues": issues[system].metrics(self.threshold)}
+            metrics[system.name] = {**values, "label_issues": issues[system].metrics()}
             confusions |= {(system, *kind): matrix for kind, matrix in counts.items()}
         return metrics, confusions, issues
 
@@ -125,10 +127,8 @@ class Evaluation:
         return values, counts
 
     def label_issues(self, systems: Sequence[System], split: int) -> dict[System, LabelIssues]:
-        """The label issues that each system's best model on validation finds in a split, from one reading of the
-        images."""
-        networks = [self.session.best_network(system)[0] for system in systems]
-        found = self.session.label_scores(networks, split, f"evaluate, {SPLITS[split]}")
+        """The label issues that each system finds in a split: out of fold in the training split where it was trained in
+        folds, otherwise by its best model on validation, from one reading of the images."""
         rows, true = self.labels.rows(split), self.labels.true_labels
         given = self.labels.labels[rows]
         return {
@@ -138,12 +138,32 @@ class Evaluation:
                 predicted=scores.predicted.numpy(),
                 score=scores.given.numpy(),
                 highest=scores.highest.numpy(),
+                threshold=self._thresholds(split, scores),
                 contradicted=np.isin(rows, list(self.also_labelled)),
                 known=self.labels.known[rows],
                 wrong=None if true is None else true[rows] != given,
             )
-            for system, scores in zip(systems, found, strict=True)
+            for system, scores in self._label_scores(systems, split).items()
         }
+
+    def _label_scores(self, systems: Sequence[System], split: int) -> dict[System, LabelScores]:
+        labels = self.session.split(split).labels
+        tables = {system: folds.out_of_fold(self.session, system) for system in systems} if split == TRAIN else {}
+        found = {system: LabelScores.of(table, labels) for system, table in tables.items() if table is not None}
+        others = [system for system in systems if system not in found]
+        if others:
+            networks = [self.session.best_network(system)[0] for system in others]
+            scores = self.session.label_scores(networks, split, f"evaluate, {SPLITS[split]}")
+            found |= zip(others, scores, strict=True)
+        return {system: found[system] for system in systems}
+
+    def _thresholds(self, split: int, scores: LabelScores) -> NDArray[np.float64]:
+        """At or below which score a label of this split is listed; from the data, only where the model has another."""
+        chosen, labels = self.params.evaluate.label_issue_threshold, self.session.split(split).labels
+        if chosen is not None:
+            return np.full(len(labels), chosen)
+        threshold = issue_threshold(labels, scores, len(self.dataset.class_names))
+        return np.where((scores.predicted == labels).numpy(), -1.0, threshold)
 
     def with_held_out(self, training: dict[System, LabelIssues]) -> dict[System, LabelIssues]:
         """The label issues of the training split joined by those of validation and test."""
@@ -155,7 +175,7 @@ class Evaluation:
 
     def doubted(self, issues: LabelIssues) -> str:
         """How many labels of each split are issues, for people."""
-        split, listed = self.labels.split[issues.rows], issues.listed(self.threshold)
+        split, listed = self.labels.split[issues.rows], issues.listed()
         words = [
             f"{int(listed[split == i].sum())} of {self.count(i)} {name}"
             for i, name in enumerate(("training", *SPLITS[1:]))
@@ -163,11 +183,13 @@ class Evaluation:
         ]
         return ", ".join(words)
 
-    def issue_rows(self, issues: LabelIssues) -> Iterator[dict[str, Any]]:
+    def issue_rows(self, system: System, issues: LabelIssues) -> Iterator[dict[str, Any]]:
         """The table of label issues in cleanlab's columns and some more, most suspicious first; a column more where
         equal images have other labels."""
         names, classes, true = self.dataset.names, self.dataset.class_names, self.labels.true_labels
-        listed = issues.listed(self.threshold)
+        listed = issues.listed()
+        card = cards.read_card(system.stage, self.params.model.name, self.labels.digest)
+        kinds = ("out of fold" if card.folds else "in sample", "held out", "held out")
         for i in issues.order():
             row = int(issues.rows[i])
             entry: dict[str, Any] = {
@@ -176,7 +198,7 @@ class Evaluation:
                 "split": SPLITS[self.labels.split[row]],
                 "is_label_issue": bool(listed[i]),
                 "label_score": float(issues.score[i]),
-                "score_kind": "in sample" if self.labels.split[row] == TRAIN else "held out",
+                "score_kind": kinds[self.labels.split[row]],
                 "given_label": classes[issues.given[i]],
                 "predicted_label": classes[issues.predicted[i]],
                 "predicted_score": float(issues.highest[i]),

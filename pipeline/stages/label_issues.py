@@ -22,6 +22,7 @@ class LabelIssues:
         predicted: the model's labels.
         score: probability of the given label; low is suspicious.
         highest: probability of the model's label.
+        threshold: a label is listed whose `score` is not above it; −1, below all, where it never is.
         contradicted: which are of an image that has another label elsewhere in the data.
         known: which people have confirmed or corrected; these are no issues.
         wrong: which given labels are wrong, or None where the true labels are unknown.
@@ -32,6 +33,7 @@ class LabelIssues:
     predicted: NDArray[np.int64]
     score: NDArray[np.float32]
     highest: NDArray[np.float32]
+    threshold: NDArray[np.float64]
     contradicted: NDArray[np.bool_]
     known: NDArray[np.bool_]
     wrong: NDArray[np.bool_] | None
@@ -45,17 +47,20 @@ class LabelIssues:
             joined[name] = None if arrays[0] is None else np.concatenate(arrays)
         return cls(**joined)
 
-    def listed(self, threshold: float) -> NDArray[np.bool_]:
+    def listed(self) -> NDArray[np.bool_]:
         """Which labels are issues."""
-        return ((self.score <= threshold) | self.contradicted) & ~self.known
+        return ((self.score <= self.threshold) | self.contradicted) & ~self.known
 
     def order(self) -> NDArray[np.int64]:
         """Most suspicious first: those of which one or the other is certainly wrong lead, those that are known end."""
         return np.lexsort((self.score, ~self.contradicted, self.known))
 
-    def metrics(self, threshold: float) -> dict[str, Any]:
-        kept = ~self.listed(threshold)
-        values: dict[str, Any] = {"found_fraction": float((~kept).mean())}
+    def metrics(self) -> dict[str, Any]:
+        kept = ~self.listed()
+        values: dict[str, Any] = {
+            "threshold": max(0.0, float(self.threshold.max(initial=0.0))),
+            "found_fraction": float((~kept).mean()),
+        }
         if self.wrong is not None:
             quality = mentor.filter_quality(self.score, kept, self.wrong)
             values |= {"precision": quality.precision, "recall": quality.recall, "auc": quality.auc}

@@ -35,11 +35,11 @@ def run(params: Params, baselines: bool = False) -> str:
     others = rows.baseline_metrics() if baselines else {}
     noise = files.read_json(files.METRICS / "noise.json")
     issues = _issues(params.report.gallery)
-    threshold = params.label_issue_threshold
     known = labels.true_labels is not None
     clothing = dataset.source == "clothing1m"
     paper = rows.paper_column(dataset.source, params.noise.kind, params.noise.rate) if known or clothing else {}
     final = metrics[FINAL.name]
+    threshold = final["label_issues"]["threshold"]
     templates = environment()
     page = templates.get_template("page.html.jinja").render(
         params=params.model_dump(mode="json", by_alias=True),

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from contextlib import closing
 
-import torch
-from torch import Tensor
-
-from mlnt.method import mentor
-from mlnt.training.state import Network
 from pipeline import console
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
-from pipeline.store.dataset import TRAIN
 from pipeline.store.sizes import sizes_of
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
 from pipeline.training import estimate
+from pipeline.training.filtering import kept_by
 from pipeline.training.fit import fit
+from pipeline.training.folds import folds_of
 from pipeline.training.plan import System
 from pipeline.training.session import Session
-
-FEW_KEPT = 0.3
 
 
 def run(params: Params, stage: str) -> str:
@@ -36,14 +30,16 @@ def run(params: Params, stage: str) -> str:
 
 def _train(session: Session, system: System) -> str:
     # θ*: the best model of the iteration before, in eval mode.
-    network, used = None, {}
-    if system.mentor:
-        network, digest = session.best_network(BY_STAGE[system.mentor])
-        used = {system.mentor: digest}
-    kept = _filter(session, network)
+    mentor = BY_STAGE[system.mentor] if system.mentor else None
+    network, used, kept = None, {}, None
+    if mentor is not None:
+        network, digest = session.best_network(mentor)
+        used, kept = {mentor.stage: digest}, kept_by(session, mentor)
     plan = system.build(session, network)
     training = session.training(system, plan, kept)
-    return fit(session, system, plan, training, used, _seconds(session, system))
+    return fit(
+        session, system, plan, training, used, folds_of(session, system, mentor, kept), _seconds(session, system)
+    )
 
 
 def _seconds(session: Session, system: System) -> float | None:
@@ -64,22 +60,3 @@ def _seconds(session: Session, system: System) -> float | None:
         stages = ", ".join([system.stage, "features", *(each.stage for each in DEFAULT[1:]), "evaluate", "report"])
         console.say(f"the whole run ({stages}) will take about {console.duration(found.run(DEFAULT, 0))} here")
     return found.training(system)
-
-
-def _filter(session: Session, network: Network | None) -> Tensor | None:
-    """D′ over the training set (10); None keeps all."""
-    if network is None:
-        return None
-    train = session.split(TRAIN)
-    (logits,) = session.logits([network], TRAIN, "filter")
-    tau = session.params.filter.tau
-    known = torch.from_numpy(session.labels.known)[train.indices]  # to people, whatever the mentor thinks of them
-    kept = mentor.filter_samples(logits.softmax(dim=1), train.labels, tau) | known
-    share = float(kept.double().mean())
-    if not kept.any():
-        raise UserError(f"filter.tau: {tau} keeps none of {len(kept)} training samples; lower it")
-    if share < FEW_KEPT:
-        console.warn(
-            f"filter.tau {tau} keeps {share:.1%} of the training samples; below {FEW_KEPT:.0%} training often collapses"
-        )
-    return kept

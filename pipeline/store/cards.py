@@ -25,6 +25,7 @@ class ModelCard:
         best_epoch, validation_accuracy: by model; 2 is after two epochs, 2.25 within the third.
         kept_fraction: share of the training samples in D′; 1 without a filter.
         kept_purity: share of correct labels among them; None where the true labels are unknown.
+        folds: how many networks beside it were trained without a part of the samples, to judge that part's labels.
     """
 
     network: str
@@ -38,6 +39,7 @@ class ModelCard:
     validation_accuracy: dict[str, float]
     kept_fraction: float
     kept_purity: float | None
+    folds: int
 
 
 def folder(stage: str) -> Path:

@@ -31,19 +31,32 @@ def weights_file(stage: str, model: str, choice: str) -> Path:
     return folder(stage) / weights_name(model, choice)
 
 
+def fold_file(stage: str, number: int) -> Path:
+    """The weights, as they were trained, of the network that has not seen part `number` of the training set."""
+    return folder(stage) / f"fold_{number}.safetensors"
+
+
+def out_of_fold_file(stage: str) -> Path:
+    """`probabilities` [n, C] of all training samples, each by the network that has not seen it."""
+    return folder(stage) / "out_of_fold.safetensors"
+
+
 def save_models(
     stage: str,
     weights: Mapping[tuple[str, str], Mapping[str, Tensor]],
     statistics: InputStatistics,
     card: ModelCard,
+    others: Mapping[Path, Mapping[str, Tensor]],
 ) -> None:
-    """Write the weights by (model, choice), the input statistics, and last of all the card.
+    """Write the weights by (model, choice), other tensors by file, the input statistics, and last of all the card.
 
     Weights without a card are not used: after an interruption, those of two runs cannot be mixed.
     """
     files.remove(folder(stage) / "model.json")
     for (model, choice), tensors in weights.items():
         save_tensors(weights_file(stage, model, choice), tensors)
+    for path, tensors in others.items():
+        save_tensors(path, tensors)
     save_tensors(folder(stage) / INPUT, {"mean": statistics.mean, "std": statistics.std})
     files.write_json(folder(stage) / "model.json", asdict(card))
 

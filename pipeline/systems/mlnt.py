@@ -69,7 +69,7 @@ def _features(session: Session) -> tuple[Tensor | FeatureRows | None, dict[str, 
     if params.mlnt.M == 0:
         return None, {}
     if session.heads is not None:
-        return session.heads.features(), {}
+        return session.heads.features(session.labels), {}
     digest = files.file_digest(best_weights(params, session.labels, "pretrain"))
     table = FeatureFile(session.labels, digest, session.labels.rows(TRAIN))
     in_memory = table.gib <= params.run.max_features_gib

@@ -72,7 +72,8 @@ class Estimate:
         if system.rehearse is not None:
             # The mentor looks at each batch as well, where it joins the target.
             of_step = self.steps[system.stage] + (train.batch_size * self.image if system.mentor else 0.0)
-        return steps * of_step + images * self.image
+        times = max(1, train.folds) if system.default else 1  # K trainings of K - 1 parts, and one of all
+        return times * (steps * of_step + images * self.image)
 
     def run(self, systems: Sequence[System], others: int, evaluated: bool = True) -> float:
         """Of these training stages and the features, what evaluates and reports them, if that is done, and others that

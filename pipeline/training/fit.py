@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,9 +22,11 @@ from pipeline.params.schema import Params
 from pipeline.store import cards, checkpoints, models
 from pipeline.store.record import Record
 from pipeline.training.device import describe
+from pipeline.training.folds import Fold, gathered
 from pipeline.training.plan import COMMON_SECTIONS, Plan, System
 from pipeline.training.session import Session, steps_between
 
+PROBABILITIES = "probabilities of the part"
 LIVE_S = 1.0
 """Seconds between two writes of a history that grows: a write takes some milliseconds."""
 
@@ -34,12 +37,14 @@ def fit(
     plan: Plan,
     training: Training,
     mentor: Mapping[str, str],
+    folds: Sequence[Fold],
     seconds: float | None = None,
 ) -> str:
     """Train, or go on from a checkpoint; write models, history, card and record; return a line that sums it up.
 
     Args:
         mentor: the digest of the weights that filter its samples, by their stage; empty without a mentor.
+        folds: the trainings that leave a part of the samples out, made before the one of all.
         seconds: how long the stage will take, where that is known.
 
     Raises:
@@ -60,7 +65,8 @@ def fit(
         about = "" if seconds is None else f": about {console.duration(seconds)}"
         console.say(f"{title} on {describe(session.device)}{about}")
         try:
-            _train(training, params, stage, saved, clock)
+            pieces = [_fold(fold, params, stage, saved, clock) for fold in folds]
+            _train(training, params, stage, saved, clock, len(folds))
         except DivergedError as error:
             lower = plan.lower or {"train.lr": params.train.lr}
             saved.note_divergence(values_of(params, Params.model_fields), str(error))
@@ -80,12 +86,13 @@ def fit(
             validation_accuracy={name: best.accuracy for name, best in training.best.items()},
             kept_fraction=1.0 if kept is None else float(kept.double().mean()),
             kept_purity=None if purity is None else float(purity.double().mean()),
+            folds=len(folds),
         )
         weights: dict[tuple[str, str], Mapping[str, Tensor]] = {}
         for name in MODELS:
             weights[name, "last"] = session.whole(training.module(name).state_dict())
             weights[name, "best"] = session.whole(training.best[name].weights)
-        models.save_models(stage, weights, session.statistics, card)
+        models.save_models(stage, weights, session.statistics, card, _of_folds(stage, folds, pieces))
         files.write_csv(files.PLOTS / f"{stage}.csv", training.history)
         best = files.file_digest(models.weights_file(stage, card.mentor, "best"))
         history = files.file_digest(files.PLOTS / f"{stage}.csv")
@@ -95,19 +102,61 @@ def fit(
     return f"{title}: best on validation is the {card.mentor} of epoch {epoch:g}, {accuracy:.2%}"
 
 
-def _train(training: Training, params: Params, stage: str, saved: checkpoints.Checkpoint, clock: Clock) -> None:
-    if (state := saved.load()) is not None:
+def _fold(
+    fold: Fold, params: Params, stage: str, saved: checkpoints.Checkpoint, clock: Clock
+) -> tuple[Mapping[str, Tensor], Tensor]:
+    """The weights of the network that leaves this part out, and its probabilities for the part."""
+    if not saved.has_piece(fold.number):
+        training = fold.training()
+        _train(training, params, stage, saved, clock, fold.number, f"{stage}, part {fold.number + 1}/{fold.count}")
+        weights = training.best[training.mentor()].weights
+        saved.save_piece(fold.number, {**weights, PROBABILITIES: fold.judge(weights)})
+    piece = saved.load_piece(fold.number)
+    return piece, piece.pop(PROBABILITIES)
+
+
+def _of_folds(
+    stage: str, folds: Sequence[Fold], pieces: Sequence[tuple[Mapping[str, Tensor], Tensor]]
+) -> dict[Path, Mapping[str, Tensor]]:
+    """What the trainings in parts leave behind, by file."""
+    if not folds:
+        return {}
+    probabilities = gathered([(fold, probs) for fold, (_, probs) in zip(folds, pieces, strict=True)])
+    found: dict[Path, Mapping[str, Tensor]] = {
+        models.fold_file(stage, fold.number): weights for fold, (weights, _) in zip(folds, pieces, strict=True)
+    }
+    return found | {models.out_of_fold_file(stage): {"probabilities": probabilities}}
+
+
+def _train(
+    training: Training,
+    params: Params,
+    stage: str,
+    saved: checkpoints.Checkpoint,
+    clock: Clock,
+    number: int,
+    title: str | None = None,
+) -> None:
+    """Train to the end, or go on from the checkpoint of this training.
+
+    Args:
+        number: which of the stage's trainings it is; a checkpoint of another one is none.
+        title: of the progress bar, for one that leaves a part out; the history of others is there to be watched.
+    """
+    if (state := saved.load()) is not None and state[1].pop("training") == number:
         training.load_state_dict(*state)
-        console.say(f"{stage}: going on after step {training.steps_done} of {training.num_steps}")
+        console.say(f"{title or stage}: going on after step {training.steps_done} of {training.num_steps}")
     started = training.steps_done
-    clock.steps = training.num_steps - started
+    clock.steps += training.num_steps - started
     every = steps_between(params.run.checkpoint_every, training.steps_per_epoch)
-    live = History(stage)
-    live.write(training.history)
+    live = None if title else History(stage)
+    if live:
+        live.write(training.history)
 
     def save() -> None:
+        tensors, values = training.state_dict()
         with clock.saving():
-            saved.save(*training.state_dict())
+            saved.save(tensors, {**values, "training": number})
 
     def before(step: int) -> None:
         bar.at(step)
@@ -115,20 +164,22 @@ def _train(training: Training, params: Params, stage: str, saved: checkpoints.Ch
             save()
         if stop.requested:
             console.say(
-                f"{stage}: stopped before step {step} of {training.num_steps}; run the same command again to continue"
+                f"{title or stage}: stopped before step {step} of {training.num_steps}; run the same command again to "
+                "continue"
             )
             stop.now()
 
-    with signals.deferred() as stop, console.progress(stage, training.num_steps, "step") as bar:
+    with signals.deferred() as stop, console.progress(title or stage, training.num_steps, "step") as bar:
         for row in training.epochs(on_step=before):
-            live.write(training.history)
+            if live:
+                live.write(training.history)
             bar.note(
                 f"epoch {round(row['epoch'] or 0, 2):g}/{training.num_epochs}, loss {row['class_loss']:.3f}, "
                 f"validation {row['student_validation_accuracy']:.1%} / {row['teacher_validation_accuracy']:.1%}"
             )
         if stop.requested:  # in the last evaluation
             save()
-            console.say(f"{stage}: stopped after its last step; run the same command again to continue")
+            console.say(f"{title or stage}: stopped after its last step; run the same command again to continue")
             stop.now()
 
 

@@ -45,13 +45,12 @@ class Heads:
             self.store = MemoryEmbeddings(self.embeddings.read(), self.standardization, device)
         else:
             self.store = FileEmbeddings(self.embeddings, self.standardization, device)
-        self._train = torch.from_numpy(labels.rows(TRAIN))
         self._classes = len(dataset.class_names)
         self._device = device
 
-    def features(self) -> Tensor | SampleRows:
+    def features(self, labels: Labels) -> Tensor | SampleRows:
         """What neighbours are found by: the standardised embeddings of the training samples."""
-        return self.store.features(self._train)
+        return self.store.features(torch.from_numpy(labels.rows(TRAIN)))
 
     def fresh(self, system: System) -> nn.Module:
         """The head that a system starts from."""

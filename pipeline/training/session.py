@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mlnt.images.batches import Augmentation, ImageStore
 from mlnt.images.statistics import InputStatistics
-from mlnt.method.mentor import given_label_probability
+from mlnt.method.confident import LabelScores
 from mlnt.method.schedules import Schedule
 from mlnt.method.teacher import TeacherBatchNorm
 from mlnt.noise.matrices import realised_matrix
@@ -25,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.params.values import Length
 from pipeline.store import models
-from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels
+from pipeline.store.dataset import DROPPED, TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels
 from pipeline.training.build import best_weights, empty_network, fresh_network
 from pipeline.training.device import amp_dtype, prepare, require_compiler
 from pipeline.training.head import Heads
@@ -42,24 +41,6 @@ def in_steps(length: Length, steps_per_epoch: int) -> int:
 def steps_between(length: Length, steps_per_epoch: int) -> int:
     """How many steps lie between two times that something is done."""
     return max(1, in_steps(length, steps_per_epoch))
-
-
-class LabelScores(NamedTuple):
-    """A network's view of the labels of a split.
-
-    Attributes:
-        predicted: its labels, int64 [N].
-        given: the probability of the given label, y · f(x, θ*), float32 [N]; low is suspicious.
-        highest: the probability of its own label, max f(x, θ*), float32 [N].
-    """
-
-    predicted: Tensor
-    given: Tensor
-    highest: Tensor
-
-    @classmethod
-    def empty(cls, size: int) -> LabelScores:
-        return cls(torch.empty(size, dtype=torch.int64), torch.empty(size), torch.empty(size))
 
 
 @dataclass(frozen=True)
@@ -103,6 +84,12 @@ class Session:
         """End the processes that read images."""
         self.images.close()
 
+    def without(self, left_out: Tensor) -> Session:
+        """The same session without some training samples, boolean [n] in the order of the training split."""
+        split = self.labels.split.copy()
+        split[self.labels.rows(TRAIN)[left_out.numpy()]] = DROPPED
+        return replace(self, labels=replace(self.labels, split=split))
+
     @property
     def optimizer(self) -> tuple[float, float, TeacherBatchNorm]:
         """The first arguments of a `LossStep`: momentum, weight decay, source of the teacher's BatchNorm statistics."""
@@ -136,11 +123,14 @@ class Session:
         Raises:
             UserError: the file is missing, damaged, or belongs to another network.
         """
-        if self.heads is None:
-            module = models.load_into(empty_network(system, self.params, self.dataset, self.device), path)
-        else:
-            module = self.heads.load(system, path)
+        module = models.load_into(self.empty(system), path) if self.heads is None else self.heads.load(system, path)
         return Network(module, amp_dtype(self.params.compute))
+
+    def empty(self, system: System) -> nn.Module:
+        """What a system trains, the network or its head, to load weights into."""
+        if self.heads is not None:
+            return self.heads.fresh(system)
+        return empty_network(system, self.params, self.dataset, self.device)
 
     def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What is saved of a network that was trained: the whole of it, also where only its head was."""
@@ -166,20 +156,17 @@ class Session:
         Logits are reduced batch by batch: those of a million samples and a thousand classes would take gigabytes.
         """
         labeled = self.split(split)
-        found = [LabelScores.empty(len(labeled.indices)) for _ in networks]
+        found: list[list[LabelScores]] = [[] for _ in networks]
         done = 0
         with console.progress(title, len(labeled.indices)) as bar:
             batches = logits_by_batch(networks, self.images, labeled.indices, self.params.compute.eval_batch_size)
             for logits in batches:
                 rows = slice(done, done + len(logits[0]))
                 for scores, part in zip(found, logits, strict=True):
-                    probs = part.softmax(dim=1)
-                    scores.predicted[rows] = probs.argmax(dim=1)
-                    scores.given[rows] = given_label_probability(probs, labeled.labels[rows])
-                    scores.highest[rows] = probs.amax(dim=1)
+                    scores.append(LabelScores.of(part.softmax(dim=1), labeled.labels[rows]))
                 done = rows.stop
                 bar.at(done - 1)
-        return found
+        return [LabelScores(*map(torch.cat, zip(*scores, strict=True))) for scores in found]
 
     def correct(self) -> Tensor | None:
         """Which training labels are right, boolean [n]; None where the true labels are unknown."""

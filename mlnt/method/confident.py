@@ -1,0 +1,60 @@
+"""Confident learning (Northcutt, Jiang & Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021):
+what is wrong among given labels, by thresholds that come from a network's own scores instead of a number.
+
+A network counts as sure of a class where it gives it at least t_c, its mean probability of class c over the samples
+whose given label is c: t_c is high for a class that it knows well, and low for all of a network that is unsure.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mlnt.method.mentor import given_label_probability
+
+
+class LabelScores(NamedTuple):
+    """A network's view of given labels.
+
+    Attributes:
+        predicted: its labels, int64 [N].
+        given: the probability of the given label, y · f(x, θ*), float32 [N]; low is suspicious.
+        highest: the probability of its own label, max f(x, θ*), float32 [N].
+    """
+
+    predicted: Tensor
+    given: Tensor
+    highest: Tensor
+
+    @classmethod
+    def of(cls, probs_NC: Tensor, labels_N: Tensor) -> LabelScores:
+        return cls(probs_NC.argmax(dim=1), given_label_probability(probs_NC, labels_N), probs_NC.amax(dim=1))
+
+
+def sure(labels_N: Tensor, scores: LabelScores, num_classes: int) -> Tensor:
+    """Where the network is sure of its label ŷ: max f(x) ≥ t_ŷ, boolean [N]; never, of a class that no label names."""
+    counts_C = torch.bincount(labels_N, minlength=num_classes)
+    sums_C = torch.bincount(labels_N, weights=scores.given.double(), minlength=num_classes)
+    thresholds_C = torch.where(counts_C > 0, sums_C / counts_C.clamp_min(1), torch.inf)
+    return scores.highest.double() >= thresholds_C[scores.predicted]
+
+
+def contradicted(labels_N: Tensor, scores: LabelScores, num_classes: int) -> Tensor:
+    """The labels in whose place the network is sure of another one, boolean [N]."""
+    return sure(labels_N, scores, num_classes) & (scores.predicted != labels_N)
+
+
+def issue_threshold(labels_N: Tensor, scores: LabelScores, num_classes: int) -> float:
+    """The probability of the given label at or below which as many labels lie as are probably wrong.
+
+    n̂ = Σ_c n_c (1 − a_c / b_c): of the n_c labels c, b_c are of samples where the network is sure, and a_c of those
+    have its label. The threshold is the n̂-th lowest y · f(x); −1, below all of them, where n̂ is 0.
+    """
+    certain = sure(labels_N, scores, num_classes)
+    counts_C = torch.bincount(labels_N, minlength=num_classes).double()
+    certain_C = torch.bincount(labels_N[certain], minlength=num_classes).double()
+    right_C = torch.bincount(labels_N[certain & (scores.predicted == labels_N)], minlength=num_classes).double()
+    wrong = round(float((counts_C * (1 - right_C / certain_C)).nan_to_num(0.0).sum()))
+    return float(scores.given.sort().values[wrong - 1]) if wrong else -1.0
