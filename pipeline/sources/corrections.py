@@ -37,7 +37,8 @@ def corrected(labels: Labels, dataset: Dataset, path: Path) -> Labels:
     """The labels after people's decisions: confirmed, replaced, or their sample in no split any more.
 
     Where the decisions were made about the source's own labels, what they say is the truth wherever the truth is known;
-    where they were made about labels with injected noise, the truth stays the source's.
+    where they were made about labels with injected noise, or the source has true labels beside its own, the truth stays
+    the source's.
 
     Raises:
         UserError: the file cannot be read, contradicts itself or belongs to other data, or nothing is left of a class
@@ -54,7 +55,8 @@ def corrected(labels: Labels, dataset: Dataset, path: Path) -> Labels:
         )
     source, rows = _rows(path, decided, labels, dataset, number)
     new, split, true = labels.labels.copy(), labels.split.copy(), labels.true_labels
-    true = true.copy() if true is not None and source else true
+    decided_truth = source and dataset.true_labels is None
+    true = true.copy() if true is not None and decided_truth else true
     decisions, reviewed = np.zeros(len(new), np.uint8), (dataset.labels if source else labels.labels)
     for each, found in zip(decided, rows, strict=True):
         decisions[found] = DECISIONS.index(each.decision)
@@ -62,7 +64,7 @@ def corrected(labels: Labels, dataset: Dataset, path: Path) -> Labels:
             split[found] = DROPPED
         else:
             new[found] = number[each.label]
-            if true is not None and source:
+            if true is not None and decided_truth:
                 true[found] = number[each.label]
     result = replace(labels, labels=new, true_labels=true, split=split, decisions=decisions, reviewed=reviewed)
     _require_enough(path, labels, result, dataset.class_names)

@@ -1,4 +1,4 @@
-"""A CSV file that lists images: path, label and, where it has the column, split."""
+"""A CSV file that lists images: path, label and, where it has the columns, split and true_label."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.sources.listing import SPLIT_NAMES, Sample
 
 
 def read_table(path: Path) -> list[Sample]:
-    """As `rows`, without those that list a file again under the same label and split, of which it warns.
+    """As `rows`, without those that list a file again under the same labels and split, of which it warns.
 
     Raises:
         UserError: as `rows`.
@@ -27,9 +27,17 @@ def rows(path: Path) -> list[Sample]:
     """The rows of a CSV file, as `delimited.rows` reads it.
 
     Raises:
-        UserError: as `delimited.rows`, or no file, or a row that names no file, class or split.
+        UserError: as `delimited.rows`, or no file, or a row that names no file, class or split, or no true label where
+            others do.
     """
-    return list(_samples(path))
+    samples = list(_samples(path))
+    without = [sample.path for sample in samples if sample.true_label is None]
+    if 0 < len(without) < len(samples):
+        raise UserError(
+            f"data.root: {path}: {len(without)} of {len(samples)} rows have no true_label: "
+            f"{first_few(map(printable, without))}; expected one in every row, or in none"
+        )
+    return samples
 
 
 def paths(path: Path) -> list[str]:
@@ -52,14 +60,15 @@ def _rows(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterato
 
 
 def _samples(path: Path) -> Iterator[Sample]:
-    for line, row in _rows(path, ("path", "label"), ("split",)):
+    for line, row in _rows(path, ("path", "label"), ("split", "true_label")):
         split = row.get("split", "train")
         if split not in SPLIT_NAMES or not row["label"]:
             raise UserError(
                 f"data.root: {path}, line {line}: found {row}, expected a path, a label and, in a column split, one of "
                 f"{', '.join(SPLIT_NAMES)}"
             )
-        yield Sample(_existing(path, line, row), row["label"], SPLIT_NAMES[split], -1)
+        true = row.get("true_label") or None
+        yield Sample(_existing(path, line, row), row["label"], SPLIT_NAMES[split], -1, true)
 
 
 def _existing(path: Path, line: int, row: dict[str, str]) -> str:
@@ -72,11 +81,11 @@ def _existing(path: Path, line: int, row: dict[str, str]) -> str:
 
 def _once(path: Path, samples: list[Sample]) -> list[Sample]:
     """Without those that come again; another label or split for the same file stays, to be found among equal images."""
-    known: set[tuple[str, int, str]] = set()
+    known: set[tuple[str, str | None, int, str]] = set()
     again: list[str] = []
     left: list[Sample] = []
     for sample, place in zip(samples, _places(path.parent, samples), strict=True):
-        if (entry := (sample.label, sample.split, place)) in known:
+        if (entry := (sample.label, sample.true_label, sample.split, place)) in known:
             again.append(sample.path)
         else:
             known.add(entry)

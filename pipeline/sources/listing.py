@@ -26,12 +26,13 @@ from pipeline.store.sizes import Sizes, count
 
 
 class Sample(NamedTuple):
-    """One file: where it lies, its class, its split, its number in the source."""
+    """One file: where it lies, its class, its split, its number in the source; its true class, where all have one."""
 
     path: str
     label: str
     split: int
     number: int
+    true_label: str | None = None
 
 
 class FileOptions(NamedTuple):
@@ -63,8 +64,8 @@ def load_listing(
         class_names: in the order of the label numbers; None puts the training classes in that of `in_order`.
 
     Raises:
-        UserError: no training images, fewer than two classes, a class without training images, missing files, files
-            that do not decode (unless they are left out, with a warning), or images of different sizes.
+        UserError: no training images, fewer than two classes, a class or a true label without training images, missing
+            files, files that do not decode (unless they are left out, with a warning), or images of different sizes.
     """
     in_train = {sample.label for sample in samples if sample.split == TRAIN}
     names = list(class_names) if class_names is not None else in_order(in_train)
@@ -76,6 +77,12 @@ def load_listing(
                 f"data.root: {SPLITS[sample.split]} has the class {sample.label!r} ({sample.path}), which train "
                 f"lacks; its classes are {', '.join(names)}"
             )
+    if unknown := [each for each in samples if each.true_label is not None and each.true_label not in in_train]:
+        raise UserError(
+            f"data.root: {len(unknown)} true labels are no class: "
+            f"{first_few(printable(f'{each.true_label} ({each.path})') for each in unknown)}; the classes are the "
+            f"labels of the training images: {', '.join(names)}; correct these rows, or remove them"
+        )
     warn_of_alike(names)
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
@@ -91,10 +98,16 @@ def load_listing(
         class_names=names,
         source=source,
         labels_are_true=False,
+        true_labels=_true_labels(chosen, number),
         same_picture=same_pictures(chosen, digests),
         options=options.image._replace(channels=1 if images.shape[1] == 1 else 3),
         folder=root,
     )
+
+
+def _true_labels(samples: Sequence[Sample], number: Mapping[str, int]) -> NDArray[np.int64] | None:
+    known = [number[sample.true_label] for sample in samples if sample.true_label is not None]
+    return np.array(known, dtype=np.int64) if known else None
 
 
 Digests = NDArray[np.uint64]

@@ -15,6 +15,7 @@ from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
+from pipeline.places.folder import printable
 from pipeline.sources import corrections, human_labels
 from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, write_labels
 from pipeline.store.record import Record
@@ -32,11 +33,12 @@ def run(params: Params) -> str:
     """
     dataset = read_dataset(params.data.root)
     split = _split(dataset, params)
-    true_labels = dataset.labels
+    beside = dataset.true_labels
+    true_labels = dataset.labels if beside is None else beside
     labels, intended = _noisy_labels(dataset, split, params)
-    if params.noise.validation == "clean":
-        labels = np.where(split == TRAIN, labels, true_labels)
-    known = dataset.labels_are_true or params.noise.kind != "none"
+    noisy = (TRAIN,) if params.noise.validation == "clean" else (TRAIN, VALIDATION)
+    labels = np.where(np.isin(split, noisy), labels, true_labels)
+    known = dataset.labels_are_true or beside is not None or params.noise.kind != "none"
     result = Labels(labels, true_labels if known else None, split, intended, dataset.digest)
     decided = params.noise.corrections
     if decided is not None:
@@ -128,10 +130,20 @@ def _warn_of_another_share(
 def _noisy_labels(
     dataset: Dataset, split: NDArray[np.uint8], params: Params
 ) -> tuple[matrices.Labels, matrices.Matrix | None]:
-    """Labels with noise in the training and the validation part, and the matrix that was asked for."""
+    """Labels with noise in the training and the validation part, and the matrix that was asked for.
+
+    Raises:
+        UserError: parameters or files that do not fit the data set, or noise upon labels that are wrong already.
+    """
     kind = params.noise.kind
     if kind == "none":
         return dataset.labels, None
+    if dataset.true_labels is not None and (wrong := dataset.true_labels != dataset.labels).any():
+        raise UserError(
+            f"noise.kind: found {kind}, but {int(wrong.sum())} of {len(wrong)} labels differ from their true_label "
+            f"already ({printable(dataset.names[wrong.argmax()])} first); expected none, which trains on the labels as "
+            "given, or a CSV without such rows"
+        )
     if kind == "human":
         return _human(dataset, params), None
     if kind == "instance":
@@ -257,7 +269,7 @@ def _human(dataset: Dataset, params: Params) -> matrices.Labels:
 
 def _validation_labels(dataset: Dataset, params: Params) -> str:
     """Which labels choose the best models: `clean`, `noisy`, or `as given` where their quality is unknown."""
-    if params.noise.kind == "none":
+    if params.noise.kind == "none" and dataset.true_labels is None:
         # Clothing1M: its owners had the images of validation and test labelled again by hand.
         return "clean" if dataset.labels_are_true or dataset.source == "clothing1m" else "as given"
     return params.noise.validation

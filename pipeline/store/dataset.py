@@ -82,6 +82,7 @@ class Dataset:
         class_names: one for each label.
         source: `data.source`.
         labels_are_true: whether the source vouches for its labels.
+        true_labels: what the source has beside the given labels [N]; None where it has nothing.
         same_picture: the group of equal images that each is in [N], −1 for none; None where no two are equal, or nobody
             has looked.
         options: how its files became images, `channels` settled; None where it has no files.
@@ -96,6 +97,7 @@ class Dataset:
     class_names: list[str]
     source: str
     labels_are_true: bool
+    true_labels: NDArray[np.int64] | None = None
     same_picture: NDArray[np.int64] | None = None
     options: ImageOptions | None = None
     folder: Path | None = None
@@ -147,8 +149,8 @@ def write_dataset(dataset: Dataset) -> str:
         "names": names.text,
         "name_ends": names.ends,
     }
-    if dataset.same_picture is not None:
-        arrays["same_picture"] = dataset.same_picture
+    of_some = {"true_labels": dataset.true_labels, "same_picture": dataset.same_picture}
+    arrays |= {name: array for name, array in of_some.items() if array is not None}
     about: dict[str, Any] = {
         "class_names": dataset.class_names,
         "source": dataset.source,
@@ -195,6 +197,7 @@ def read_dataset(root: str | None = None) -> Dataset:
             split=file["split"][:],
             source_index=file["source_index"][:],
             names=names,
+            true_labels=file["true_labels"][:] if "true_labels" in file else None,
             same_picture=file["same_picture"][:] if "same_picture" in file else None,
             **about,
         )

@@ -186,6 +186,22 @@ def test_noise_leaves_alone_what_people_decided_about_the_source(own: Path) -> N
     assert metrics["realised_rate"] == pytest.approx(wrong.mean(), abs=1e-6)
 
 
+def test_decisions_leave_true_labels_alone_that_stand_beside_the_given_ones(project: Path) -> None:
+    for i in range(12):
+        write_picture(project / f"{i}.png", i)
+    rows = [f"{i}.png,{'ab'[i % 2]},a" for i in range(12)]
+    Path("list.csv").write_text("\n".join(["path,label,true_label", *rows]) + "\n")
+    changes = {"data__root": "list.csv"}
+    download.run(make_params(**{**AS_GIVEN, **changes}))
+    before, _ = decide(HEADER, **changes)
+    name = read_dataset().names[next(row for row in before.rows(TRAIN) if before.labels[row] == 0)]
+    after, metrics = decide(HEADER + f"{name},a,relabel,b\n", **changes)
+    assert after.true_labels is not None
+    assert not after.true_labels.any()
+    assert after.labels[row_of(name)] == 1
+    assert metrics["realised_rate"] == pytest.approx(after.labels[after.rows(TRAIN)].mean(), abs=1e-6)
+
+
 def test_decisions_about_injected_noise_leave_the_truth_alone(own: Path) -> None:
     noise.run(make_params(**injected()))
     dataset = read_dataset()

@@ -19,7 +19,7 @@ from pipeline.sources.classes import in_order
 from pipeline.sources.listing import FileOptions
 from pipeline.sources.same import picture_digest
 from pipeline.stages import download
-from pipeline.store.dataset import TEST, TRAIN, Dataset, read_dataset
+from pipeline.store.dataset import TEST, TRAIN, Dataset, read_dataset, write_dataset
 
 OPTIONS = FileOptions(ImageOptions("auto", None, None, 100, "white"), "error", None, None, "memory", 0)
 
@@ -246,6 +246,63 @@ def test_a_file_in_two_splits_is_named(pictures: Path, capsys: pytest.CaptureFix
     assert "1 images are in more than one split" in said
     assert "pics/0.png (test) = pics/0.png (train); remove" in said
     assert said.count("warning") == 1
+
+
+# True labels beside the given ones
+
+WITH_TRUTH = "path,label,true_label\npics/0.png,a,a\npics/1.png,b,a\npics/2.png,b,b\npics/3.png,a,b\n"
+
+
+@pytest.mark.parametrize("storage", ["memory", "files"])
+def test_a_table_may_have_true_labels(storage: str, pictures: Path) -> None:
+    dataset = listed(pictures, WITH_TRUTH, storage=storage)
+    assert dataset.labels.tolist() == [0, 1, 1, 0]
+    assert dataset.true_labels is not None
+    assert dataset.true_labels.tolist() == [0, 0, 1, 1]
+    assert not dataset.labels_are_true
+
+
+def test_true_labels_stay_with_their_images_where_others_are_left_out(pictures: Path) -> None:
+    (pictures / "pics/0.png").write_bytes(b"no image")
+    expected = {"pics/1.png": 0, "pics/2.png": 1, "pics/3.png": 1}
+    skipped = listed(pictures, WITH_TRUTH, on_bad_image="skip")
+    limited = listed(pictures, WITH_TRUTH.replace("pics/0.png", "pics/4.png"), limit=2)
+    for dataset, count in ((skipped, 3), (limited, 2)):
+        assert dataset.true_labels is not None
+        assert len(dataset.true_labels) == len(dataset.names) == count
+        for name, true in zip(dataset.names, dataset.true_labels.tolist(), strict=True):
+            assert true == expected.get(name, 0)
+
+
+def test_an_empty_column_is_none(project: Path, pictures: Path) -> None:
+    plain = "path,label\npics/0.png,a\npics/1.png,b\n"
+    digests = [
+        write_dataset(listed(pictures, text))
+        for text in (plain, "path,label,true_label\npics/0.png,a,\npics/1.png,b,\n", WITH_TRUTH)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+    (pictures / "list.csv").write_text(WITH_TRUTH.replace("b,a", "b,b"))
+    assert write_dataset(load(pictures / "list.csv")) != digests[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (WITH_TRUTH.replace("b,a", "b,"), ["1 of 4 rows have no true_label: pics/1.png; expected one in every row"]),
+        (WITH_TRUTH.replace("b,a", "b,c"), ["1 true labels are no class: c (pics/1.png)", "a, b; correct these rows"]),
+        ("path,label,true_label,true_label\npics/0.png,a,a,b\n", ["more than one column called true_label"]),
+    ],
+)
+def test_what_true_labels_must_not_be(text: str, expected: list[str], pictures: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        listed(pictures, text)
+    assert all(part in str(caught.value) for part in ("data.root: ", *expected)), caught.value
+
+
+def test_two_truths_about_a_file_are_both_kept(pictures: Path) -> None:
+    dataset = listed(pictures, f"{WITH_TRUTH}pics/0.png,a,b\npics/1.png,b,a\n")
+    assert [name for name, _ in named(dataset)].count("pics/0.png") == 2
+    assert [name for name, _ in named(dataset)].count("pics/1.png") == 1
 
 
 # The same picture again

@@ -405,6 +405,52 @@ def test_own_labels_are_the_truth_when_noise_is_injected(own: Dataset) -> None:
     assert metrics["realised_rate"] == 0.5
 
 
+def with_truth(dataset: Dataset, true_labels: NDArray[np.int64]) -> Dataset:
+    """The data set with true labels beside its own, as download writes it of a CSV that has both."""
+    write_dataset(dataclasses.replace(dataset, true_labels=true_labels))
+    return read_dataset()
+
+
+@pytest.mark.parametrize("validation", ["clean", "noisy"])
+def test_true_labels_beside_the_given_ones_are_what_results_are_judged_by(validation: str, own: Dataset) -> None:
+    true = np.where(np.arange(len(own.labels)) % 3 == 0, (own.labels + 1) % 10, own.labels)
+    dataset = with_truth(own, true)
+    labels, metrics = inject(dataset, kind="none", validation=validation)
+    plain, _ = inject(with_truth(own, own.labels), kind="none")
+    assert labels.true_labels is not None
+    assert labels.true_labels.tolist() == true.tolist()
+    assert labels.split.tolist() == plain.split.tolist()
+    for part, expected in (
+        (TRAIN, own.labels),
+        (VALIDATION, true if validation == "clean" else own.labels),
+        (TEST, true),
+    ):
+        rows = labels.rows(part)
+        assert (own.labels[rows] != true[rows]).any()
+        assert labels.labels[rows].tolist() == expected[rows].tolist()
+    train = labels.rows(TRAIN)
+    assert metrics["realised_rate"] == pytest.approx((own.labels[train] != true[train]).mean(), abs=1e-6)
+    assert metrics["validation_labels"] == validation
+    assert len(files.read_csv(noise.MATRIX)) == 100
+
+
+def test_noise_upon_noise_is_refused(own: Dataset) -> None:
+    changes = {"kind": "symmetric", "rate": 0.5, "symmetric_excludes_true": True}
+    plain, _ = inject(own, **changes)
+    equal, _ = inject(with_truth(own, own.labels), **changes)
+    assert np.array_equal(equal.labels, plain.labels)
+    true = own.labels.copy()
+    true[7] = (true[7] + 1) % 10
+    with_truth(own, true)
+    before = files.LABELS.read_bytes()
+    expected = (
+        rf"noise\.kind: found symmetric, but 1 of {len(true)} labels differ .*\({re.escape(own.names[7])} first\)"
+    )
+    with pytest.raises(UserError, match=expected):
+        noise.run(make_params(**WHOLE, noise__kind="symmetric"))
+    assert files.LABELS.read_bytes() == before
+
+
 def test_the_usual_mapping_on_digits_is_that_of_look_alikes(digits: Dataset) -> None:
     labels, _ = inject(digits, kind="asymmetric", rate=0.4, mapping={})
     table = counts(digits, labels)

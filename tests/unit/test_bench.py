@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import own_images
 import pytest
-from projects import run_stage, write_params
+from projects import make_params, run_stage, write_params
+from safetensors.torch import save_file
 
+from mlnt.networks import create_model
 from pipeline.params.load import load
+from pipeline.store.dataset import TEST, TRAIN, read_dataset, read_labels
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -69,3 +75,33 @@ def test_what_runs_on_a_gpu_runs_in_miniature_on_a_cpu(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert {row["part"] for row in rows} == {"machine", "equal", "speed", "scaling", "training"}
     assert [row["result"] for row in rows if row["case"].endswith("to the CPU")] == ["equal"] * 9
+
+
+def test_cleanlab_judges_the_labels_of_a_run_of_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file(create_model("preact_resnet_tiny", num_classes=3, in_chans=1, seed=5).state_dict(), "start.safetensors")
+    changes = {"model__train": "head", "model__weights": "start.safetensors", "data__limit": 600}
+    for stage in ("download", "noise", "embed"):
+        run_stage(stage, make_params(**changes, noise__validation="noisy", noise__rate=0.4))
+    labels = read_labels(read_dataset())
+    rows, true = np.flatnonzero(labels.split != TEST), labels.true_labels
+    assert true is not None
+    # A model that is right and hardly ever sure, on a part of the samples in another order.
+    some = rows[::-1][:400]
+    np.savez("probs.npz", rows=some, pred_probs=0.05 + 0.5 * np.eye(10)[true[some]])
+    command = ["own_images.py", ".", "--cell", "digits", "--pred-probs", "probs.npz", "--out", "results.jsonl"]
+    monkeypatch.setattr(sys, "argv", command)
+    own_images.main()
+    own_images.main()
+    first, again = (json.loads(line) for line in Path("results.jsonl").read_text().splitlines())
+    assert {**first, "seconds": 0} == {**again, "seconds": 0}
+    assert (first["cell"], first["stage"]) == ("digits", "cleanlab")
+    for name, part in (("all", rows), ("training", labels.rows(TRAIN))):
+        found = first["issues"][name]
+        assert found["wrong"] == pytest.approx((labels.labels[part] != true[part]).mean(), abs=1e-4)
+        assert found["auc"] > 0.8
+    perfect = first["issues_of_network"]["all"]
+    wrong = perfect.pop("wrong")
+    assert wrong == pytest.approx((labels.labels[some] != true[some]).mean(), abs=1e-4)
+    assert perfect == {"auc": 1, "precision": 1, "recall": 1, "f1": 1, "false_alarms": 0}
+    assert first["test"]["regression_on_true_labels"] > first["test"]["regression"] > 30
