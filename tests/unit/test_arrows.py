@@ -44,9 +44,8 @@ SHELL = {
     "outlook": BASE | {"params", "store", "training", "systems", "stages"},
     "doctor": BASE | {"params", "outlook"},
     "prune": BASE | {"store", "systems"},
-    "flags": set(),
     "cli": BASE
-    | {"flags", "prune", "params", "systems", "report", "stages", "prediction", "export", "paper", "doctor", "outlook"},
+    | {"prune", "params", "systems", "report", "stages", "prediction", "export", "paper", "doctor", "outlook"},
     "__main__": {"cli", "signals"},
 }
 
