@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,28 @@ from pipeline.cli.flags import Command
 from pipeline.cli.shared import PARAMS, Debug, ParamsFile, app, checked_params, reported
 
 HELPERS = "Helpers"
+
+
+@app.command("init", cls=Command, rich_help_panel=HELPERS)
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The workspace: a new or an empty folder.", show_default="this one")
+    ] = Path(),
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Your images: a folder with train/CLASS/FILE or CLASS/FILE, a .csv file or an archive."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Lay out a workspace, in which `dvc repro` runs → params.yaml, dvc.yaml, presets/, a git and a DVC repository.
+
+    With --images it is for your images: they are looked at first, and you hear what will happen and how long it takes.
+    No file that is there is replaced.
+    """
+    with reported(debug):
+        from pipeline.workspace import init as command
+
+        command.run(folder, images)
 
 
 @app.command("show", cls=Command, rich_help_panel=HELPERS)

@@ -21,7 +21,8 @@ app = typer.Typer(
     name="mlnt",
     cls=Group,
     help="Train image classifiers on partly wrong labels, and find those labels (MLNT, CVPR 2019).\n\n"
-    "`dvc repro` runs the stages in order; the commands here run one of them, or help with experiments and results.",
+    "`mlnt init` begins; `dvc repro` runs the stages in order; the commands here run one of them, or help with "
+    "experiments and results.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -14,7 +14,13 @@ STAGES = "Stages of the pipeline"
 
 
 @app.command("look", cls=Command, rich_help_panel=STAGES)
-def look(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+def look(
+    code: Annotated[
+        bool, typer.Option("--code", metavar="", help="Also write a digest of the code that each stage would run.")
+    ] = False,
+    params: ParamsFile = PARAMS,
+    debug: Debug = False,
+) -> None:
     """List your own files, at data.root and elsewhere, with their sums → data/seen/.
 
     What depends on a file runs again when the file has changed.
@@ -23,7 +29,7 @@ def look(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         checked = checked_params(params)
         from pipeline.stages import look as stage
 
-        console.say(stage.run(checked))
+        console.say(stage.run(checked, code))
 
 
 @app.command("download", cls=Command, rich_help_panel=STAGES)

@@ -66,16 +66,7 @@ def load_listing(
         UserError: no training images, fewer than two classes, a class without training images, missing files, files
             that do not decode (unless they are left out, with a warning), or images of different sizes.
     """
-    in_train = {sample.label for sample in samples if sample.split == TRAIN}
-    names = list(class_names) if class_names is not None else in_order(in_train)
-    if len(in_train) < 2:
-        raise UserError(f"data.root: expected training images of two or more classes, found {sorted(in_train)}")
-    for sample in samples:
-        if sample.label not in in_train:
-            raise UserError(
-                f"data.root: {SPLITS[sample.split]} has the class {sample.label!r} ({sample.path}), which train "
-                f"lacks; its classes are {', '.join(names)}"
-            )
+    names = classes_of(samples, class_names)
     warn_of_alike(names)
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
@@ -95,6 +86,28 @@ def load_listing(
         options=options.image._replace(channels=1 if images.shape[1] == 1 else 3),
         folder=root,
     )
+
+
+def classes_of(samples: Iterable[Sample], class_names: Sequence[str] | None = None) -> list[str]:
+    """The classes in the order of their numbers: `class_names`, or those of the training images in that of `in_order`.
+
+    Raises:
+        UserError: the training images are of fewer than two classes, or others are of a class that they lack.
+    """
+    samples = list(samples)
+    in_train = _train_classes(samples)
+    names = list(class_names) if class_names is not None else in_order(in_train)
+    if len(in_train) < 2:
+        raise UserError(
+            f"data.root: expected training images of two or more classes, a folder for each, found {sorted(in_train)}"
+        )
+    for sample in samples:
+        if sample.label not in in_train:
+            raise UserError(
+                f"data.root: {SPLITS[sample.split]} has the class {sample.label!r} ({sample.path}), which train "
+                f"lacks; its classes are {', '.join(names)}"
+            )
+    return names
 
 
 Digests = NDArray[np.uint64]
