@@ -98,9 +98,7 @@ def classes_of(samples: Iterable[Sample], class_names: Sequence[str] | None = No
     in_train = _train_classes(samples)
     names = list(class_names) if class_names is not None else in_order(in_train)
     if len(in_train) < 2:
-        raise UserError(
-            f"data.root: expected training images of two or more classes, a folder for each, found {sorted(in_train)}"
-        )
+        raise UserError(f"data.root: expected training images of two or more classes, found {sorted(in_train)}")
     for sample in samples:
         if sample.label not in in_train:
             raise UserError(

@@ -7,6 +7,8 @@ import glob
 import os
 import shlex
 import stat
+import tarfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,11 @@ def _params(before: Mapping[str, str], images: Path, root: str, out: Console) ->
     changes: dict[str, Any] = {"data.root": root}
     try:
         if images.suffix.lower() != ".csv" and file_type(images) == stat.S_IFREG:
+            if not (tarfile.is_tarfile(images) or zipfile.is_zipfile(images)):
+                raise UserError(
+                    f"data.root: {images}: found a file that is neither a .csv file nor a tar or zip archive; expected "
+                    "one of these, or a folder with train/CLASS/FILE or CLASS/FILE"
+                )
             _say(out, f"{images}: an archive; what is in it is seen when stage download unpacks it")
         else:
             counts = pictures.look(images, defaults["data"]["max_image_mpixels"], out)

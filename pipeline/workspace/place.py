@@ -40,8 +40,8 @@ def require_room(folder: Path, images: Path | None) -> None:
     )
     if others:
         raise UserError(
-            f"{folder}: found {first_few(map(printable, others), ', ')}, expected an empty folder, or one that is not "
-            "there yet; name it, as in `mlnt init NEW`"
+            f"{folder}: found {first_few(map(printable, others), ', ')}, expected an empty folder for the workspace, "
+            f"or one that is not there: mlnt init --images {images or folder} NEW"
         )
 
 

@@ -270,8 +270,10 @@ def test_what_is_no_set_of_images_is_refused_and_nothing_is_written(here: Path) 
     for images, folder, expected in (
         ("nosuch", "work", "--images: nosuch: no such folder or file"),
         ("empty", "work", "no images in it; expected train/CLASS/FILE"),
-        ("one", "work", "expected training images of two or more classes, a folder for each, found ['cat']"),
+        ("one", "work", "expected training images of two or more classes, found ['cat']"),
         ("flat", "work", "lies in no class folder"),
+        ("flat/0.png", "work", "found a file that is neither a .csv file nor a tar or zip archive"),
+        ("flat", "data", "expected an empty folder"),
         ("inside", "inside", "the workspace would lie in it"),
         ("inside", "inside/work", "the workspace would lie in it"),
         ("data", ".", "data/ is a folder that a workspace writes into"),
