@@ -18,8 +18,10 @@ if ! [ -w "$HOME" ]; then
 fi
 
 if [ -z "$(ls -A)" ] && [ -w . ]; then
-    echo "empty workspace: the project is copied into it" >&2
-    cp -R /opt/mlnt/. .
+    case "$*" in
+    "mlnt init"*) ;;
+    *) mlnt init >&2 ;;
+    esac
 fi
 
 # DVC knows who holds its locks by process number. Those of another container mean nothing here, and those of a killed

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -115,6 +116,30 @@ def decode_image(content: bytes, options: ImageOptions) -> Decoded:
         raise UndecodableError(str(error) or type(error).__name__) from error
 
 
+def size_by_header(path: Path, max_mpixels: float) -> tuple[int, int]:
+    """Width and height of an image file, by its header: a cut-off or damaged image is not noticed.
+
+    Raises:
+        UndecodableError: the file is no image, or is too large.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            with _our_limit_alone(), Image.open(file, formats=_FORMATS) as image:
+                width, height = image.size
+        except UnidentifiedImageError as error:
+            raise UndecodableError("of no known image format") from error
+        except Exception as error:  # as in `decode_image`
+            raise UndecodableError(str(error) or type(error).__name__) from error
+    if width * height > max_mpixels * 1e6:
+        raise UndecodableError(_too_large(width, height, max_mpixels))
+    return width, height
+
+
+def _too_large(width: int, height: int, most: float) -> str:
+    return f"{width}×{height} pixels, more than data.max_image_mpixels, {most:g}"
+
+
 @contextmanager
 def _our_limit_alone() -> Iterator[None]:
     """Switch off Pillow's own limit, since `max_mpixels` replaces it, and warnings about metadata that is not used."""
@@ -132,7 +157,7 @@ def _opened(content: bytes, most: float) -> tuple[Image.Image, list[str]]:
     """With 8 bits a channel and upright, and what is to be said about it."""
     with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
         if opened.width * opened.height > most * 1e6:
-            raise ValueError(f"{opened.width}×{opened.height} pixels, more than data.max_image_mpixels, {most:g}")
+            raise ValueError(_too_large(opened.width, opened.height, most))
         tile = getattr(opened, "tag_v2", {})  # a TIFF's: one tile is unpacked whole, however small the image
         if tile.get(TiffImagePlugin.TILEWIDTH, 0) * tile.get(TiffImagePlugin.TILELENGTH, 0) > most * 1e6:
             raise ValueError(f"tiles of more pixels than data.max_image_mpixels, {most:g}")

@@ -42,18 +42,38 @@ def apply(name: str, target: Path) -> list[str]:
     folder = target.parent / FOLDER
     read(name, folder)
     _read_sections(target)
-    yaml = YAML()  # round-trip: comments, and the way that a value is written, are part of the document
-    yaml.preserve_quotes = True
-    yaml.width = 200
-    changes = yaml.load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
-    document = yaml.load(target.read_text(encoding="utf-8"))
+    changes = _yaml().load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    text, lines = merged(target.read_text(encoding="utf-8"), changes, f"{target} with {name}.yaml")
+    if lines:
+        files.write_text(target, text)
+    return lines or [f"{target} is {name} already"]
+
+
+def merged(text: str, changes: Mapping[str, Any], where: str) -> tuple[str, list[str]]:
+    """The text of a parameter file with these values merged into it, and a line for each change.
+
+    Args:
+        changes: section → parameter → value.
+        where: what a message names.
+
+    Raises:
+        UserError: the result does not fit the schema.
+    """
+    yaml = _yaml()
+    document = yaml.load(text)
     lines = list(_merge(document, changes))
     buffer = io.StringIO()
     yaml.dump(document, buffer)
-    check(YAML(typ="safe", pure=True).load(buffer.getvalue()), Path(f"{target} with {name}.yaml"))
-    if lines:
-        files.write_text(target, buffer.getvalue())
-    return lines or [f"{target} is {name} already"]
+    check(YAML(typ="safe", pure=True).load(buffer.getvalue()), Path(where))
+    return buffer.getvalue(), lines
+
+
+def _yaml() -> YAML:
+    """Round-trip: comments, and the way that a value is written, are part of the document."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 200
+    return yaml
 
 
 def read(name: str, folder: Path = FOLDER) -> dict[str, Any]:

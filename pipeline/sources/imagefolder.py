@@ -32,21 +32,30 @@ def load(root: Path, options: FileOptions) -> Dataset:
         root: the folder, or the .csv file.
 
     Raises:
-        UserError: another layout, no images, names that are not UTF-8, or `load_listing` fails.
+        UserError: `listed` or `load_listing` fails.
     """
-    if root.suffix.lower() == ".csv":
-        return load_listing(_numbered(read_table(root)), root.parent, options, "imagefolder")
-    if (found := file_type(root)) != stat.S_IFDIR:
-        what = "expected a folder, a tar or zip archive or a .csv file" if found else "no such folder or file"
-        raise UserError(f"data.root: {root}: {what}")
-    return load_listing(_numbered(_samples(root)), root, options, "imagefolder")
+    folder, samples = listed(root)
+    return load_listing(_numbered(samples), folder, options, "imagefolder")
 
 
 def look(root: Path, options: FileOptions) -> Sizes:
     """What `load` would give, from the names of the files and one of them."""
+    folder, samples = listed(root)
+    return look_at_listing(samples, folder, options)
+
+
+def listed(root: Path) -> tuple[Path, list[Sample]]:
+    """The images of a folder, or those that a .csv file lists, and the folder that their paths are relative to.
+
+    Raises:
+        UserError: nothing is there, another layout, no images, names that are not UTF-8.
+    """
     if root.suffix.lower() == ".csv":
-        return look_at_listing(read_table(root), root.parent, options)
-    return look_at_listing(_samples(root), root, options)
+        return root.parent, read_table(root)
+    if (found := file_type(root)) != stat.S_IFDIR:
+        what = "expected a folder, a tar or zip archive or a .csv file" if found else "no such folder or file"
+        raise UserError(f"data.root: {root}: {what}")
+    return root, _samples(root)
 
 
 def _samples(root: Path) -> list[Sample]:

@@ -67,22 +67,7 @@ def load_listing(
         UserError: no training images, fewer than two classes, a class or a true label without training images, missing
             files, files that do not decode (unless they are left out, with a warning), or images of different sizes.
     """
-    in_train = {sample.label for sample in samples if sample.split == TRAIN}
-    names = list(class_names) if class_names is not None else in_order(in_train)
-    if len(in_train) < 2:
-        raise UserError(f"data.root: expected training images of two or more classes, found {sorted(in_train)}")
-    for sample in samples:
-        if sample.label not in in_train:
-            raise UserError(
-                f"data.root: {SPLITS[sample.split]} has the class {sample.label!r} ({sample.path}), which train "
-                f"lacks; its classes are {', '.join(names)}"
-            )
-    if unknown := [each for each in samples if each.true_label is not None and each.true_label not in in_train]:
-        raise UserError(
-            f"data.root: {len(unknown)} true labels are no class: "
-            f"{first_few(printable(f'{each.true_label} ({each.path})') for each in unknown)}; the classes are the "
-            f"labels of the training images: {', '.join(names)}; correct these rows, or remove them"
-        )
+    names = classes_of(samples, class_names)
     warn_of_alike(names)
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
@@ -108,6 +93,33 @@ def load_listing(
 def _true_labels(samples: Sequence[Sample], number: Mapping[str, int]) -> NDArray[np.int64] | None:
     known = [number[sample.true_label] for sample in samples if sample.true_label is not None]
     return np.array(known, dtype=np.int64) if known else None
+
+
+def classes_of(samples: Iterable[Sample], class_names: Sequence[str] | None = None) -> list[str]:
+    """The classes in the order of their numbers: `class_names`, or those of the training images in that of `in_order`.
+
+    Raises:
+        UserError: the training images are of fewer than two classes, or others, or true labels, are of a class that they
+            lack.
+    """
+    samples = list(samples)
+    in_train = _train_classes(samples)
+    names = list(class_names) if class_names is not None else in_order(in_train)
+    if len(in_train) < 2:
+        raise UserError(f"data.root: expected training images of two or more classes, found {sorted(in_train)}")
+    for sample in samples:
+        if sample.label not in in_train:
+            raise UserError(
+                f"data.root: {SPLITS[sample.split]} has the class {sample.label!r} ({sample.path}), which train "
+                f"lacks; its classes are {', '.join(names)}"
+            )
+    if unknown := [each for each in samples if each.true_label is not None and each.true_label not in in_train]:
+        raise UserError(
+            f"data.root: {len(unknown)} true labels are no class: "
+            f"{first_few(printable(f'{each.true_label} ({each.path})') for each in unknown)}; the classes are the "
+            f"labels of the training images: {', '.join(names)}; correct these rows, or remove them"
+        )
+    return names
 
 
 Digests = NDArray[np.uint64]

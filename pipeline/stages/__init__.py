@@ -1,1 +1,1 @@
-"""One module a stage: what it reads, does and writes. `cli.py` makes commands of them."""
+"""One module a stage: what it reads, does and writes. `pipeline.cli` makes commands of them."""

@@ -1,4 +1,4 @@
-"""Stage look: which of a person's own files a run comes from → data/seen/*.csv.
+"""Stage look: which of a person's own files a run comes from → data/seen/.
 
 It always runs, and takes a moment: what depends on these lists runs again when a file has changed, and only then.
 """
@@ -12,12 +12,18 @@ from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.places.folder import printable
 from pipeline.sources.seen import Seen, look
+from pipeline.systems.registry import BY_STAGE, code_now
 
 SEEN = Path("data/seen")
+CODE = SEEN / "code"
+WITH_CODE = ("download", "noise", "embed", *BY_STAGE, "features", "evaluate", "report")
 
 
-def run(params: Params) -> str:
+def run(params: Params, code: bool = False) -> str:
     """Write what is at `data.root`, the files of the noise, and the start weights; returns a line with their numbers.
+
+    Args:
+        code: also write the digest of the code that each stage would run, for a workspace that does not hold it.
 
     Raises:
         UserError: one of them is not there, or cannot be read; or the weights of `model.pretrained` cannot be had.
@@ -37,6 +43,9 @@ def run(params: Params) -> str:
         rows = ({"name": printable(each.name), "size": each.size, "sha256": each.sha256} for each in found)
         files.write_csv(SEEN / f"{name}.csv", rows)
         counts.append(f"{len(found)} of {name}")
+    if code:
+        for stage in WITH_CODE:
+            files.write_csv(CODE / f"{stage}.csv", [{"code": code_now(stage)}], synced=False)
     return f"look: {', '.join(counts)}"
 
 

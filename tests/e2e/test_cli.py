@@ -49,6 +49,7 @@ COMMANDS = {
     "sweep": "DVC experiments",
     "tables": "reports/PRESET/index.html",
     "predict": "predictions.csv",
+    "init": "params.yaml",
     "show": "results",
     "preset": "params.yaml",
     "doctor": "project",

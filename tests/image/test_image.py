@@ -11,10 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 from conftest import ROOT, Image, log_has
 from engine import Docker
 from ruamel.yaml import YAML
+from sklearn.datasets import load_digits
 
 SECONDS_TO_STOP = 10  # docker stop kills after that
 ANYBODY = "4242:4242"
@@ -172,15 +175,62 @@ def test_a_workspace_that_cannot_be_used_is_explained(image: Image, tmp_path: Pa
     assert [path.name for path in other.iterdir()] == ["notes.txt"]
 
 
-def test_an_empty_folder_becomes_a_workspace(image: Image, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    folder = tmp_path / "empty"
+def empty(folder: Path) -> tuple[str, ...]:
+    """A new folder of nobody in particular, as the workspace."""
     folder.mkdir()
     shutil.chown(folder, 4242, 4242)
-    options = ("-v", f"{folder}:/workspace", "--user", ANYBODY)
+    return "-v", f"{folder}:/workspace", "--user", ANYBODY
+
+
+def test_an_empty_folder_becomes_a_workspace_of_the_installed_package(
+    default_run: tuple[str, str], image: Image, tmp_path: Path
+) -> None:
+    options = empty(tmp_path / "empty")
     assert "Ready: dvc repro" in image.run("mlnt", "doctor", options=options)
-    assert (folder / "params.yaml").exists()
+    assert (tmp_path / "empty/params.yaml").exists()
+    assert not (tmp_path / "empty/pipeline").exists()
     assert image.run("git", "status", "--porcelain", options=options) == ""
+    image.run(options=options)
+    here, there = outputs((tmp_path / "empty/dvc.lock").read_text()), outputs(read(image, default_run[0], "dvc.lock"))
+    assert {path: digest for path, digest in here.items() if path != "data/seen/code"} == there
+
+
+@pytest.mark.short
+def test_a_workspace_for_ones_own_images(image: Image, tmp_path: Path) -> None:
+    """In an empty folder, and in the image's own workspace."""
+    digits = write_digits(tmp_path / "photos")
+    photos = ("-v", f"{tmp_path / 'photos'}:/photos:ro")
+    command = ("sh", "-c", "mlnt init --images /photos && cat params.yaml")
+    for output in (
+        image.run(*command, options=(*photos, *empty(tmp_path / "empty"))),
+        image.run(*command, options=photos),
+    ):
+        assert f"{len(digits)} images of 10 classes" in output
+        assert "root: /photos" in output
+
+
+@pytest.mark.short
+def test_a_model_predicts(default_run: tuple[str, str], image: Image, tmp_path: Path) -> None:
+    digits = write_digits(tmp_path / "photos")
+    options = ("-v", f"{default_run[0]}:/workspace", "-v", f"{tmp_path / 'photos'}:/photos:ro")
+    output = image.run(
+        "sh", "-c", "mlnt predict /photos --topk 1 --out /tmp/found.csv && cat /tmp/found.csv", options=options
+    )
+    found = dict(re.findall(r"^/photos/(\S+),(\d),", output, re.MULTILINE))
+    assert found.keys() == digits.keys()
+    assert sum(found[path] == label for path, label in digits.items()) > 0.8 * len(digits)
+
+
+def write_digits(folder: Path) -> dict[str, str]:
+    """100 image files, CLASS/FILE; path → class."""
+    images, labels = load_digits(return_X_y=True)
+    found = {}
+    for i, (pixels, label) in enumerate(zip(images[:100].reshape(-1, 8, 8), labels, strict=False)):
+        path = folder / str(label) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(np.rint(pixels * 255 / 16).astype(np.uint8)).save(path)
+        found[f"{label}/{i}.png"] = str(label)
+    return found
 
 
 def test_read_only_without_network_and_privileges(default_run: tuple[str, str], image: Image, docker: Docker) -> None:

@@ -43,10 +43,22 @@ SHELL = {
     "paper": BASE | {"store", "params", "training", "systems", "stages", "report", "paper.numbers"},
     "outlook": BASE | {"params", "store", "training", "systems", "stages"},
     "doctor": BASE | {"params", "outlook"},
+    "workspace": BASE | {"images", "store", "params", "places", "sources", "training", "outlook"},
     "prune": BASE | {"store", "systems"},
-    "flags": set(),
     "cli": BASE
-    | {"flags", "prune", "params", "systems", "report", "stages", "prediction", "export", "paper", "doctor", "outlook"},
+    | {
+        "prune",
+        "params",
+        "systems",
+        "report",
+        "stages",
+        "prediction",
+        "export",
+        "paper",
+        "doctor",
+        "outlook",
+        "workspace",
+    },
     "__main__": {"cli", "signals"},
 }
 

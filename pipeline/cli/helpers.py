@@ -1,0 +1,90 @@
+"""What helps with workspaces, parameters and results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import console
+from pipeline.cli.flags import Command
+from pipeline.cli.shared import PARAMS, Debug, ParamsFile, app, checked_params, reported
+
+HELPERS = "Helpers"
+
+
+@app.command("init", cls=Command, rich_help_panel=HELPERS)
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The workspace: a new or an empty folder.", show_default="this one")
+    ] = Path(),
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Your images: a folder with train/CLASS/FILE or CLASS/FILE, a .csv file or an archive."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Lay out a workspace, in which `dvc repro` runs → params.yaml, dvc.yaml, presets/, a git and a DVC repository.
+
+    With --images it is for your images: they are looked at first, and you hear what will happen and how long it takes.
+    No file that is there is replaced.
+    """
+    with reported(debug):
+        from pipeline.workspace import init as command
+
+        command.run(folder, images)
+
+
+@app.command("show", cls=Command, rich_help_panel=HELPERS)
+def show(debug: Debug = False) -> None:
+    """Print the table of results of the last run."""
+    with reported(debug):
+        from pipeline.report.terminal import show as print_table
+
+        print_table()
+
+
+@app.command("preset", cls=Command, rich_help_panel=HELPERS)
+def preset(
+    name: Annotated[str | None, typer.Argument(help="The preset's name; without one, all are listed.")] = None,
+    params: ParamsFile = PARAMS,
+    debug: Debug = False,
+) -> None:
+    """Merge a preset into params.yaml, its comments kept, and say what `dvc repro` will do; without a name, list the
+    presets."""
+    with reported(debug):
+        from pipeline.params import presets
+
+        if name is None:
+            for key, what in presets.available().items():
+                typer.echo(f"{key:20} {what}")
+        else:
+            for line in presets.apply(name, params):
+                typer.echo(line)
+            from pipeline import outlook
+
+            for line in outlook.lines(checked_params(params)):
+                typer.echo(line)
+
+
+@app.command("prune", cls=Command, rich_help_panel=HELPERS)
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would be removed.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Remove checkpoints and notes of divergence that nothing will continue: those of other code than today's."""
+    with reported(debug):
+        from pipeline import prune as helper
+
+        console.say(helper.run(dry_run))
+
+
+@app.command("doctor", cls=Command, rich_help_panel=HELPERS)
+def doctor(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+    """Look at this machine and project: what would run, what is missing, what to do. Exit status 2 if it cannot run."""
+    with reported(debug):
+        from pipeline import doctor as examination
+
+        if not examination.examine(params):
+            raise typer.Exit(2)

@@ -1,0 +1,37 @@
+"""A workspace as a git repository with one commit, where there is none and git is installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def has_git() -> bool:
+    return shutil.which("git") is not None
+
+
+def commit(folder: Path, names: Iterable[str]) -> str:
+    """Make the repository and commit these files; returns what was done, or why not and what to do."""
+    if not has_git():
+        return "git is not installed: `dvc repro` runs without, `dvc exp` does not"
+    if _git(folder, "rev-parse", "--git-dir").returncode == 0:
+        return "it lies in a git repository: commit its files there before `dvc exp run`"
+    for arguments in (
+        ("init", "--quiet", "--initial-branch", "main"),
+        ("add", "--", *names),
+        ("commit", "--quiet", "--message", "mlnt init"),
+    ):
+        done = _git(folder, *arguments)
+        if done.returncode != 0:
+            why = done.stderr.strip().splitlines()
+            return (
+                f"`git {arguments[0]}` failed ({why[-1] if why else done.returncode}): `dvc repro` runs; before "
+                "`dvc exp run`, mend that and commit: git add --all && git commit -m init"
+            )
+    return "a new repository with one commit"
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603, S607
