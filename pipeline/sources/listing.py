@@ -99,8 +99,8 @@ def classes_of(samples: Iterable[Sample], class_names: Sequence[str] | None = No
     """The classes in the order of their numbers: `class_names`, or those of the training images in that of `in_order`.
 
     Raises:
-        UserError: the training images are of fewer than two classes, or others, or true labels, are of a class that they
-            lack.
+        UserError: the training images are of fewer than two classes, or others, or true labels, are of a class that
+            they lack.
     """
     samples = list(samples)
     in_train = _train_classes(samples)
