@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from projects import ROOT, copy_outputs, digests, environment, make_params, run_stage
@@ -56,7 +57,7 @@ def logits_of(stage: str, file: Path, params: Params) -> tuple[Tensor, Tensor]:
         head = session.network(BY_STAGE[stage], file)
         rows = torch.arange(len(session.images))
         on_embeddings = head(session.images.batch(next(session.images.fetch([rows]))))
-        images = torch.from_numpy(session.dataset.images).float() / 255
+        images = torch.from_numpy(np.asarray(session.dataset.images)).float() / 255
     system = BY_STAGE[stage]
     backbone = create_model("preact_resnet_tiny", num_classes=10 * system.outputs_per_class, in_chans=1, seed=0)
     whole = backbone if system.wrap is None else system.wrap(backbone, 10)
@@ -331,3 +332,22 @@ def test_a_network_that_timm_does_not_know(project: Path, weights: Path) -> None
         run_stage(stage, params)
     with pytest.raises(UserError, match=r"model.normalize: found pretrained, but timm knows of no trained weights"):
         run_stage("pretrain", params)
+
+
+# What is read
+
+
+@pytest.mark.parametrize("stage", ["noise", "pretrain", "meta3", "cnn_crf", "evaluate"])
+def test_no_stage_after_the_embedding_reads_an_image(stage: str, finished: Run, project: Path, weights: Path) -> None:
+    copy_outputs(finished.folder, project)
+    before = digests(project, "data", "models", "metrics", "reports")
+    with h5py.File("data/dataset.h5", "r+") as file:
+        at = int(file["images"].id.get_chunk_info(0).byte_offset)
+    content = bytearray(Path("data/dataset.h5").read_bytes())
+    content[at] ^= 0xFF
+    Path("data/dataset.h5").write_bytes(content)
+    run_stage(stage, finished.params)
+    after = digests(project, "data", "models", "metrics", "reports")
+    assert {name for name in before if after[name] != before[name]} == {"data/dataset.h5"}
+    with pytest.raises(UserError, match=r"data/dataset.h5: damaged"):
+        run_stage("embed", head_params(weights))
