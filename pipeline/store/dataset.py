@@ -127,6 +127,11 @@ class Labels:
     digest: str = ""
 
     @property
+    def given(self) -> NDArray[np.int64]:
+        """The labels as people saw them, before they decided [N]."""
+        return self.labels if self.reviewed is None else self.reviewed
+
+    @property
     def known(self) -> NDArray[np.bool_]:
         """Whose labels people have confirmed or corrected [N]."""
         if self.decisions is None:
