@@ -19,6 +19,7 @@ from photos import make_photos, with_labels
 
 from pipeline import files
 from pipeline.report import review
+from pipeline.report.votes import votes
 from pipeline.stages.report import environment
 from pipeline.store import features
 from pipeline.store.dataset import TRAIN, read_dataset
@@ -65,8 +66,9 @@ def make_page(args: argparse.Namespace) -> float:
     start = time.perf_counter()
     doubtful = review.choose(issues, labels, args.candidates)
     threads = len(os.sched_getaffinity(0))
+    judged = votes(labels, doubtful.rows, 10)
     page = review.page(
-        environment(), dataset, labels, doubtful, most=args.candidates, neighbors=10, threads=threads, originals=None
+        environment(), dataset, labels, doubtful, judged, most=args.candidates, threads=threads, originals=None
     )
     files.write_text(files.REVIEW, page)
     return time.perf_counter() - start

@@ -6,9 +6,7 @@ The page is one file that holds its pictures. What is decided is kept by the bro
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +15,10 @@ from jinja2 import Environment
 from numpy.typing import NDArray
 
 from pipeline import console
-from pipeline.report.pictures import LOSSLESS, thumbnail
-from pipeline.store import features, hdf5
-from pipeline.store.dataset import DECISIONS, SPLITS, TRAIN, Dataset, Labels, Names
-
-PICTURE, SMALL_PICTURE = 128, 64
-"""Pixels of the longer side: of an image to decide about, and of its neighbours."""
-NEIGHBORS_SHOWN = 4
+from pipeline.report.pictures import PICTURE, SMALL_PICTURE, encoded, pixelated
+from pipeline.report.votes import Vote
+from pipeline.store import hdf5
+from pipeline.store.dataset import DECISIONS, SPLITS, Dataset, Labels, Names
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,11 @@ class Doubtful:
     decided: list[int]
     entries: Mapping[int, Mapping[str, str]]
     left_out: int
+
+    @property
+    def rows(self) -> list[int]:
+        """All of them, in the order of the page."""
+        return [*self.open, *self.decided]
 
 
 def choose(issues: Iterable[Mapping[str, str]], labels: Labels, most: int) -> Doubtful:
@@ -65,33 +65,27 @@ def page(
     dataset: Dataset,
     labels: Labels,
     doubtful: Doubtful,
+    votes: Mapping[int, Vote],
     *,
     most: int,
-    neighbors: int,
     threads: int,
     originals: str | None,
 ) -> str:
     """The page as text; the same inputs give the same bytes.
 
     Args:
+        votes: of the neighbours of all of them.
         most: so many have a picture; those that are open come first.
-        neighbors: K, how many nearest neighbours are asked about a label.
         threads: that decode and encode pictures.
         originals: where the images' files lie, as an address that their names follow; None where they have none.
 
     Raises:
-        UserError: the features are missing, damaged or of other labels, or an image's file has changed.
+        UserError: an image's file has changed, or the data set is damaged.
     """
-    rows = [*doubtful.open, *doubtful.decided]
-    given = labels.labels if labels.reviewed is None else labels.reviewed
-    near = features.nearest(labels, np.array(rows, np.int64), labels.rows(TRAIN), neighbors)
-    against = [
-        [int(other) for other in others if other >= 0 and labels.labels[other] != given[row]][:NEIGHBORS_SHOWN]
-        for row, others in zip(rows, near, strict=True)
-    ]
-    shown = sorted({other for others in against[:most] for other in others})
+    rows, given = doubtful.rows, labels.given
+    shown = sorted({other for row in rows[:most] for other in votes[row].against})
     sizes = dict.fromkeys(shown, SMALL_PICTURE) | dict.fromkeys(rows[:most], PICTURE)
-    pictures = _pictures(dataset, sizes, threads)
+    pictures = list(console.counted(encoded(dataset, sizes, threads), "review", len(sizes)))
     at = {row: i for i, row in enumerate(sizes)}
     items = [
         {
@@ -99,13 +93,13 @@ def page(
             "given": int(given[row]),
             "picture": at.get(row),
             "split": SPLITS[labels.split[row]] if labels.split[row] < len(SPLITS) else "",
-            "asked": int((others >= 0).sum()),
-            "agree": int((labels.labels[others[others >= 0]] == given[row]).sum()),
-            "against": [at[other] for other in chosen if other in at],
+            "asked": votes[row].asked,
+            "agree": votes[row].agree,
+            "against": [at[other] for other in votes[row].against if other in at],
             **_seen_by_model(doubtful.entries.get(row), dataset.class_names),
             **_decided(labels, row),
         }
-        for row, others, chosen in zip(rows, near, against, strict=True)
+        for row in rows
     ]
     data = {
         "key": _key(dataset, given),
@@ -120,7 +114,7 @@ def page(
         pictures="".join(pictures),
         doubtful=doubtful,
         source=dataset.source,
-        pixelated=max(dataset.images.shape[2:]) <= LOSSLESS,
+        pixelated=pixelated(dataset),
         unpictured=max(0, len(rows) - most),
     )
 
@@ -153,13 +147,3 @@ def _decided(labels: Labels, row: int) -> dict[str, Any]:
     if decision == "relabel":
         return {"decision": decision, "label": int(labels.labels[row]), "score": None}
     return {"decision": decision, "label": None}
-
-
-def _pictures(dataset: Dataset, sizes: Mapping[int, int], threads: int) -> list[str]:
-    """The images of these samples, so many pixels large, in base64."""
-
-    def picture(row: int) -> str:
-        return base64.b64encode(thumbnail(dataset.images[row], sizes[row])).decode()
-
-    with ThreadPoolExecutor(threads) as pool:
-        return list(console.counted(pool.map(picture, sizes), "review", len(sizes)))

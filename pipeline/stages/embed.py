@@ -52,6 +52,7 @@ def _embed(params: Params, own: Mapping[str, Any]) -> str:
     from pipeline.store.dataset import TRAIN, read_dataset
     from pipeline.training.device import place, prepare
     from pipeline.training.images import image_store
+    from pipeline.training.pretrained import repository
     from pipeline.training.start import identity, start_digest, started
 
     device, dataset, model = prepare(params.compute), read_dataset(params.data.root), params.model
@@ -62,8 +63,9 @@ def _embed(params: Params, own: Mapping[str, Any]) -> str:
         raise UserError(
             f"model.name: {model.name} has no head to train: {error}; expected another network, or model.train: all"
         ) from error
-    start = embeddings.Network(identity(model), classifier, module.state_dict())
-    record = Record.of("embed", own, [__name__], {"dataset": dataset.digest, "weights": start_digest(model)})
+    weights, hub = start_digest(model), repository(model) if model.pretrained else ""
+    start = embeddings.Network(identity(model), weights, hub, classifier, module.state_dict())
+    record = Record.of("embed", own, [__name__], {"dataset": dataset.digest, "weights": weights})
     images, statistics = image_store(params, dataset, np.flatnonzero(dataset.split == TRAIN), device)
     with closing(images), checkpoints.opened(record) as saved:
         module = place(module, params.compute, device).eval().requires_grad_(False)

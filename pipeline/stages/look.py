@@ -28,21 +28,23 @@ def run(params: Params, code: bool = False) -> str:
     Raises:
         UserError: one of them is not there, or cannot be read; or the weights of `model.pretrained` cannot be had.
     """
+    own: dict[str, str | None] = {"model.weights": params.model.weights}
     if params.model.pretrained:
-        from pipeline.training.pretrained import require_weights  # imports timm
+        from pipeline.training.pretrained import weights_file  # imports timm
 
-        require_weights(params.model)
+        if (found := weights_file(params.model)) is not None:
+            own["model.pretrained"] = str(found)
     wanted: dict[str, dict[str, str | None]] = {
         "data": {"data.root": params.data.root if params.data.source != "digits" else None},
         "noise": {**params.noise.files()},
-        "weights": {"model.weights": params.model.weights},
+        "weights": own,
     }
     counts = []
     for name, keys in wanted.items():
-        found = [each for key, place in keys.items() if place is not None for each in _look(key, place)]
-        rows = ({"name": printable(each.name), "size": each.size, "sha256": each.sha256} for each in found)
+        seen = [each for key, place in keys.items() if place is not None for each in _look(key, place)]
+        rows = ({"name": printable(each.name), "size": each.size, "sha256": each.sha256} for each in seen)
         files.write_csv(SEEN / f"{name}.csv", rows)
-        counts.append(f"{len(found)} of {name}")
+        counts.append(f"{len(seen)} of {name}")
     if code:
         for stage in WITH_CODE:
             files.write_csv(CODE / f"{stage}.csv", [{"code": code_now(stage)}], synced=False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
-from pipeline.report import figures, pictures, review, rows
+from pipeline.report import figures, gallery, review, rows
+from pipeline.report.pictures import pixelated
+from pipeline.report.votes import Vote, votes
 from pipeline.store.dataset import SPLITS, TRAIN, Dataset, Labels, read_dataset, read_labels
 from pipeline.systems.registry import BASELINES, FINAL
 
@@ -35,6 +37,10 @@ def run(params: Params, baselines: bool = False) -> str:
     others = rows.baseline_metrics() if baselines else {}
     noise = files.read_json(files.METRICS / "noise.json")
     issues = _issues(params.report.gallery)
+    doubtful = None if baselines else _doubtful(params.report.review, labels)
+    shown = [int(entry["index"]) for entries in issues.first.values() for entry in entries]
+    judged = votes(labels, [*(doubtful.rows if doubtful else ()), *shown], params.mlnt.neighbors)
+    threads = params.run.num_workers or 1
     known = labels.true_labels is not None
     clothing = dataset.source == "clothing1m"
     comparable = clothing or (known and dataset.true_labels is None)  # noise.kind says how they were made
@@ -62,33 +68,46 @@ def run(params: Params, baselines: bool = False) -> str:
         threshold=threshold,
         issues={name: (issues.listed[name], n) for name, n in metrics["samples"].items() if n},
         num_contradicted=issues.contradicted,
-        gallery=[_card(dataset, row) for row in issues.first],
+        gallery={
+            split: gallery.cards(dataset, labels, entries, judged, threads) for split, entries in issues.first.items()
+        },
+        pixelated=pixelated(dataset),
         final=final,
     )
     target = files.BASELINE_REPORT if baselines else files.REPORT
     files.write_text(target, page)
     decide = ""
-    if not baselines:
-        _write_review(params, templates, dataset, labels)
+    if doubtful is not None:
+        _write_review(params, templates, dataset, labels, doubtful, judged)
         decide = f", {files.REVIEW} to decide about doubtful labels"
     return f"report: open {target} in a browser{decide}; `mlnt show` prints its table"
 
 
-def _write_review(params: Params, templates: Environment, dataset: Dataset, labels: Labels) -> None:
-    most = params.report.review
+def _doubtful(most: int, labels: Labels) -> review.Doubtful:
     doubtful = review.choose(files.csv_rows(files.LABEL_ISSUES), labels, most)
     if doubtful.left_out:
         console.warn(
             f"report.review: {files.REVIEW} has the {most} most doubtful labels; {doubtful.left_out} more are in "
             f"{files.LABEL_ISSUES} alone"
         )
+    return doubtful
+
+
+def _write_review(
+    params: Params,
+    templates: Environment,
+    dataset: Dataset,
+    labels: Labels,
+    doubtful: review.Doubtful,
+    judged: Mapping[int, Vote],
+) -> None:
     page = review.page(
         templates,
         dataset,
         labels,
         doubtful,
-        most=most,
-        neighbors=params.mlnt.neighbors,
+        judged,
+        most=params.report.review,
         threads=params.run.num_workers or 1,
         originals=_originals(params),
     )
@@ -116,18 +135,21 @@ class Issues:
         wrong: whether its label is wrong, where the truth is known.
         listed: how many labels of each split are taken for wrong.
         contradicted: how many of these are of an image that has another label elsewhere.
-        first: rows for the gallery.
+        first: split → the first of these rows, for the gallery.
     """
 
     scores: list[float] = field(default_factory=list)
     wrong: list[bool] = field(default_factory=list)
     listed: Counter[str] = field(default_factory=Counter)
     contradicted: int = 0
-    first: list[dict[str, str]] = field(default_factory=list)
+    first: dict[str, list[dict[str, str]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
 
 
-def _issues(gallery: int) -> Issues:
+def _issues(most: int) -> Issues:
     """
+    Args:
+        most: rows of each split for the gallery.
+
     Raises:
         UserError: the table is missing, damaged, or of an older version.
     """
@@ -140,8 +162,8 @@ def _issues(gallery: int) -> Issues:
                 issues.wrong.append(row.get("true_label") != row["given_label"])
             issues.listed[row["split"]] += listed
             issues.contradicted += listed and bool(row.get("also_labelled"))
-            if len(issues.first) < gallery:
-                issues.first.append(row)
+            if listed and len(issues.first[row["split"]]) < most:
+                issues.first[row["split"]].append(row)
     except KeyError as error:
         raise UserError(f"{files.LABEL_ISSUES}: lacks the column {error}; run `dvc repro`") from error
     return issues
@@ -174,8 +196,3 @@ def _confusion(class_names: list[str], mentor: str) -> str:
         if (row["system"], row["model"], row["choice"]) == (FINAL.name, mentor, "best"):
             counts[position[row["actual"]], position[row["predicted"]]] = float(row["count"])
     return figures.confusion_matrix(class_names, counts)
-
-
-def _card(dataset: Dataset, row: dict[str, str]) -> dict[str, Any]:
-    """One picture of the gallery."""
-    return {**row, "image": pictures.data_uri(dataset.images[int(row["index"])])}

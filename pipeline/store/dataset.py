@@ -17,6 +17,7 @@ from pipeline import files
 from pipeline.images.decode import ImageOptions
 from pipeline.images.files import FileDecoder, ImageFiles
 from pipeline.store import hdf5
+from pipeline.store.images import StoredImages
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = ("train", "validation", "test")
@@ -74,7 +75,7 @@ class Dataset:
     """data/dataset.h5: the images and what their source says about them.
 
     Attributes:
-        images: uint8 [N, C, H, W], or the files to decode them from.
+        images: uint8 [N, C, H, W], or where they are read or decoded from when they are wanted.
         labels: given labels [N].
         split: TRAIN, VALIDATION or TEST [N].
         source_index: position in the source [N]; for CIFAR-10 torchvision's index.
@@ -89,7 +90,7 @@ class Dataset:
         folder: where its files lie; no file that is written has the place.
     """
 
-    images: NDArray[np.uint8] | ImageFiles
+    images: NDArray[np.uint8] | StoredImages | ImageFiles
     labels: NDArray[np.int64]
     split: NDArray[np.uint8]
     source_index: NDArray[np.int64]
@@ -126,6 +127,11 @@ class Labels:
     decisions: NDArray[np.uint8] | None = None
     reviewed: NDArray[np.int64] | None = None
     digest: str = ""
+
+    @property
+    def given(self) -> NDArray[np.int64]:
+        """The labels as people saw them, before they decided [N]."""
+        return self.labels if self.reviewed is None else self.reviewed
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -166,7 +172,7 @@ def write_dataset(dataset: Dataset) -> str:
         arrays |= {"pixel_total": images.sums.total, "pixel_levels": images.sums.levels}
         about["files"] = {"shape": images.decode.shape, "summed": images.sums.count}
     else:
-        arrays["images"] = images
+        arrays["images"] = np.asarray(images)
     digest = hdf5.digest(arrays, about)
     with hdf5.create(files.DATASET) as (file, _):
         hdf5.store(file, arrays, {**about, "digest": digest})
@@ -174,7 +180,7 @@ def write_dataset(dataset: Dataset) -> str:
 
 
 def read_dataset(root: str | None = None) -> Dataset:
-    """The data set in data/dataset.h5.
+    """The data set in data/dataset.h5; its images are not read before they are wanted.
 
     Args:
         root: `data.root`, where images that stay in their files are looked for.
@@ -191,7 +197,7 @@ def read_dataset(root: str | None = None) -> Dataset:
             {} if made is None else {"options": ImageOptions(**made), "folder": _place(root, unpacked)}
         )
         return Dataset(
-            images=file["images"][:] if listed is None else _image_files(file, names, listed, **of_files),
+            images=StoredImages(files.DATASET) if listed is None else _image_files(file, names, listed, **of_files),
             **of_files,
             labels=file["labels"][:],
             split=file["split"][:],

@@ -29,12 +29,16 @@ class Network:
     """The network that embeds.
 
     Attributes:
-        start: which one it is: its name, and the digest of the file that it starts from.
+        start: which one it is: its name, and how its images are normalised.
+        weights: the digest of the file that it starts from, "" where that is not known.
+        hub: the repository on the Hugging Face hub that the file is from, "" for another file.
         classifier: the name of its last layer, a linear one.
         tensors: all of it by name; the classifier's are of no use.
     """
 
     start: str
+    weights: str
+    hub: str
     classifier: str
     tensors: dict[str, Tensor]
 
@@ -60,7 +64,8 @@ def write(
         "input_mean": np.atleast_1d(statistics.mean.numpy()),
         "input_std": np.atleast_1d(statistics.std.numpy()),
     }
-    about = {"start": network.start, "classifier": network.classifier, "dataset_digest": dataset.digest}
+    about = {"start": network.start, "weights": network.weights, "classifier": network.classifier}
+    about["dataset_digest"] = dataset.digest
     digest = hashlib.sha256(hdf5.digest(arrays, {**about, "dtype": dtype}).encode())
 
     def hashed() -> Iterator[NDArray[np.floating]]:
@@ -70,7 +75,7 @@ def write(
 
     with hdf5.create(files.EMBEDDINGS) as (file, sink):
         write_rows(file, sink, "embeddings", hashed(), shape, dtype, "give other weights: the network is broken")
-        hdf5.store(file, arrays, {**about, "digest": digest.hexdigest()})
+        hdf5.store(file, arrays, {**about, "hub": network.hub, "digest": digest.hexdigest()})
     return digest.hexdigest()
 
 
@@ -79,6 +84,7 @@ class EmbeddingFile(RowFile):
 
     Attributes:
         digest: of the file.
+        hub: the repository of the network's weights, as `Network.hub`.
         classifier: the name of the network's last layer.
         statistics: what its images are normalised by.
     """
@@ -98,10 +104,24 @@ class EmbeddingFile(RowFile):
                 )
             hdf5.check_origin(file, files.EMBEDDINGS, "dataset", dataset.digest, COMMAND)
             self.digest: str = about["digest"]
+            self.hub: str = about["hub"]
+            self._weights: str = about["weights"]
             self.classifier: str = about["classifier"]
             mean, std = (torch.from_numpy(file[name][:]) for name in ("input_mean", "input_std"))
             self.statistics = InputStatistics(mean, std)
         super().__init__(files.EMBEDDINGS, "embeddings")
+
+    def check_weights(self, expected: str) -> None:
+        """Check that the network had the weights of this digest; "" takes any.
+
+        Raises:
+            UserError: it had others.
+        """
+        if expected and self._weights != expected:
+            raise UserError(
+                f"{files.EMBEDDINGS}: was made by other weights (digest {self._weights[:12] or 'not known'}, expected "
+                f"{expected[:12]}); run `mlnt {COMMAND}` again, or `dvc repro`"
+            )
 
     def network(self) -> dict[str, Tensor]:
         """The tensors of the network that made it, by name.

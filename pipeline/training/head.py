@@ -21,7 +21,7 @@ from pipeline.store import models
 from pipeline.store.dataset import TRAIN, Dataset, Labels
 from pipeline.store.embeddings import EmbeddingFile
 from pipeline.training.plan import System
-from pipeline.training.start import identity
+from pipeline.training.start import digest_here, identity
 
 
 class Heads:
@@ -39,6 +39,7 @@ class Heads:
             UserError: the embeddings are missing, damaged, or of other data or another network.
         """
         self.embeddings = EmbeddingFile(dataset, identity(params.model))
+        self.embeddings.check_weights(digest_here(params.model, self.embeddings.hub))
         self.standardization = Standardization.of(self.embeddings.pieces(labels.rows(TRAIN)))
         self.store: MemoryEmbeddings | FileEmbeddings
         if self.embeddings.gib <= params.run.max_features_gib:

@@ -37,7 +37,7 @@ def image_store(
             lost=RunError,
         )
         return store, statistics
-    images = torch.from_numpy(dataset.images)
+    images = torch.from_numpy(np.asarray(dataset.images))
     return MemoryImages(images, statistics, device, params.compute.channels_last), statistics
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import urllib.request
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlnt.images.statistics import InputStatistics
@@ -29,27 +30,49 @@ class Configuration(NamedTuple):
     hub: str | None
 
 
-def require_weights(model: Model) -> None:
-    """Look whether the weights of `model.pretrained` are on this machine, or on a hub that answers.
+def repository(model: Model) -> str:
+    """The repository of the weights of `model.pretrained` on the Hugging Face hub, "" where they lie elsewhere.
 
     Raises:
-        UserError: they are not; says which file would do as `model.weights`.
+        UserError: timm knows of no trained weights of this network.
     """
-    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+    return _configuration("model.pretrained: found true", model.name, "false").hub or ""
 
-    hub = _configuration("model.pretrained: found true", model.name, "false").hub
-    if hub is None or isinstance(try_to_load_from_cache(hub, FILE), str):
-        return
+
+def cached(hub: str) -> Path | None:
+    """The weights of a repository, as the hub's client keeps them on this machine; None where it has none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub, FILE) if hub else None
+    return Path(found) if isinstance(found, str) else None
+
+
+def weights_file(model: Model) -> Path | None:
+    """The weights of `model.pretrained` as the hub's client keeps them on this machine, fetched where they are not;
+    None where they lie elsewhere than on the hub.
+
+    Raises:
+        UserError: the hub does not give them; says which file would do as `model.weights`.
+    """
+    from huggingface_hub import hf_hub_download, hf_hub_url
+
+    hub = repository(model)
+    if not hub:
+        return None
+    if (found := cached(hub)) is not None:
+        return found
     try:
         if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
             raise OSError("HF_HUB_OFFLINE is set")
         request = urllib.request.Request(hf_hub_url(hub, FILE), method="HEAD")
         urllib.request.urlopen(request, timeout=ANSWER_S).close()
+        return Path(hf_hub_download(hub, FILE))
     except OSError as error:
+        reason = " ".join(str(error).split())
         raise UserError(
             f"model.pretrained: found true, but the weights of {model.name} are not on this machine, and the Hugging "
-            f"Face hub does not answer ({error}); expected it to answer, or the weights as a file: on another machine "
-            f"fetch {FILE} of {hub}, then set model.weights to its path and model.pretrained to false"
+            f"Face hub does not give them ({reason}); expected it to, or the weights as a file: on "
+            f"another machine fetch {FILE} of {hub}, then set model.weights to its path and model.pretrained to false"
         ) from error
 
 

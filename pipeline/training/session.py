@@ -140,7 +140,8 @@ class Session:
         """The digest of what networks start from, by name; empty where that is nothing."""
         if self.heads is not None:
             return {"embeddings": self.heads.embeddings.digest}
-        return {"weights": start_digest(self.params.model)} if self.params.model.weights else {}
+        weights = start_digest(self.params.model)
+        return {"weights": weights} if weights else {}
 
     def logits(self, networks: Sequence[Network], split: int, title: str) -> tuple[Tensor, ...]:
         """The logits [N, C] of each network, from one reading of the images; `title` names the progress bar."""

@@ -21,7 +21,7 @@ def started(model: Model, num_classes: int, in_chans: int, seed: int) -> nn.Modu
         UserError: unknown name, weights of another network, or weights that cannot be had.
     """
     if model.pretrained:
-        pretrained.require_weights(model)
+        pretrained.weights_file(model)
     try:
         backbone = networks.create_model(
             model.name, num_classes=num_classes, in_chans=in_chans, seed=seed, pretrained=model.pretrained
@@ -53,20 +53,44 @@ def _start_from(backbone: nn.Module, weights: Path) -> None:
 
 
 def start_digest(model: Model) -> str:
-    """The digest of the file that the network starts from, "" for none; part of the checkpoint's identity.
+    """The digest of the file that the network starts from, `model.weights` or what the Hugging Face hub has given; ""
+    where there is none, and for the few networks whose trained weights timm has from elsewhere.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be had or read.
     """
-    if not model.weights:
-        return ""
-    path = files.resolve(model.weights)
+    if model.pretrained:
+        path = pretrained.weights_file(model)
+        return "" if path is None else _digest("model.pretrained", path)
+    return _digest("model.weights", files.resolve(model.weights)) if model.weights else ""
+
+
+def digest_here(model: Model, hub: str) -> str:
+    """What `start_digest` gives, as far as it can be told at once and without a network: timm, which knows where
+    weights are, is slow to import.
+
+    Args:
+        hub: the repository of the weights of `model.pretrained`.
+
+    Returns:
+        "" where it cannot: the weights are on another machine, and here they are needed no more.
+
+    Raises:
+        UserError: `model.weights` cannot be read.
+    """
+    if model.weights:
+        return start_digest(model)
+    path = pretrained.cached(hub)
+    return "" if path is None else _digest("model.pretrained", path)
+
+
+def _digest(key: str, path: Path) -> str:
     try:
         return files.file_digest(path)
     except OSError as error:
-        raise UserError(f"model.weights: {path}: could not be read: {error.strerror}") from error
+        raise UserError(f"{key}: {path}: could not be read: {error.strerror}") from error
 
 
 def identity(model: Model) -> str:
-    """Which network it starts as: its name, and what its weights are."""
-    return f"{model.name} {start_digest(model) or 'pretrained'}, normalize {model.normalize}"
+    """Which network it starts as, its weights aside."""
+    return f"{model.name}, normalize {model.normalize}"

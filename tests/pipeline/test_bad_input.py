@@ -118,7 +118,7 @@ def turn_chunk(path: str, name: str) -> Spoil:
 
 
 HDF5 = {
-    "data/dataset.h5": ("noise", {}, ("images", "labels", "split", "source_index", "about")),
+    "data/dataset.h5": ("noise", {}, ("labels", "split", "source_index", "about")),
     "data/labels.h5": ("pretrain", {}, ("labels", "true_labels", "split", "intended_matrix", "about")),
     "data/features.h5": ("meta1", {}, ("features", "about")),
     "models/joint_optimization_1/soft_labels.h5": ("joint_optimization", {}, ("soft_labels", "about")),
@@ -181,6 +181,13 @@ MADE = [
         Case("HDF5", f"{path}: a bit of {name}", stage, turn_chunk(path, name), params, (f"{path}: damaged", AGAIN))
         for path, (stage, params, names) in HDF5.items()
         for name in names
+    ),
+    Case(
+        "HDF5",
+        "data/dataset.h5: a bit of images",
+        "pretrain",  # the first stage that looks at them
+        turn_chunk("data/dataset.h5", "images"),
+        expected=("data/dataset.h5: damaged", AGAIN),
     ),
     *(
         Case(
@@ -835,7 +842,7 @@ WEIGHTS = "models/meta3/teacher_last.safetensors"
 
 
 def dataset_bytes() -> bytes:
-    return read_dataset().images.tobytes()
+    return np.asarray(read_dataset().images).tobytes()
 
 
 def label_bytes() -> bytes:

@@ -75,7 +75,9 @@ def load(root: Path, url: str | None = None, sha256: str | None = None) -> Datas
 
 def check(dataset: Dataset) -> None:
     contents = [batch(number) for number in range(6)]
-    assert np.array_equal(dataset.images.reshape(24, -1), np.concatenate([content["data"] for content in contents]))
+    assert np.array_equal(
+        np.reshape(dataset.images, (24, -1)), np.concatenate([content["data"] for content in contents])
+    )
     assert dataset.images.shape == (24, 3, 32, 32)
     assert dataset.labels.tolist() == [label for content in contents for label in content["labels"]]
     assert dataset.labels.dtype == np.int64

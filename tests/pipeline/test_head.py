@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from projects import ROOT, copy_outputs, digests, environment, make_params, run_stage
@@ -23,7 +25,7 @@ from mlnt.networks import create_model, pre_logit_features
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.stages import embed
-from pipeline.store import models
+from pipeline.store import models, record
 from pipeline.store.dataset import TRAIN, read_dataset
 from pipeline.systems.registry import BY_STAGE, DEFAULT
 from pipeline.training.session import Session
@@ -56,7 +58,7 @@ def logits_of(stage: str, file: Path, params: Params) -> tuple[Tensor, Tensor]:
         head = session.network(BY_STAGE[stage], file)
         rows = torch.arange(len(session.images))
         on_embeddings = head(session.images.batch(next(session.images.fetch([rows]))))
-        images = torch.from_numpy(session.dataset.images).float() / 255
+        images = torch.from_numpy(np.asarray(session.dataset.images)).float() / 255
     system = BY_STAGE[stage]
     backbone = create_model("preact_resnet_tiny", num_classes=10 * system.outputs_per_class, in_chans=1, seed=0)
     whole = backbone if system.wrap is None else system.wrap(backbone, 10)
@@ -241,8 +243,10 @@ def test_embeddings_of_another_network(finished: Run, project: Path, tmp_path: P
     copy_outputs(finished.folder, project)
     other = tmp_path / "other.safetensors"
     save_file(create_model("preact_resnet_tiny", num_classes=3, in_chans=1, seed=6).state_dict(), other)
-    with pytest.raises(UserError, match=r"embeddings.h5: was made by .*; run `mlnt embed` again"):
+    with pytest.raises(UserError, match=r"embeddings.h5: was made by other weights .*; run `mlnt embed` again"):
         run_stage("meta1", head_params(other))
+    with pytest.raises(UserError, match=r"embeddings.h5: was made by .*mean_image.*; run `mlnt embed` again"):
+        run_stage("meta1", head_params(other, model__normalize="channel"))
 
 
 def test_embeddings_that_were_made_for_whole_networks(finished: Run, project: Path, weights: Path) -> None:
@@ -289,6 +293,81 @@ def test_a_network_without_trained_weights(project: Path) -> None:
         run_stage("look", make_params(model__pretrained=True))
 
 
+class Hub:
+    """The cache of the hub's client, with the weights of resnet10t as they were fetched."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def gives(self, seed: int) -> str:
+        """Other weights; returns the digest of the file."""
+        place = self.folder / "models--timm--resnet10t.c3_in1k"
+        snapshot = place / "snapshots" / f"{seed:040}"
+        for made in (snapshot, place / "refs"):
+            made.mkdir(parents=True, exist_ok=True)
+        (place / "refs/main").write_text(snapshot.name)
+        network = create_model("resnet10t", num_classes=1000, in_chans=3, seed=seed)
+        save_file(network.state_dict(), snapshot / "model.safetensors")
+        return digests(snapshot)["model.safetensors"]
+
+
+@pytest.fixture
+def hub(no_hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return Hub(tmp_path / "hub")
+
+
+FROM_HUB: dict[str, Any] = {"model__name": "resnet10t", "model__pretrained": True, "model__weights": None}
+
+
+def test_weights_of_the_hub_are_recorded_and_embeddings_of_others_are_refused(
+    finished: Run, project: Path, weights: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_outputs(finished.folder, project)
+    params = head_params(weights, **FROM_HUB)
+    made, outputs = [], []
+    for seed in (1, 2):
+        made.append(hub.gives(seed))
+        run_stage("look", params)
+        assert made[-1] in Path("data/seen/weights.csv").read_text()
+        if seed == 2:
+            with pytest.raises(
+                UserError, match=rf"embeddings.h5: .*{made[0][:12]}, expected {made[1][:12]}.*mlnt embed"
+            ):
+                run_stage("pretrain", params)
+        run_stage("embed", params)
+        found = record.read("embed")
+        assert found is not None
+        assert found.inputs["weights"] == made[-1]
+        outputs.append(found.outputs["embeddings"])
+        run_stage("pretrain", params)
+        trained = record.read("pretrain")
+        assert trained is not None
+        assert trained.inputs["embeddings"] == outputs[-1]
+    assert made[0] != made[1]
+    assert outputs[0] != outputs[1]
+    # Elsewhere the embeddings are enough; the same file may be named too.
+    file = next(hub.folder.rglob(f"{2:040}/model.safetensors"))
+    Session.open(head_params(file, model__name="resnet10t")).close()
+    shutil.rmtree(hub.folder)
+    Session.open(params).close()
+
+
+def test_whole_networks_record_the_weights_of_the_hub(finished: Run, project: Path, weights: Path, hub: Hub) -> None:
+    copy_outputs(finished.folder, project)
+    made = hub.gives(3)
+    params = head_params(weights, **FROM_HUB, model__train="all", train__epochs=1, train__lr_drop_epochs=[])
+    run_stage("pretrain", params)
+    found = record.read("pretrain")
+    assert found is not None
+    assert found.inputs["weights"] == made
+    with closing(Session.open(params)) as session:
+        hub.gives(4)
+        assert session.start()["weights"] not in ("", made)
+
+
 def test_a_network_with_another_head(project: Path, tmp_path: Path) -> None:
     name, path = "deit_tiny_distilled_patch16_224", tmp_path / "weights.safetensors"
     save_file(create_model(name, num_classes=3, in_chans=1, seed=0).state_dict(), path)
@@ -331,3 +410,22 @@ def test_a_network_that_timm_does_not_know(project: Path, weights: Path) -> None
         run_stage(stage, params)
     with pytest.raises(UserError, match=r"model.normalize: found pretrained, but timm knows of no trained weights"):
         run_stage("pretrain", params)
+
+
+# What is read
+
+
+@pytest.mark.parametrize("stage", ["noise", "pretrain", "meta3", "cnn_crf", "evaluate"])
+def test_no_stage_after_the_embedding_reads_an_image(stage: str, finished: Run, project: Path, weights: Path) -> None:
+    copy_outputs(finished.folder, project)
+    before = digests(project, "data", "models", "metrics", "reports")
+    with h5py.File("data/dataset.h5", "r+") as file:
+        at = int(file["images"].id.get_chunk_info(0).byte_offset)
+    content = bytearray(Path("data/dataset.h5").read_bytes())
+    content[at] ^= 0xFF
+    Path("data/dataset.h5").write_bytes(content)
+    run_stage(stage, finished.params)
+    after = digests(project, "data", "models", "metrics", "reports")
+    assert {name for name in before if after[name] != before[name]} == {"data/dataset.h5"}
+    with pytest.raises(UserError, match=r"data/dataset.h5: damaged"):
+        run_stage("embed", head_params(weights))

@@ -21,6 +21,7 @@ from pipeline import files
 from pipeline.errors import UserError
 from pipeline.stages import download, noise
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset
+from pipeline.store.images import StoredImages
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 WHOLE = {"data__limit": None, "data__limit_test": None}
@@ -114,7 +115,7 @@ def test_instance_noise_is_that_of_each_sample_s_own_image(digits: Dataset) -> N
     labels, metrics = inject(digits, kind="instance", rate=0.4, sampling="bernoulli", validation="noisy")
     size = len(labels.rows(TRAIN))
     assert metrics["realised_rate"] == pytest.approx(0.4, abs=5 * (0.24 / size) ** 0.5)
-    assert isinstance(digits.images, np.ndarray)
+    assert isinstance(digits.images, StoredImages)
     for part in (TRAIN, VALIDATION):
         rows = labels.rows(part)
         images = digits.images[rows]
