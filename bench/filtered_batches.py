@@ -39,6 +39,7 @@ from pipeline.stages import download, features, noise, train
 from pipeline.store.dataset import TRAIN
 from pipeline.systems.mlnt import step_options
 from pipeline.systems.registry import BY_STAGE
+from pipeline.training.filtering import kept_by
 from pipeline.training.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,7 +101,7 @@ def from_kept(params: Params, stage: str) -> dict[tuple[str, str], float]:
         assert (params.train.crop_padding, params.train.horizontal_flip) == (0, False)
         system = BY_STAGE[stage]
         network, _ = session.best_network(BY_STAGE[system.mentor or ""])
-        kept = train._filter(session, network)
+        kept = kept_by(session, BY_STAGE[system.mentor or ""])
         plan = system.build(session, network)
         train_set = session.split(TRAIN)
         step = FromKept(

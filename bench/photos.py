@@ -120,9 +120,10 @@ def write_untrained(params: Params) -> None:
             validation_accuracy=each,
             kept_fraction=1.0,
             kept_purity=None,
+            folds=0,
         )
         weights = {(name, choice): training.module(name).state_dict() for name in MODELS for choice in models.CHOICES}
-        models.save_models(system.stage, weights, session.statistics, card)
+        models.save_models(system.stage, weights, session.statistics, card, {})
         accuracies = {f"{m}_{part}_accuracy": 0.0 for m in MODELS for part in ("train", "validation", "test")}
         files.write_csv(files.PLOTS / f"{system.stage}.csv", [{"epoch": params.train.epochs, **accuracies}])
     session.close()

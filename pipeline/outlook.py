@@ -16,6 +16,8 @@ def plan(params: Params) -> str:
 
     model, epochs = params.model, params.train.epochs
     systems = f"{', '.join(system.title for system in DEFAULT)}, {epochs} epochs each"
+    if params.train.folds:
+        systems += f", each also without each of {params.train.folds} parts of the training images"
     size = params.data.crop or params.data.resize
     images = f"images of {size}×{size} pixels" if size else "images"
     if model.train == "head":

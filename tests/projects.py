@@ -157,9 +157,10 @@ def save_model(
         validation_accuracy={},
         kept_fraction=1.0,
         kept_purity=None,
+        folds=0,
     )
     weights = {("student", "best"): network.state_dict()}
-    models.save_models(system, weights, of_pixels if normalize == "mean_image" else of_channels, card)
+    models.save_models(system, weights, of_pixels if normalize == "mean_image" else of_channels, card, {})
     return network
 
 

@@ -28,6 +28,11 @@ class LabelScores(NamedTuple):
     given: Tensor
     highest: Tensor
 
+    @property
+    def agree(self) -> Tensor:
+        """Where no other label is likelier than the given one, boolean [N]."""
+        return self.given >= self.highest
+
     @classmethod
     def of(cls, probs_NC: Tensor, labels_N: Tensor) -> LabelScores:
         return cls(probs_NC.argmax(dim=1), given_label_probability(probs_NC, labels_N), probs_NC.amax(dim=1))
@@ -43,18 +48,18 @@ def sure(labels_N: Tensor, scores: LabelScores, num_classes: int) -> Tensor:
 
 def contradicted(labels_N: Tensor, scores: LabelScores, num_classes: int) -> Tensor:
     """The labels in whose place the network is sure of another one, boolean [N]."""
-    return sure(labels_N, scores, num_classes) & (scores.predicted != labels_N)
+    return sure(labels_N, scores, num_classes) & ~scores.agree
 
 
 def issue_threshold(labels_N: Tensor, scores: LabelScores, num_classes: int) -> float:
     """The probability of the given label at or below which as many labels lie as are probably wrong.
 
     n̂ = Σ_c n_c (1 − a_c / b_c): of the n_c labels c, b_c are of samples where the network is sure, and a_c of those
-    have its label. The threshold is the n̂-th lowest y · f(x); −1, below all of them, where n̂ is 0.
+    are the likeliest there. The threshold is the n̂-th lowest y · f(x); −1, below all of them, where n̂ is 0.
     """
     certain = sure(labels_N, scores, num_classes)
     counts_C = torch.bincount(labels_N, minlength=num_classes).double()
     certain_C = torch.bincount(labels_N[certain], minlength=num_classes).double()
-    right_C = torch.bincount(labels_N[certain & (scores.predicted == labels_N)], minlength=num_classes).double()
+    right_C = torch.bincount(labels_N[certain & scores.agree], minlength=num_classes).double()
     wrong = round(float((counts_C * (1 - right_C / certain_C)).nan_to_num(0.0).sum()))
     return float(scores.given.sort().values[wrong - 1]) if wrong else -1.0

@@ -10,8 +10,10 @@ import torch
 from mlnt.training.evaluation import predict_logits
 from pipeline import console, files
 from pipeline.export.samples import LabelExport
+from pipeline.store.dataset import TRAIN
 from pipeline.store.features import FeatureFile
 from pipeline.systems.registry import CROSS_ENTROPY, FINAL
+from pipeline.training import folds
 from pipeline.training.build import best_weights
 from pipeline.training.session import Session
 
@@ -20,8 +22,8 @@ FILE = "cleanlab.npz"
 
 def write(export: LabelExport) -> str:
     """cleanlab.npz, a row a sample: `index`, `name`, `split`; `labels` as class numbers, and `class_names`;
-    `pred_probs` of the final model, in-sample for what it was trained on; `features` of the pre-trained network.
-    Returns how to read it.
+    `pred_probs` of the final model, of training samples out of fold where it was trained in folds; `features` of the
+    pre-trained network. Returns how to read it.
 
     Raises:
         UserError: the models or the features are missing, damaged or from another run.
@@ -38,6 +40,9 @@ def write(export: LabelExport) -> str:
                 params.compute.eval_batch_size,
                 lambda done: bar.at(done - 1),
             )
+        probs, train = logits.softmax(dim=1), session.labels.split[rows] == TRAIN
+        if (out_of_fold := folds.out_of_fold(session, FINAL)) is not None:
+            probs[train] = out_of_fold[np.searchsorted(session.labels.rows(TRAIN), rows[train])]
         made_by = files.file_digest(best_weights(params, session.labels, CROSS_ENTROPY.stage))
         features = FeatureFile(session.labels, made_by, rows).read()
         number = {name: i for i, name in enumerate(session.dataset.class_names)}
@@ -48,7 +53,7 @@ def write(export: LabelExport) -> str:
         split=np.array([each.split for each in samples]),
         labels=np.array([number[each.label] for each in samples], dtype=np.int64),
         class_names=np.array(list(number)),
-        pred_probs=logits.softmax(dim=1).numpy(),
+        pred_probs=probs.numpy(),
         features=features.numpy(),
     )
     return (

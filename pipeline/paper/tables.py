@@ -179,7 +179,7 @@ def _notes(name: str, sweep: Sweep, cells: Mapping[str, Runs], preset: str) -> l
         for label, runs in cells.items()
     }
     if "meta2" in sweep.stages and sweep.axis != "filter.tau" and len(set().union(*taus.values())) > 1:
-        each = ", ".join(f"{label} {min(found):g}" for label, found in taus.items() if found)
+        each = ", ".join(f"{label} {' or '.join(sorted(map(str, found)))}" for label, found in taus.items() if found)
         chosen = "For the noises of Tables 1 and 2 it was chosen on validation data, for others it is the preset's."
         notes.append(f"The mentor's threshold τ: {each}. {chosen}")
     older = {label: runs.outdated() for label, runs in cells.items()}

@@ -26,6 +26,7 @@ from pipeline.params.values import (
     PositiveRate,
     Rate,
     Section,
+    Tau,
 )
 
 
@@ -141,7 +142,7 @@ class Mlnt(Section):
 
 
 class Filter(Section):
-    tau: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
+    tau: Tau
 
 
 class Mentor(Section):

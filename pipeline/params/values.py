@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -34,9 +34,17 @@ def _folds(value: int) -> int:
     return value
 
 
+def _tau(value: object) -> object:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+    if not number and value != "auto":
+        raise ValueError("expected a number from 0 to below 1, or auto")
+    return value
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Folds = Annotated[int, Field(ge=0), AfterValidator(_folds)]
+Tau = Annotated[float | Literal["auto"], BeforeValidator(_tau)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]

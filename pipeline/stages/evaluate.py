@@ -158,12 +158,12 @@ class Evaluation:
         return {system: found[system] for system in systems}
 
     def _thresholds(self, split: int, scores: LabelScores) -> NDArray[np.float64]:
-        """At or below which score a label of this split is listed; from the data, only where the model has another."""
+        """At or below which score a label of this split is listed; from the data, only where another is likelier."""
         chosen, labels = self.params.evaluate.label_issue_threshold, self.session.split(split).labels
         if chosen is not None:
             return np.full(len(labels), chosen)
         threshold = issue_threshold(labels, scores, len(self.dataset.class_names))
-        return np.where((scores.predicted == labels).numpy(), -1.0, threshold)
+        return np.where(scores.agree.numpy(), -1.0, threshold)
 
     def with_held_out(self, training: dict[System, LabelIssues]) -> dict[System, LabelIssues]:
         """The label issues of the training split joined by those of validation and test."""

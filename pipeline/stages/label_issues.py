@@ -14,7 +14,7 @@ from mlnt.method import mentor
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """A model's view of given labels: in sample those of the training split, which it was trained on, held out others.
+    """A model's view of given labels: of the training split, in sample or out of fold, or of others, held out.
 
     Attributes:
         rows: rows of the data set.
@@ -58,7 +58,7 @@ class LabelIssues:
     def metrics(self) -> dict[str, Any]:
         kept = ~self.listed()
         values: dict[str, Any] = {
-            "threshold": max(0.0, float(self.threshold.max(initial=0.0))),
+            "threshold": float(self.threshold.max(initial=0.0)),
             "found_fraction": float((~kept).mean()),
         }
         if self.wrong is not None:

@@ -9,10 +9,9 @@ from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store.sizes import sizes_of
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
-from pipeline.training import estimate
+from pipeline.training import estimate, folds
 from pipeline.training.filtering import kept_by
 from pipeline.training.fit import fit
-from pipeline.training.folds import folds_of
 from pipeline.training.plan import System
 from pipeline.training.session import Session
 
@@ -34,12 +33,11 @@ def _train(session: Session, system: System) -> str:
     network, used, kept = None, {}, None
     if mentor is not None:
         network, digest = session.best_network(mentor)
-        used, kept = {mentor.stage: digest}, kept_by(session, mentor)
+        used, kept = {mentor.stage: digest, **folds.digest(mentor.stage)}, kept_by(session, mentor)
     plan = system.build(session, network)
     training = session.training(system, plan, kept)
-    return fit(
-        session, system, plan, training, used, folds_of(session, system, mentor, kept), _seconds(session, system)
-    )
+    parts = folds.folds_of(session, system, mentor, kept)
+    return fit(session, system, plan, training, used, parts, _seconds(session, system))
 
 
 def _seconds(session: Session, system: System) -> float | None:

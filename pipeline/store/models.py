@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,13 +32,14 @@ def weights_file(stage: str, model: str, choice: str) -> Path:
     return folder(stage) / weights_name(model, choice)
 
 
-def fold_file(stage: str, number: int) -> Path:
+def fold_file(stage: str, number: int | Literal["*"]) -> Path:
     """The weights, as they were trained, of the network that has not seen part `number` of the training set."""
     return folder(stage) / f"fold_{number}.safetensors"
 
 
 def out_of_fold_file(stage: str) -> Path:
-    """`probabilities` [n, C] of all training samples, each by the network that has not seen it."""
+    """`probabilities` [n, C] of all training samples, each by the network that has not seen it, and the number of that
+    network, `part` [n]."""
     return folder(stage) / "out_of_fold.safetensors"
 
 
@@ -50,13 +52,17 @@ def save_models(
 ) -> None:
     """Write the weights by (model, choice), other tensors by file, the input statistics, and last of all the card.
 
-    Weights without a card are not used: after an interruption, those of two runs cannot be mixed.
+    What an earlier run left of its folds is removed. Weights without a card are not used: after an interruption, those
+    of two runs cannot be mixed.
     """
     files.remove(folder(stage) / "model.json")
     for (model, choice), tensors in weights.items():
         save_tensors(weights_file(stage, model, choice), tensors)
     for path, tensors in others.items():
         save_tensors(path, tensors)
+    for path in [*folder(stage).glob(fold_file(stage, "*").name), out_of_fold_file(stage)]:
+        if path not in others:
+            files.remove(path)
     save_tensors(folder(stage) / INPUT, {"mean": statistics.mean, "std": statistics.std})
     files.write_json(folder(stage) / "model.json", asdict(card))
 

@@ -24,6 +24,7 @@ from pipeline.params.schema import Params
 from pipeline.store.sizes import Sizes
 from pipeline.training import rehearsal
 from pipeline.training.device import describe
+from pipeline.training.folds import require_batch
 from pipeline.training.plan import System
 from pipeline.training.session import steps_between
 
@@ -100,6 +101,8 @@ def measure(
     batch = params.train.batch_size
     if sizes.train < batch:
         raise UserError(f"train.batch_size: need at least one batch of {batch} training samples, got {sizes.train}")
+    if folds := params.train.folds:
+        require_batch(params, sizes.train - math.ceil(sizes.train / folds))
     part = max(batch // FRACTION, min(batch, params.mlnt.neighbors + 1))
     try:
         if params.model.train == "head":

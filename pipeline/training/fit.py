@@ -22,7 +22,7 @@ from pipeline.params.schema import Params
 from pipeline.store import cards, checkpoints, models
 from pipeline.store.record import Record
 from pipeline.training.device import describe
-from pipeline.training.folds import Fold, gathered
+from pipeline.training.folds import Fold, digest, gathered
 from pipeline.training.plan import COMMON_SECTIONS, Plan, System
 from pipeline.training.session import Session, steps_between
 
@@ -43,7 +43,8 @@ def fit(
     """Train, or go on from a checkpoint; write models, history, card and record; return a line that sums it up.
 
     Args:
-        mentor: the digest of the weights that filter its samples, by their stage; empty without a mentor.
+        mentor: the digest of the weights of its mentor, by its stage, and of what filters its samples, where that is
+            something else; empty without a mentor.
         folds: the trainings that leave a part of the samples out, made before the one of all.
         seconds: how long the stage will take, where that is known.
 
@@ -96,7 +97,8 @@ def fit(
         files.write_csv(files.PLOTS / f"{stage}.csv", training.history)
         best = files.file_digest(models.weights_file(stage, card.mentor, "best"))
         history = files.file_digest(files.PLOTS / f"{stage}.csv")
-        replace(record, outputs={stage: best, f"history of {stage}": history, **plan.finish()}).write()
+        outputs = {stage: best, f"history of {stage}": history, **digest(stage), **plan.finish()}
+        replace(record, outputs=outputs).write()
         saved.remove()
     accuracy, epoch = card.validation_accuracy[card.mentor], round(card.best_epoch[card.mentor], 2)
     return f"{title}: best on validation is the {card.mentor} of epoch {epoch:g}, {accuracy:.2%}"
@@ -121,11 +123,11 @@ def _of_folds(
     """What the trainings in parts leave behind, by file."""
     if not folds:
         return {}
-    probabilities = gathered([(fold, probs) for fold, (_, probs) in zip(folds, pieces, strict=True)])
+    whole = gathered([(fold, probs) for fold, (_, probs) in zip(folds, pieces, strict=True)])
     found: dict[Path, Mapping[str, Tensor]] = {
         models.fold_file(stage, fold.number): weights for fold, (weights, _) in zip(folds, pieces, strict=True)
     }
-    return found | {models.out_of_fold_file(stage): {"probabilities": probabilities}}
+    return found | {models.out_of_fold_file(stage): whole}
 
 
 def _train(

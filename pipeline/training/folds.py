@@ -1,9 +1,10 @@
 """`train.folds`: K more trainings of each system, so that a network scores each given label that has not seen it.
 
 The training set is cut into K parts. Network j is trained without part j, and judges it; its mentor is network j of the
-mentor's stage, so that neither has seen the labels of the part. The filter of the next iteration goes by these
-probabilities too, and may so know the labels of a part from other networks: which samples are kept is all that it can
-tell.
+mentor's stage, so that neither has been trained on the labels of the part. These labels reach it by two ways alone,
+and it learns none of them by heart that way. The filter of the next iteration goes by the probabilities of all parts,
+so which other samples are kept depends on networks that have seen the part. And where whole networks are trained, MLNT
+finds neighbours by features of the network that was pretrained on all of D.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from mlnt import seeding
 from mlnt.training.evaluation import predict_logits
 from mlnt.training.loop import Training
 from mlnt.training.state import Network
+from pipeline import files
+from pipeline.errors import UserError
+from pipeline.params.schema import Params
 from pipeline.store import cards, models
 from pipeline.store.dataset import TRAIN
 from pipeline.training.device import amp_dtype
@@ -74,10 +78,49 @@ def folds_of(session: Session, system: System, mentor: System | None, kept: Tens
 
     Args:
         kept: D′ over the training set (10); None keeps all of it.
+
+    Raises:
+        UserError: there are too few samples for so many parts, or the mentor was trained in others.
     """
     count = session.params.train.folds if system.default else 0
+    if not count:
+        return []
     part = assigned(session)
+    sizes = part.bincount(minlength=count)
+    if not sizes.all():
+        raise UserError(
+            f"train.folds: found {count}, expected at most {int(sizes.count_nonzero())}, as many as there are "
+            "different training images"
+        )
+    require_batch(session.params, len(part) - int(sizes.max()))
+    if mentor is not None:
+        _require_parts(session, mentor, part)
     return [Fold(session, system, mentor, kept, j, count, part == j) for j in range(count)]
+
+
+def require_batch(params: Params, samples: int) -> None:
+    """
+    Raises:
+        UserError: so many samples, those of K − 1 parts, are fewer than a mini-batch has.
+    """
+    if samples < params.train.batch_size:
+        raise UserError(
+            f"train.folds: found {params.train.folds}; without its part a network has {samples} training samples, "
+            f"expected at least one batch of {params.train.batch_size}; lower train.batch_size, or take 0"
+        )
+
+
+def _require_parts(session: Session, mentor: System, part: Tensor) -> None:
+    """
+    Raises:
+        UserError: the mentor's networks left out other parts, so that they have seen what those that follow have not.
+    """
+    found = _table(session, mentor)
+    if found is None or not torch.equal(found["part"], part):
+        raise UserError(
+            f"train.folds: found {session.params.train.folds}, but {cards.folder(mentor.stage)} was trained without "
+            "these parts; train it again: `dvc repro`"
+        )
 
 
 def assigned(session: Session) -> Tensor:
@@ -92,23 +135,36 @@ def assigned(session: Session) -> Tensor:
     order = seeding.numpy_generator(session.params.seed, "folds").permutation(len(first))
     order = order[np.argsort(session.labels.labels[train][first][order], kind="stable")]
     part = np.empty(len(first), dtype=np.int64)
-    part[order] = np.arange(len(first)) % max(1, count)
+    part[order] = np.arange(len(first)) % count
     return torch.from_numpy(part[group])
 
 
-def gathered(found: list[tuple[Fold, Tensor]]) -> Tensor:
-    """The probabilities [n, C] of all training samples, from those of the parts."""
-    whole = torch.empty(len(found[0][0].left_out), found[0][1].shape[1])
+def gathered(found: list[tuple[Fold, Tensor]]) -> dict[str, Tensor]:
+    """What `models.out_of_fold_file` has, from the probabilities of the parts."""
+    samples = len(found[0][0].left_out)
+    part, whole = torch.empty(samples, dtype=torch.int64), torch.empty(samples, found[0][1].shape[1])
     for fold, probs in found:
-        whole[fold.left_out] = probs
-    return whole
+        part[fold.left_out], whole[fold.left_out] = fold.number, probs
+    return {"part": part, "probabilities": whole}
 
 
 def out_of_fold(session: Session, system: System) -> Tensor | None:
-    """What `gathered` gave for a system, or None where it was not trained in folds.
+    """The probabilities [n, C] of all training samples, each by the network that has not seen it; None where the system
+    was not trained in folds.
 
     Raises:
         UserError: its models are missing, damaged, or from another run.
     """
+    found = _table(session, system)
+    return None if found is None else found["probabilities"]
+
+
+def digest(stage: str) -> dict[str, str]:
+    """The digest of what `gathered` gave for a stage, by name, for records; empty where it was not trained in folds."""
+    path = models.out_of_fold_file(stage)
+    return {f"out of fold of {stage}": files.file_digest(path)} if path.exists() else {}
+
+
+def _table(session: Session, system: System) -> dict[str, Tensor] | None:
     card = cards.read_card(system.stage, session.params.model.name, session.labels.digest)
-    return models.load_tensors(models.out_of_fold_file(system.stage))["probabilities"] if card.folds else None
+    return models.load_tensors(models.out_of_fold_file(system.stage)) if card.folds else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import math
 import os
 import shlex
 import stat
@@ -109,12 +110,14 @@ def _batch_size(counts: Mapping[str, int], preset: Mapping[str, Any]) -> dict[st
     """
     train, size = counts["train"], preset["train"]["batch_size"]
     left = train if counts["validation"] else train - round(preset["noise"]["validation_fraction"] * train)
+    if folds := preset["train"]["folds"]:
+        left -= math.ceil(left / folds)
     if left >= size:
         return {}
     if left <= (least := preset["mlnt"]["neighbors"]):
         raise UserError(
-            f"data.root: found {train} training images, of which {left} are left to train on; expected at least "
-            f"{least + 1}, and some hundred for results that mean something"
+            f"data.root: found {train} training images, of which {left} are left to train on at a time; expected at "
+            f"least {least + 1}, and some hundred for results that mean something"
         )
     console.warn(
         f"{left} images to train on are few, fewer than a mini-batch of the preset: train.batch_size is {left // 2}"
