@@ -66,6 +66,7 @@ def run(params: Params, baselines: bool = False) -> str:
         confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
         histogram=figures.score_histogram(issues.scores, issues.wrong if known else None, threshold),
         threshold=threshold,
+        out_of_fold=issues.out_of_fold,
         issues={name: (issues.listed[name], n) for name, n in metrics["samples"].items() if n},
         num_contradicted=issues.contradicted,
         gallery={
@@ -133,6 +134,7 @@ class Issues:
     Attributes:
         scores: the label score of each training sample.
         wrong: whether its label is wrong, where the truth is known.
+        out_of_fold: whether these scores are of networks that were not trained on the label.
         listed: how many labels of each split are taken for wrong.
         contradicted: how many of these are of an image that has another label elsewhere.
         first: split → the first of these rows, for the gallery.
@@ -140,6 +142,7 @@ class Issues:
 
     scores: list[float] = field(default_factory=list)
     wrong: list[bool] = field(default_factory=list)
+    out_of_fold: bool = False
     listed: Counter[str] = field(default_factory=Counter)
     contradicted: int = 0
     first: dict[str, list[dict[str, str]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
@@ -160,6 +163,7 @@ def _issues(most: int) -> Issues:
             if row["split"] == SPLITS[TRAIN]:
                 issues.scores.append(float(row["label_score"]))
                 issues.wrong.append(row.get("true_label") != row["given_label"])
+                issues.out_of_fold = row["score_kind"] == "out of fold"
             issues.listed[row["split"]] += listed
             issues.contradicted += listed and bool(row.get("also_labelled"))
             if listed and len(issues.first[row["split"]]) < most:

@@ -400,6 +400,10 @@ PARAMETERS = [
         Case("value", f"{stage}: {key}={value!r}", stage, params={key.replace(".", "__"): value}, expected=expected)
         for stage, key, value, expected in (
             ("pretrain", "train.batch_size", 160, ("train.batch_size", "160", "159", "lower it")),
+            ("pretrain", "train.folds", 1, ("train.folds: found 1", "0, or at least 2")),
+            ("pretrain", "train.folds", "five", ("train.folds: found 'five'", "integer")),
+            ("pretrain", "train.folds", 160, ("train.folds: found 160", "at most 159")),
+            ("meta2", "filter.tau", 1.0, ("filter.tau: found 1.0", "a number from 0 to below 1, or auto")),
             ("pretrain", "model.name", "preact_resnet23", ("model.name: ", "'preact_resnet23'", "preact_resnet32")),
             (
                 "pretrain",

@@ -124,7 +124,7 @@ def test_heads_are_trained_on_standardised_embeddings(finished: Run, monkeypatch
         torch.testing.assert_close(rows.mean(dim=0), torch.zeros(32).double(), rtol=0, atol=1e-4)
         deviations = rows.std(dim=0, unbiased=False)[varied]
         torch.testing.assert_close(deviations, torch.ones_like(deviations), rtol=1e-3, atol=0)
-        assert torch.equal(session.heads.features(), session.images.batch(train))  # type: ignore[union-attr]
+        assert torch.equal(session.heads.features(session.labels), session.images.batch(train))  # type: ignore[union-attr]
 
 
 def test_of_a_head_the_classifier_is_all_that_fast_weights_can_move(

@@ -236,6 +236,11 @@ def test_the_time_of_stages_by_hand() -> None:
     assert found.training(BY_STAGE["control2"]) == pytest.approx(10 + 4 + 160 * 0.01)  # and the filter
     assert found.training(BY_STAGE["meta1"]) == pytest.approx(100 + 4)
     assert found.training(BY_STAGE["meta2"]) == pytest.approx(10 * (10 + 32 * 0.01) + 4 + 160 * 0.01)
+    in_parts = make_params(train__folds=3)  # three trainings on two thirds, and one on all
+    for stage in ("pretrain", "meta2"):
+        alone = by_hand(make_params()).training(BY_STAGE[stage])
+        assert by_hand(in_parts).training(BY_STAGE[stage]) == pytest.approx(3 * alone)
+    assert by_hand(in_parts).training(BY_STAGE["forward"]) == by_hand(make_params()).training(BY_STAGE["forward"])
     often = by_hand(make_params(train__evaluate_every="1 steps"))
     assert often.training(CROSS_ENTROPY) == pytest.approx(10 + 10 * 2 * 100 * 0.01)
 
@@ -253,6 +258,13 @@ def test_the_time_of_a_run_is_that_of_its_stages() -> None:
     assert found.run(DEFAULT, 2) == pytest.approx(expected)
     alone = found.run([CROSS_ENTROPY], 0, evaluated=False)
     assert alone == pytest.approx(found.training(CROSS_ENTROPY) + 2 * each + 2.6)
+
+
+def test_parts_that_leave_no_mini_batch_are_said_before_anything_is_timed() -> None:
+    few = Sizes((1, 8, 8), 10, train=50, validation=40, test=60)
+    with pytest.raises(UserError, match=r"train\.folds: found 2; .* 25 training samples, .* batch of 32"):
+        estimate.measure(make_params(train__folds=2), few, DEFAULT, torch.device("cpu"))
+    estimate.measure(make_params(train__folds=3), few, [CROSS_ENTROPY], torch.device("cpu"))
 
 
 @pytest.mark.parametrize("change", [{}, {"mlnt__order": "second"}, {"mlnt__update": "joint"}, {"mlnt__M": 0}])

@@ -37,6 +37,7 @@ from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mlnt import seeding
+from mlnt.method.confident import LabelScores, issue_threshold
 from mlnt.networks import PreActResNet, create_model, pre_logit_features
 from mlnt.training.loop import Training
 from pipeline import console, files
@@ -117,7 +118,7 @@ def test_the_metrics_are_nested_as_documented(finished: Run) -> None:
         assert values["mentor"] in MODELS
         assert 0 < values["kept_fraction"] <= 1
         assert (values["kept_fraction"] == 1) or system.mentor is not None
-        assert set(values["label_issues"]) == {"found_fraction", "precision", "recall", "auc"}
+        assert set(values["label_issues"]) == {"threshold", "found_fraction", "precision", "recall", "auc"}
         for model in MODELS:
             for choice in CHOICES:
                 entry = values[model][choice]
@@ -255,7 +256,27 @@ def test_the_label_issues_are_cleanlabs_table_in_the_order_of_suspicion(copied: 
         assert (score == float(row["predicted_score"])) == (row["given_label"] == row["predicted_label"])
         assert row["given_label"] == str(labels.labels[index])
         assert row["true_label"] == str(dataset.labels[index])
-        assert (row["is_label_issue"] == "True") == (score <= copied.params.filter.tau)
+
+
+def test_as_many_labels_are_issues_as_are_probably_wrong_in_each_split(finished: Run) -> None:
+    """The labels that the threshold of their split makes issues, where the model has another one."""
+    classes = {str(c): c for c in range(10)}
+    table = finished.table("reports/label_issues.csv")
+    for split in SPLITS:
+        rows = [row for row in table if row["split"] == split]
+        given, predicted = (
+            torch.tensor([classes[row[f"{kind}_label"]] for row in rows]) for kind in ("given", "predicted")
+        )
+        score, highest = (torch.tensor([float(row[key]) for row in rows]) for key in ("label_score", "predicted_score"))
+        threshold = issue_threshold(given, LabelScores(predicted, score, highest), 10)
+        assert threshold > 0
+        expected = (score <= threshold) & (given != predicted)
+        assert 0 < expected.sum() < len(rows)
+        assert [row["is_label_issue"] == "True" for row in rows] == expected.tolist()
+        if split == "train":
+            found = finished.json("metrics/evaluate.json")["mlnt_3"]["label_issues"]
+            assert found["threshold"] == pytest.approx(threshold, abs=1e-6)
+            assert found["found_fraction"] == pytest.approx(expected.double().mean().item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 1.0])
@@ -291,7 +312,7 @@ def test_a_wrong_label_is_found_in_every_split_and_the_metrics_are_of_training_a
         evaluation = Evaluation(replace(session, labels=replace(session.labels, labels=given)))
         metrics, _, issues = evaluation.judge([FINAL])
         every = evaluation.with_held_out(issues)[FINAL]
-        after = {row["name"]: row for row in evaluation.issue_rows(every)}
+        after = {row["name"]: row for row in evaluation.issue_rows(FINAL, every)}
     for split in ("validation", "test"):
         row = after[surest[split]["name"]]
         assert (row["split"], row["score_kind"], row["is_label_issue"]) == (split, "held out", True)
@@ -389,7 +410,7 @@ def test_the_gallery_shows_the_most_doubtful_images_of_each_split(doubted: Run) 
     of_split = Counter(row["split"] for row in table)
     assert set(of_split) == set(SPLITS)
     most = min(of_split.values()) + 1
-    threshold = doubted.params.label_issue_threshold
+    threshold = doubted.params.evaluate.label_issue_threshold
     run_stage("report", make_params(evaluate__label_issue_threshold=threshold, report__gallery=most))
     page = check_self_contained(doubted.text("reports/index.html"))
     shown = [card[0] for card in gallery_of(page)]
@@ -472,7 +493,7 @@ def test_own_images_without_test_and_truth_leave_out_what_nobody_knows(own: Run)
     assert metrics["samples"] == {"train": 72, "validation": 18, "test": 0}
     for system in DEFAULT:
         assert metrics[system.name]["kept_purity"] is None
-        assert set(metrics[system.name]["label_issues"]) == {"found_fraction"}
+        assert set(metrics[system.name]["label_issues"]) == {"threshold", "found_fraction"}
         for model in MODELS:
             for choice in CHOICES:
                 assert set(metrics[system.name][model][choice]) == {"validation_accuracy"}
@@ -688,6 +709,7 @@ ALTERNATIVES: dict[str, Any] = {
     "train.crop_padding": 1,
     "train.horizontal_flip": True,
     "train.evaluate_every": "3 steps",
+    "train.folds": 2,
     "compute.eval_batch_size": 33,
     "compute.device": "auto",
     "compute.threads": 2,

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mlnt.method.confident import LabelScores, contradicted, issue_threshold, sure
+
+LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+PROBS = torch.tensor(
+    [
+        [0.9, 0.1, 0.0],
+        [0.7, 0.2, 0.1],
+        [0.2, 0.8, 0.0],  # wrong
+        [0.3, 0.6, 0.1],
+        [0.1, 0.9, 0.0],
+        [0.8, 0.15, 0.05],  # wrong
+        [0.05, 0.15, 0.8],  # of a class that no label names
+    ]
+)
+"""t = (1.8 / 3, 1.8 / 4, ∞)."""
+
+
+def scores_of(probs: Tensor, labels: Tensor = LABELS) -> LabelScores:
+    return LabelScores.of(probs, labels)
+
+
+def test_the_scores_are_those_of_the_given_and_of_the_likeliest_label() -> None:
+    scores = scores_of(PROBS)
+    assert scores.predicted.tolist() == [0, 0, 1, 1, 1, 0, 2]
+    assert scores.given.tolist() == pytest.approx([0.9, 0.7, 0.2, 0.6, 0.9, 0.15, 0.15])
+    assert scores.highest.tolist() == pytest.approx([0.9, 0.7, 0.8, 0.6, 0.9, 0.8, 0.8])
+    assert scores.agree.tolist() == [True, True, False, True, True, False, False]
+
+
+def test_who_is_sure_and_what_is_contradicted_by_hand() -> None:
+    assert sure(LABELS, scores_of(PROBS), 3).tolist() == [True] * 6 + [False]
+    assert contradicted(LABELS, scores_of(PROBS), 3).tolist() == [False, False, True, False, False, True, False]
+
+
+def test_below_its_mean_a_network_is_not_sure() -> None:
+    probs = PROBS.clone()
+    probs[5] = torch.tensor([0.55, 0.4, 0.05])  # another label is likelier, but not as likely as class 0 usually is
+    assert not sure(LABELS, scores_of(probs), 3)[5]
+    assert contradicted(LABELS, scores_of(probs), 3).tolist() == [False, False, True, False, False, False, False]
+    alone = torch.tensor([0, 1])
+    at = torch.tensor([[0.6, 0.4], [0.6, 0.4]])  # t_0 itself is enough
+    assert contradicted(alone, scores_of(at, alone), 2).tolist() == [False, True]
+
+
+def test_as_many_are_listed_as_are_probably_wrong() -> None:
+    """n̂ = 3 (1 − 2/3) + 4 (1 − 2/3) = 2.33: the second lowest of 0.15, 0.15, 0.2, … ."""
+    scores = scores_of(PROBS)
+    threshold = issue_threshold(LABELS, scores, 3)
+    assert threshold == pytest.approx(0.15)
+    assert (scores.given <= threshold).sum() == 2
+
+
+def test_a_class_that_the_network_is_never_sure_of_counts_none() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    probs = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.7, 0.3]])
+    # t = (0.63, 0.25): all are sure. n̂ = 3 · 1/3 + 2 · 1.
+    assert issue_threshold(labels, scores_of(probs, labels), 2) == pytest.approx(0.3)
+    probs[3:] = torch.tensor([[0.6, 0.4], [0.55, 0.45]])  # t_0 is not reached, so class 1 says nothing: n̂ = 1
+    assert issue_threshold(labels, scores_of(probs, labels), 2) == pytest.approx(0.1)
+
+
+def test_where_nothing_is_wrong_nothing_is_listed() -> None:
+    scores = scores_of(PROBS, PROBS.argmax(dim=1))
+    assert issue_threshold(PROBS.argmax(dim=1), scores, 3) == -1
+    assert not (scores.given <= -1).any()
+
+
+def test_as_likely_as_the_given_one_is_no_contradiction() -> None:
+    """arg max names the first of equals: every label but class 0 would be wrong to a network that knows nothing."""
+    labels = torch.tensor([0, 1, 2])
+    scores = scores_of(torch.full((3, 3), 1 / 3), labels)
+    assert not contradicted(labels, scores, 3).any()
+    assert issue_threshold(labels, scores, 3) == -1
