@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.params import presets
 from pipeline.params.load import changed, load
 from pipeline.places.folder import file_type
-from pipeline.training.pretrained import require_weights
+from pipeline.training.pretrained import weights_file
 from pipeline.workspace import layout, pictures, place, repository
 
 PRESET = "imagefolder-quick"
@@ -135,7 +135,7 @@ def _say_what_follows(folder: Path, out: Console) -> bool:
             _say(out, line)
         _say(out, f"`mlnt preset {OTHER}` would fine-tune the whole network instead; `mlnt preset` lists all presets")
         try:
-            require_weights(params.model)
+            weights_file(params.model)
         except UserError as error:
             console.warn(f"`dvc repro` cannot begin yet: {error}")
             return False

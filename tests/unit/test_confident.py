@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from mlnt.method.confident import LabelScores, contradicted, issue_threshold, sure
+from mlnt.method.confident import LabelScores, confidence, contradicted, issue_threshold
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 1])
 PROBS = torch.tensor(
@@ -33,19 +35,26 @@ def test_the_scores_are_those_of_the_given_and_of_the_likeliest_label() -> None:
     assert scores.agree.tolist() == [True, True, False, True, True, False, False]
 
 
-def test_who_is_sure_and_what_is_contradicted_by_hand() -> None:
-    assert sure(LABELS, scores_of(PROBS), 3).tolist() == [True] * 6 + [False]
+def test_what_is_contradicted_by_hand() -> None:
+    assert confidence(LABELS, scores_of(PROBS), 3).tolist() == pytest.approx([0.6, 0.45, math.inf])
     assert contradicted(LABELS, scores_of(PROBS), 3).tolist() == [False, False, True, False, False, True, False]
 
 
 def test_below_its_mean_a_network_is_not_sure() -> None:
     probs = PROBS.clone()
-    probs[5] = torch.tensor([0.55, 0.4, 0.05])  # another label is likelier, but not as likely as class 0 usually is
-    assert not sure(LABELS, scores_of(probs), 3)[5]
+    probs[5] = torch.tensor([0.55, 0.2, 0.25])  # another label is likelier, but not as likely as class 0 usually is
     assert contradicted(LABELS, scores_of(probs), 3).tolist() == [False, False, True, False, False, False, False]
-    alone = torch.tensor([0, 1])
-    at = torch.tensor([[0.6, 0.4], [0.6, 0.4]])  # t_0 itself is enough
-    assert contradicted(alone, scores_of(at, alone), 2).tolist() == [False, True]
+    labels = torch.tensor([0, 1, 1])
+    probs = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])  # t_0 itself is enough
+    assert contradicted(labels, scores_of(probs, labels), 2).tolist() == [False, True, False]
+
+
+def test_a_label_that_is_half_as_likely_as_usual_is_not_contradicted() -> None:
+    labels = torch.tensor([0, 0, 1, 1])
+    probs = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.75, 0.25], [0.45, 0.55]])  # t = (0.6, 0.4)
+    assert not contradicted(labels, scores_of(probs, labels), 2).any()
+    probs[2] = torch.tensor([0.85, 0.15])  # below t_1 / 2, which is 0.175 now
+    assert contradicted(labels, scores_of(probs, labels), 2).tolist() == [False, False, True, False]
 
 
 def test_as_many_are_listed_as_are_probably_wrong() -> None:
@@ -77,3 +86,6 @@ def test_as_likely_as_the_given_one_is_no_contradiction() -> None:
     scores = scores_of(torch.full((3, 3), 1 / 3), labels)
     assert not contradicted(labels, scores, 3).any()
     assert issue_threshold(labels, scores, 3) == -1
+    labels = torch.tensor([1, 1, 1, 1, 0])
+    probs = torch.tensor([[0.4, 0.4, 0.2], *[[0.0, 1.0, 0.0]] * 3, [0.3, 0.35, 0.35]])  # t = (0.3, 0.85, ∞)
+    assert not contradicted(labels, scores_of(probs, labels), 3)[0]
