@@ -383,64 +383,6 @@ def test_fewer_folds_or_none_leave_nothing_of_an_earlier_run(copied: Run) -> Non
     assert metrics["cross_entropy"]["label_issues"]["auc"] == pytest.approx(expected, abs=1e-6)
 
 
-# filter.tau: auto
-
-
-def by_confidence(probs: Tensor) -> Tensor:
-    labels, _ = train_labels()
-    return ~contradicted(labels, LabelScores.of(probs, labels), 10)
-
-
-def test_auto_leaves_out_what_the_mentor_contradicts_out_of_fold(copied: Run) -> None:
-    kept = by_confidence(table("pretrain")["probabilities"])
-    assert 0 < kept.sum() < len(kept)
-    run_stage("control2", folded(filter__tau="auto"))
-    assert copied.json("models/control2/model.json")["kept_fraction"] == pytest.approx(
-        kept.double().mean().item(), abs=1e-6
-    )
-
-
-def test_auto_without_folds_goes_by_what_the_mentor_says_in_sample(plain: Path, project: Path) -> None:
-    copy_outputs(plain, project)
-    params = make_params(filter__tau="auto")
-    with closing(Session.open(params)) as session:
-        network, _ = session.best_network(BY_STAGE["meta1"])
-        (logits,) = session.logits([network], TRAIN, "in sample")
-    kept = by_confidence(logits.softmax(dim=1))
-    assert 0 < kept.sum() < len(kept)
-    run_stage("meta2", params)
-    card = Run(project, params, {}).json("models/meta2/model.json")
-    assert card["kept_fraction"] == pytest.approx(kept.double().mean().item(), abs=1e-6)
-
-
-def test_what_people_know_is_kept_by_auto_too(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    dropped = (~by_confidence(table("pretrain")["probabilities"])).nonzero().flatten()
-    assert len(dropped) > 2
-    found: list[Tensor | None] = []
-    training = Session.training
-
-    def seen(session: Session, system: Any, plan: Any, kept: Tensor | None = None) -> Any:
-        found.append(kept)
-        return training(session, system, plan, kept)
-
-    monkeypatch.setattr(Session, "training", seen)
-    labels = read_labels(read_dataset())
-    decisions = np.zeros(len(labels.labels), np.uint8)
-    decisions[labels.rows(TRAIN)[dropped[:2].numpy()]] = DECISIONS.index("keep")
-    write_labels(replace(labels, decisions=decisions, reviewed=labels.labels))
-    for stage in ("pretrain", "control2"):
-        run_stage(stage, folded(filter__tau="auto"))
-    kept = found[K + 1]
-    assert kept is not None
-    assert kept[dropped[:2]].all()
-    assert not kept[dropped[2:]].any()
-    part = table("pretrain")["part"]
-    for number in range(K):
-        of_part = found[K + 2 + number]
-        assert of_part is not None
-        assert torch.equal(of_part, kept[part != number])
-
-
 # Heads, and images that are read from their files
 
 
@@ -450,7 +392,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Run:
     save_file(
         create_model("preact_resnet_tiny", num_classes=3, in_chans=1, seed=5).state_dict(), folder / "start.safetensors"
     )
-    changes = {"model__train": "head", "model__weights": str(folder / "start.safetensors"), "train__epochs": 4}
+    changes = {"model__train": "head", "model__weights": str(folder / "start.safetensors"), "train__epochs": 16}
     return run_all(folder, folded(**changes, train__folds=2, mlnt__alpha=0.01, mlnt__eta=0.05, filter__tau="auto"))
 
 
@@ -463,6 +405,11 @@ def test_a_head_does_not_know_the_labels_of_its_part(
     before, after, own = after_a_flip([stage], heads.params, monkeypatch)
     assert torch.equal(after[own], before[own])
     assert not torch.equal(after, before)
+
+
+def by_confidence(probs: Tensor) -> Tensor:
+    labels, _ = train_labels()
+    return ~contradicted(labels, LabelScores.of(probs, labels), 10)
 
 
 def test_heads_are_filtered_and_judged_out_of_fold(heads: Run, project: Path) -> None:
@@ -484,6 +431,51 @@ def test_heads_are_filtered_and_judged_out_of_fold(heads: Run, project: Path) ->
         with torch.no_grad():
             probs = head(session.images.batch(session.split(TRAIN).indices[own])).softmax(dim=1)
     torch.testing.assert_close(probs, table(FINAL.stage)["probabilities"][own])
+
+
+def test_auto_without_folds_goes_by_what_the_mentor_says_in_sample(heads: Run, project: Path) -> None:
+    copy_outputs(heads.folder, project)
+    train = heads.params.train.model_copy(update={"folds": 0})
+    params = heads.params.model_copy(update={"train": train})
+    run_stage("pretrain", params)
+    with closing(Session.open(params)) as session:
+        network, _ = session.best_network(BY_STAGE["pretrain"])
+        (logits,) = session.logits([network], TRAIN, "in sample")
+    kept = by_confidence(logits.softmax(dim=1))
+    assert 0 < kept.sum() < len(kept)
+    assert not torch.equal(kept, by_confidence(table("meta1")["probabilities"]))
+    run_stage("control2", params)
+    card = Run(project, params, {}).json("models/control2/model.json")
+    assert card["kept_fraction"] == pytest.approx(kept.double().mean().item(), abs=1e-6)
+
+
+def test_what_people_know_is_kept_by_auto_too(heads: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_outputs(heads.folder, project)
+    dropped = (~by_confidence(table("pretrain")["probabilities"])).nonzero().flatten()
+    assert len(dropped) > 2
+    found: list[Tensor | None] = []
+    training = Session.training
+
+    def seen(session: Session, system: Any, plan: Any, kept: Tensor | None = None) -> Any:
+        found.append(kept)
+        return training(session, system, plan, kept)
+
+    labels = read_labels(read_dataset())
+    decisions = np.zeros(len(labels.labels), np.uint8)
+    decisions[labels.rows(TRAIN)[dropped[:2].numpy()]] = DECISIONS.index("keep")
+    write_labels(replace(labels, decisions=decisions, reviewed=labels.labels))
+    run_stage("pretrain", heads.params)
+    monkeypatch.setattr(Session, "training", seen)
+    run_stage("control2", heads.params)
+    kept, *of_parts = found
+    assert kept is not None
+    assert kept[dropped[:2]].all()
+    assert not kept[dropped[2:]].any()
+    part = table("pretrain")["part"]
+    assert len(of_parts) == 2
+    for number, of_part in enumerate(of_parts):
+        assert of_part is not None
+        assert torch.equal(of_part, kept[part != number])
 
 
 def test_heads_on_a_table_that_is_read_from_the_disk_give_the_same_bits(heads: Run, project: Path) -> None:
