@@ -71,8 +71,7 @@ def run(one: Task, work: Path) -> float:
     """The stage in a folder of its own, beside hard links to what the stages before it left; seconds."""
     folder, start = work / one.key, time.perf_counter()
     if not (folder / "done").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)  # a training that was stopped goes on from its checkpoint there
         for key in one.before:
             shutil.copytree(
                 work / key,
