@@ -28,7 +28,7 @@ PRESET = """\
 # Small grey images, in seconds
 data: {channels: 1, resize: }
 model: {name: preact_resnet_tiny, pretrained: false, train: all, normalize: mean_image}
-train: {epochs: 12, batch_size: 64, lr: 0.2, lr_drop_epochs: [8], weight_decay: 1.0e-4}
+train: {epochs: 12, batch_size: 64, lr: 0.2, lr_drop_epochs: [8], weight_decay: 1.0e-4, folds: 0}
 compute: {threads: 1}
 mlnt: {alpha: 0.1, eta: 2.0}
 filter: {tau: 0.2}

@@ -716,7 +716,7 @@ OWN_IMAGES = [
         data__sha256="0" * 64,
     ),
     csv_list("empty", "", "expected the columns path,label"),
-    csv_list("other columns", "file,class\na,b\n", "expected the columns path,label[,split], found file,class"),
+    csv_list("other columns", "file,class\na,b\n", "expected the columns path,label[,split]", "found file,class"),
     csv_list(
         "a file that is not there", "path,label\ntrain/cat/99.png,cat\n", "line 2", "no such file: train/cat/99.png"
     ),

@@ -375,7 +375,7 @@ def test_sizes_of_what_is_not_there_yet(project: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "own.tar", "w") as archive:
         archive.add(root, "own")
     assert sizes(**folder, data__root=str(tmp_path / "own.tar")) is None
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no such folder or file"):
         sizes(**folder, data__root=str(tmp_path / "nothing"))
 
 
