@@ -23,7 +23,7 @@ FILE = "cleanlab.npz"
 def write(export: LabelExport) -> str:
     """cleanlab.npz, a row a sample: `index`, `name`, `split`; `labels` as class numbers, and `class_names`;
     `pred_probs` of the final model, of training samples out of fold where it was trained in folds; `features` of the
-    pre-trained network. Returns how to read it.
+    pre-trained network, or the standardised embeddings of heads. Returns how to read it.
 
     Raises:
         UserError: the models or the features are missing, damaged or from another run.
@@ -43,8 +43,12 @@ def write(export: LabelExport) -> str:
         probs, train = logits.softmax(dim=1), session.labels.split[rows] == TRAIN
         if (out_of_fold := folds.out_of_fold(session, FINAL)) is not None:
             probs[train] = out_of_fold[np.searchsorted(session.labels.rows(TRAIN), rows[train])]
-        made_by = files.file_digest(best_weights(params, session.labels, CROSS_ENTROPY.stage))
-        features = FeatureFile(session.labels, made_by, rows).read()
+        if session.heads is None:
+            made_by = files.file_digest(best_weights(params, session.labels, CROSS_ENTROPY.stage))
+            features = FeatureFile(session.labels, made_by, rows).read()
+        else:
+            embedded = session.images.fetch([torch.from_numpy(rows)])
+            features = torch.cat([session.images.batch(each) for each in embedded]).cpu()
         number = {name: i for i, name in enumerate(session.dataset.class_names)}
     np.savez(
         export.folder / FILE,
