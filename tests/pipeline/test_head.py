@@ -23,6 +23,7 @@ from mlnt import networks
 from mlnt.images.statistics import InputStatistics
 from mlnt.networks import create_model, pre_logit_features
 from pipeline.errors import UserError
+from pipeline.export import labels as export_labels
 from pipeline.params.schema import Params
 from pipeline.stages import embed
 from pipeline.store import models, record
@@ -125,6 +126,15 @@ def test_heads_are_trained_on_standardised_embeddings(finished: Run, monkeypatch
         deviations = rows.std(dim=0, unbiased=False)[varied]
         torch.testing.assert_close(deviations, torch.ones_like(deviations), rtol=1e-3, atol=0)
         assert torch.equal(session.heads.features(session.labels), session.images.batch(train))  # type: ignore[union-attr]
+
+
+def test_cleanlab_gets_the_embeddings(finished: Run, project: Path) -> None:
+    copy_outputs(finished.folder, project)
+    export_labels.run(finished.params, "cleanlab", "review", False, Path("out"))
+    found = np.load("out/cleanlab.npz")
+    with closing(Session.open(finished.params)) as session:
+        expected = session.images.batch(torch.from_numpy(found["index"]))
+    assert np.array_equal(found["features"], expected.numpy())
 
 
 def test_of_a_head_the_classifier_is_all_that_fast_weights_can_move(
