@@ -35,12 +35,12 @@ def rules(probs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """What each rule keeps, boolean [n]."""
     classes = probs.shape[1]
     scores = confident.LabelScores.of(probs, labels)
-    thresholds = confident.confidence(labels, scores, classes)
-    other = (scores.predicted != labels) & (scores.highest >= thresholds[scores.predicted])
+    means = confident.confidence(labels, scores, classes)
+    other = confident.contradicted(labels, scores, classes)
     return {
         "all": torch.ones(len(labels), dtype=torch.bool),
         "not sure of another label": ~other,
-        "the same, or the given one has half of its class's mean": ~confident.contradicted(labels, scores, classes),
+        "the same, or the given one has half of its class's mean": ~(other & (scores.given < means[labels] / 2)),
         "the same, or the other is less than three times as likely": ~(other & (scores.highest > 3 * scores.given)),
         "all but the n-hat least likely": scores.given > confident.issue_threshold(labels, scores, classes),
     }

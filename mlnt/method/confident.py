@@ -45,16 +45,14 @@ def confidence(labels_N: Tensor, scores: LabelScores, num_classes: int) -> Tenso
     return torch.where(counts_C > 0, sums_C / counts_C.clamp_min(1), torch.inf)
 
 
-def contradicted(labels_N: Tensor, scores: LabelScores, num_classes: int) -> Tensor:
-    """The labels y in whose place the network is sure of another one, ŷ, boolean [N]: max f(x) ≥ t_ŷ, and
-    y · f(x) < t_y / 2.
+def sure(labels_N: Tensor, scores: LabelScores, num_classes: int) -> Tensor:
+    """Where the network is sure of its label ŷ: max f(x) ≥ t_ŷ, boolean [N]."""
+    return scores.highest.double() >= confidence(labels_N, scores, num_classes)[scores.predicted]
 
-    The second condition is ours: without it, samples go that the network cannot tell from another class (selected on
-    noisy validation labels, docs/comparison.md).
-    """
-    thresholds_C = confidence(labels_N, scores, num_classes)
-    sure = scores.highest.double() >= thresholds_C[scores.predicted]
-    return sure & ~scores.agree & (scores.given.double() < thresholds_C[labels_N] / 2)
+
+def contradicted(labels_N: Tensor, scores: LabelScores, num_classes: int) -> Tensor:
+    """The labels in whose place the network is sure of another one, boolean [N]."""
+    return sure(labels_N, scores, num_classes) & ~scores.agree
 
 
 def issue_threshold(labels_N: Tensor, scores: LabelScores, num_classes: int) -> float:
@@ -63,7 +61,7 @@ def issue_threshold(labels_N: Tensor, scores: LabelScores, num_classes: int) -> 
     n̂ = Σ_c n_c (1 − a_c / b_c): of the n_c labels c, b_c are of samples where the network is sure, and a_c of those
     are the likeliest there. The threshold is the n̂-th lowest y · f(x); −1, below all of them, where n̂ is 0.
     """
-    certain = scores.highest.double() >= confidence(labels_N, scores, num_classes)[scores.predicted]
+    certain = sure(labels_N, scores, num_classes)
     counts_C = torch.bincount(labels_N, minlength=num_classes).double()
     certain_C = torch.bincount(labels_N[certain], minlength=num_classes).double()
     right_C = torch.bincount(labels_N[certain & scores.agree], minlength=num_classes).double()

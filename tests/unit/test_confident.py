@@ -49,14 +49,6 @@ def test_below_its_mean_a_network_is_not_sure() -> None:
     assert contradicted(labels, scores_of(probs, labels), 2).tolist() == [False, True, False]
 
 
-def test_a_label_that_is_half_as_likely_as_usual_is_not_contradicted() -> None:
-    labels = torch.tensor([0, 0, 1, 1])
-    probs = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.75, 0.25], [0.45, 0.55]])  # t = (0.6, 0.4)
-    assert not contradicted(labels, scores_of(probs, labels), 2).any()
-    probs[2] = torch.tensor([0.85, 0.15])  # below t_1 / 2, which is 0.175 now
-    assert contradicted(labels, scores_of(probs, labels), 2).tolist() == [False, False, True, False]
-
-
 def test_as_many_are_listed_as_are_probably_wrong() -> None:
     """n̂ = 3 (1 − 2/3) + 4 (1 − 2/3) = 2.33: the second lowest of 0.15, 0.15, 0.2, … ."""
     scores = scores_of(PROBS)
