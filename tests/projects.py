@@ -199,7 +199,7 @@ def environment(**variables: str) -> dict[str, str]:
     }
 
 
-def run(cwd: Path, *command: str, timeout: float = 200, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(cwd: Path, *command: str, timeout: float = 600, **variables: str) -> subprocess.CompletedProcess[str]:
     """A process's exit status and what it said."""
     return subprocess.run(
         command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False, timeout=timeout
@@ -207,7 +207,7 @@ def run(cwd: Path, *command: str, timeout: float = 200, **variables: str) -> sub
 
 
 def run_pipeline(
-    cwd: Path, *arguments: str, timeout: float = 200, **variables: str
+    cwd: Path, *arguments: str, timeout: float = 600, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     return run(cwd, sys.executable, "-m", "pipeline", *arguments, timeout=timeout, **variables)
 
