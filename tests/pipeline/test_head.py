@@ -30,6 +30,7 @@ from pipeline.store import models, record
 from pipeline.store.dataset import TRAIN, read_dataset
 from pipeline.systems.registry import BY_STAGE, DEFAULT
 from pipeline.training.session import Session
+from pipeline.training.start import started
 
 EMBEDDINGS = Path("data/embeddings.h5")
 
@@ -439,3 +440,15 @@ def test_no_stage_after_the_embedding_reads_an_image(stage: str, finished: Run, 
     assert {name for name in before if after[name] != before[name]} == {"data/dataset.h5"}
     with pytest.raises(UserError, match=r"data/dataset.h5: damaged"):
         run_stage("embed", head_params(weights))
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_networks_start_alike_from_the_hub_and_from_its_file(classes: int, hub: Hub) -> None:
+    """With a classifier of PyTorch's initialisation, or with that of the weights, where it has as many classes."""
+    hub.gives(3)
+    file = next(hub.folder.rglob("model.safetensors"))
+    from_hub = make_params(**FROM_HUB).model
+    from_file = from_hub.model_copy(update={"pretrained": False, "weights": str(file)})
+    one, other = (started(model, classes, 3, seed=5).state_dict() for model in (from_hub, from_file))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert torch.equal(one["fc.weight"], load_file(file)["fc.weight"]) == (classes == 1000)
