@@ -39,7 +39,7 @@ class Layout(NamedTuple):
     title: str
     needs: tuple[str, ...]
     images: Callable[[Path], Iterator[Image]]
-    verified: Callable[[Path], Iterator[tuple[str, str, str]]] | None = None
+    verified: Callable[[Path], Iterator[tuple[str, str, str, str]]] | None = None
 
 
 def run(name: str, folder: Path, out: Path | None) -> str:
@@ -84,7 +84,7 @@ def run(name: str, folder: Path, out: Path | None) -> str:
     return f"{said}; `mlnt init --images {out}` begins with it"
 
 
-_DECISION = ("path", "given_label", "decision")
+_DECISION = ("path", "given_label", "decision", "label")
 
 
 def _animal10n(folder: Path) -> Iterator[Image]:
@@ -111,9 +111,9 @@ def _food101n(folder: Path) -> Iterator[Image]:
         yield Image(f"food-101/images/{key}.jpg", _class_of(key), "test")
 
 
-def _food101n_verified(folder: Path) -> Iterator[tuple[str, str, str]]:
+def _food101n_verified(folder: Path) -> Iterator[tuple[str, str, str, str]]:
     for key, right in _verified(folder, "verified_train.tsv"):
-        yield f"{FOOD}/images/{key}", _class_of(key), "keep" if right else "drop"
+        yield f"{FOOD}/images/{key}", _class_of(key), "keep" if right else "drop", ""
 
 
 def _verified(folder: Path, name: str) -> Iterator[tuple[str, bool]]:
