@@ -30,8 +30,8 @@ LABEL_SETS = {
     "noisy_coarse_label": LabelSet(
         "CIFAR-100_human.pt",
         "clean_coarse_label",
-        "CIFAR-100's superclasses (data.source cifar100-coarse), and wrong in files from before March 2023, which "
-        "are to be fetched again",
+        "CIFAR-100's superclasses (data.source cifar100-coarse); those of a file from before March 2023 are wrong: "
+        "fetch it again",
     ),
 }
 """The values of `noise.human_labels`."""
