@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,19 +27,28 @@ class Image(NamedTuple):
     split: str
 
 
+class Decision(NamedTuple):
+    """A row of a file for `noise.corrections`."""
+
+    path: str
+    given_label: str
+    decision: str
+    label: str = ""
+
+
 class Layout(NamedTuple):
     """How a data set is handed out.
 
     Attributes:
         needs: files and folders that must be there.
         images: folder ↦ its images.
-        verified: folder ↦ what its owners verified of labels, as rows of a file for `noise.corrections`.
+        verified: folder ↦ what its owners verified of its labels.
     """
 
     title: str
     needs: tuple[str, ...]
     images: Callable[[Path], Iterator[Image]]
-    verified: Callable[[Path], Iterator[tuple[str, str, str, str]]] | None = None
+    verified: Callable[[Path], Iterator[Decision]] | None = None
 
 
 def run(name: str, folder: Path, out: Path | None) -> str:
@@ -68,23 +77,21 @@ def run(name: str, folder: Path, out: Path | None) -> str:
             f"{KEY}: {folder}: {len(lost)} of the {len(images)} images that its lists name are not there: "
             f"{first_few(map(printable, lost))}"
         )
+    decided = list(layout.verified(folder)) if layout.verified is not None else []
     to_images = os.path.relpath(folder, out.parent)
 
-    def place(path: str) -> str:
-        return os.path.normpath(f"{to_images}/{path}")
+    def rows(found: Sequence[Image | Decision]) -> Iterator[dict[str, str]]:
+        for each in found:
+            yield {**each._asdict(), "path": os.path.normpath(f"{to_images}/{each.path}")}
 
-    files.write_csv(out, ({**each._asdict(), "path": place(each.path)} for each in images))
+    files.write_csv(out, rows(images))
     splits = Counter(each.split for each in images)
-    counts = ", ".join(f"{count} {split}" for split, count in splits.items())
+    counts = ", ".join(f"{splits[split]} {split}" for split in ("train", "val", "test") if splits[split])
     said = f"{out}: {counts}, {len({each.label for each in images})} classes"
-    if layout.verified is not None:
-        decided = [dict(zip(_DECISION, row, strict=True)) for row in layout.verified(folder)]
-        files.write_csv(verified, ({**row, "path": place(row["path"])} for row in decided))
+    if decided:
+        files.write_csv(verified, rows(decided))
         said += f"; {verified}: {len(decided)} labels of train that were verified, for noise.corrections"
     return f"{said}; `mlnt init --images {out}` begins with it"
-
-
-_DECISION = ("path", "given_label", "decision", "label")
 
 
 def _animal10n(folder: Path) -> Iterator[Image]:
@@ -111,9 +118,9 @@ def _food101n(folder: Path) -> Iterator[Image]:
         yield Image(f"food-101/images/{key}.jpg", _class_of(key), "test")
 
 
-def _food101n_verified(folder: Path) -> Iterator[tuple[str, str, str, str]]:
+def _food101n_verified(folder: Path) -> Iterator[Decision]:
     for key, right in _verified(folder, "verified_train.tsv"):
-        yield f"{FOOD}/images/{key}", _class_of(key), "keep" if right else "drop", ""
+        yield Decision(f"{FOOD}/images/{key}", _class_of(key), "keep" if right else "drop")
 
 
 def _verified(folder: Path, name: str) -> Iterator[tuple[str, bool]]:
