@@ -36,7 +36,7 @@ def look(
 def download(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Get the data set: its source → data/dataset.h5.
 
-    The source is `data.source`: digits (inside scikit-learn), cifar10, imagefolder (your own) or clothing1m.
+    The source is `data.source`: digits (inside scikit-learn), cifar10, cifar100, imagefolder (your own) or clothing1m.
     """
     with reported(debug):
         checked = checked_params(params)

@@ -31,7 +31,7 @@ from pipeline.params.values import (
 
 
 class Data(Section):
-    source: Literal["digits", "cifar10", "imagefolder", "clothing1m"]
+    source: Literal["digits", "cifar10", "cifar100", "cifar100-coarse", "imagefolder", "clothing1m"]
     root: str | None
     url: str | None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
@@ -55,7 +55,15 @@ class Noise(Section):
     mapping: dict[str, str]
     matrix_file: str | None
     human_file: str | None
-    human_labels: Literal["aggre_label", "random_label1", "random_label2", "random_label3", "worse_label"]
+    human_labels: Literal[
+        "aggre_label",
+        "random_label1",
+        "random_label2",
+        "random_label3",
+        "worse_label",
+        "noisy_label",
+        "noisy_coarse_label",
+    ]
     validation: Literal["clean", "noisy"]
     validation_fraction: Annotated[float, Field(gt=0, lt=1)]
     corrections: str | None = Field(json_schema_extra={"neutral": None})

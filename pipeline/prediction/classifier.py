@@ -20,7 +20,7 @@ from pipeline.store import cards, models
 from pipeline.systems.registry import BY_STAGE
 
 WITHOUT_FILES = {"resize": None, "crop": None, "max_mpixels": 100.0, "background": "white"}
-"""How image files are decoded for a model whose data set had none: digits, CIFAR-10."""
+"""How image files are decoded for a model whose data set had none: digits, CIFAR."""
 
 OTHER_SIZE = "are of another size than the {}×{} pixels that the model was trained on, and are resized"
 

@@ -412,6 +412,11 @@ def test_the_presets_hold_the_papers_recipes(name: str, params_file: Path) -> No
     assert 0.3 <= values["mlnt.rho"] <= 0.5
 
 
+def test_the_recipe_for_cifar100_is_that_of_cifar10() -> None:
+    ten, hundred = (leaves(read_yaml(ROOT / f"presets/{name}.yaml")) for name in ("cifar10", "cifar100"))
+    assert hundred == {**ten, "data.source": "cifar100"}
+
+
 def test_an_own_preset_is_found_and_a_wrong_one_leaves_the_file_alone(params_file: Path) -> None:
     own = params_file.parent / "presets" / "own.yaml"
     own.write_text("# Mine\nmlnt:\n  M: 3\n", encoding="utf-8")

@@ -366,7 +366,8 @@ def test_sizes_of_what_is_not_there_yet(project: Path, tmp_path: Path) -> None:
     def sizes(**changes: Any) -> Sizes | None:
         return download.sizes(make_params(data__limit=None, data__limit_test=None, **changes))
 
-    assert sizes(data__source="cifar10") == Sizes((3, 32, 32), 10, 40_000, 10_000, 10_000)
+    for source, classes in (("cifar10", 10), ("cifar100", 100), ("cifar100-coarse", 20)):
+        assert sizes(data__source=source) == Sizes((3, 32, 32), classes, 40_000, 10_000, 10_000)
     root = pictures(tmp_path / "own")
     folder = {"data__source": "imagefolder", "noise__validation_fraction": 0.25, "data__resize": 7}
     assert sizes(**folder, data__root=str(root)) == Sizes((3, 7, 7), 2, 3, 1, 4)
