@@ -195,6 +195,13 @@ class CnnCrf(Section):
         return self
 
 
+class Gce(Section):
+    q: Annotated[float, Field(gt=0, le=1)]
+    k: Annotated[float, Field(gt=0, lt=1)]
+    first_pruning: Count
+    pruning_every: Positive
+
+
 class Features(Section):
     dtype: Literal["float32", "float16"]
 
@@ -240,6 +247,7 @@ class Params(Section):
     forward: Forward
     joint_optimization: JointOptimization
     cnn_crf: CnnCrf
+    gce: Gce
     evaluate: Evaluate
     report: Report
     run: Run

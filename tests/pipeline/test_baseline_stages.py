@@ -1,4 +1,4 @@
-"""The baselines as stages: what they write, what they are told, what they refuse."""
+"""Baselines and references as stages: what they write, what they are told, what they refuse."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from pipeline.report.terminal import show
 from pipeline.stages import evaluate, report, train
 from pipeline.store.dataset import TRAIN, read_dataset, read_labels, read_soft_labels, write_dataset
 from pipeline.systems.joint_optimization import SOFT_LABELS
-from pipeline.systems.registry import BASELINES, BY_STAGE, SYSTEMS
+from pipeline.systems.registry import BY_STAGE, GROUPS, SYSTEMS, Group
 from pipeline.training.build import fresh_network
+from pipeline.training.plan import System
 from pipeline.training.session import Session
 
 SMALL: dict[str, Any] = {
@@ -35,12 +36,12 @@ SMALL: dict[str, Any] = {
 }
 
 
-NAMES = [system.stage for system in BASELINES]
+NAMES = [system.stage for group in GROUPS.values() for system in group.systems]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, labels, pretrain and every baseline."""
+    """A folder with data, labels, pretrain and every system beside the default run."""
     folder = tmp_path_factory.mktemp("baselines")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -197,7 +198,7 @@ def test_the_crf_is_told_a_tenth_of_the_true_labels(copied: Path) -> None:
 
 @pytest.fixture(scope="module")
 def judged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default run and the baselines, evaluated and reported."""
+    """The default run and what stands beside it, evaluated and reported."""
     folder = tmp_path_factory.mktemp("judged")
     copy_outputs(finished, folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -205,19 +206,22 @@ def judged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         params = make_params(**SMALL)
         for stage in ("features", "meta1", "meta2", "meta3", "control2", "control3", "evaluate"):
             run_stage(stage, params)
-        evaluate.run(params, baselines=True)
-        report.run(params, baselines=True)
+        for group in GROUPS:
+            evaluate.run(params, group)
+            report.run(params, group)
     return folder
 
 
-IN_TABLES = [system for system in BASELINES if system.in_tables]
+def in_tables(group: Group) -> list[System]:
+    return [system for system in group.systems if system.in_tables]
 
 
-def test_every_baseline_is_judged_like_any_system(judged: Path) -> None:
-    ours, theirs = (json.loads((judged / f"metrics/{name}.json").read_text()) for name in ("evaluate", "baselines"))
-    assert list(theirs) == ["labels_digest", "samples", *(system.name for system in IN_TABLES)]
+@pytest.mark.parametrize("group", GROUPS.values(), ids=lambda group: group.name)
+def test_every_system_of_a_group_is_judged_like_those_of_the_default_run(group: Group, judged: Path) -> None:
+    ours, theirs = (json.loads((judged / f"metrics/{name}.json").read_text()) for name in ("evaluate", group.name))
+    assert list(theirs) == ["labels_digest", "samples", *(system.name for system in in_tables(group))]
     assert theirs["samples"] == ours["samples"]
-    for system in IN_TABLES:
+    for system in in_tables(group):
         values = theirs[system.name]
         assert set(values) == set(ours["cross_entropy"])
         assert 0 < values["label_issues"]["auc"] <= 1
@@ -227,26 +231,29 @@ def test_every_baseline_is_judged_like_any_system(judged: Path) -> None:
             assert values[model]["last"]["test_accuracy"] == pytest.approx(
                 float(last[f"{model}_test_accuracy"]), abs=1e-6
             )
-    with (judged / "reports/baselines_label_issues.csv").open() as file:
+    with (judged / f"reports/{group.name}_label_issues.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(IN_TABLES) * sum(ours["samples"].values())
-    assert {row["system"] for row in rows} == {system.name for system in IN_TABLES}
+    assert len(rows) == len(in_tables(group)) * sum(ours["samples"].values())
+    assert {row["system"] for row in rows} == {system.name for system in in_tables(group)}
 
 
-def test_the_report_with_baselines_shows_every_system(judged: Path) -> None:
-    page = (judged / "reports/baselines.html").read_text(encoding="utf-8")
-    titles = [title for system in SYSTEMS if system.in_tables for _, title, _ in system.models]
-    places = [page.index(f"<td>{title}") for title in titles]
+@pytest.mark.parametrize("group", GROUPS.values(), ids=lambda group: group.name)
+def test_the_report_of_a_group_shows_it_beside_the_default_run(group: Group, judged: Path) -> None:
+    page = (judged / f"reports/{group.name}.html").read_text(encoding="utf-8")
+    shown = [each for each in SYSTEMS if each.in_tables and (each.default or each in group.systems)]
+    places = [page.index(f"<td>{title}") for system in shown for _, title, _ in system.models]
     assert places == sorted(places)
+    others = [each for each in SYSTEMS if each.in_tables and each not in shown]
+    assert not [title for system in others for _, title, _ in system.models if f"<td>{title}<" in page]
 
 
-def test_the_table_on_the_terminal_has_the_baselines_of_these_labels(
+def test_the_table_on_the_terminal_has_the_systems_of_these_labels(
     judged: Path, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy_outputs(judged, project)
     show()
     shown = capsys.readouterr().out
-    for system in BASELINES:
+    for system in SYSTEMS:
         assert (system.title in shown) == system.in_tables
     metrics = json.loads(Path("metrics/baselines.json").read_text())
     line = next(line for line in shown.splitlines() if BY_STAGE["forward"].title in line)
