@@ -202,6 +202,22 @@ class Gce(Section):
     pruning_every: Positive
 
 
+class MetaWeightNet(Section):
+    clean_fraction: Annotated[float, Field(gt=0, le=1)]
+    hidden: Positive
+    lr: Rate
+
+
+class Elr(Section):
+    lambda_: Annotated[Rate, Field(alias="lambda")]
+    beta: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Sop(Section):
+    u_lr: Rate
+    v_lr: Rate
+
+
 class Features(Section):
     dtype: Literal["float32", "float16"]
 
@@ -248,6 +264,9 @@ class Params(Section):
     joint_optimization: JointOptimization
     cnn_crf: CnnCrf
     gce: Gce
+    meta_weight_net: MetaWeightNet
+    elr: Elr
+    sop: Sop
     evaluate: Evaluate
     report: Report
     run: Run

@@ -9,14 +9,14 @@ from typing import Literal
 
 from pipeline import files
 from pipeline.store.code import code_digest
-from pipeline.systems import cnn_crf, forward, gce, joint_optimization, mlnt
+from pipeline.systems import cnn_crf, elr, forward, gce, joint_optimization, meta_weight_net, mlnt, sop
 from pipeline.training.plan import COMMON_SECTIONS, System
 
 DEFAULT = (*mlnt.CONTROLS, *mlnt.MLNT)
 """What `dvc repro` trains."""
 BASELINES = (*forward.SYSTEMS, *joint_optimization.SYSTEMS, *cnn_crf.SYSTEMS)
 """What the paper compares with."""
-REFERENCES = (*gce.SYSTEMS,)
+REFERENCES = (*gce.SYSTEMS, *meta_weight_net.SYSTEMS, *elr.SYSTEMS, *sop.SYSTEMS)
 """What has come since, or is compared with today."""
 SYSTEMS = (*mlnt.CONTROLS, *BASELINES, *REFERENCES, *mlnt.MLNT)
 BY_STAGE = {system.stage: system for system in SYSTEMS}
