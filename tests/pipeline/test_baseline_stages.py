@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from projects import copy_outputs, digests, make_params, run_stage
 from mlnt.baselines.cnn_crf import CRFStep
 from mlnt.baselines.forward import ForwardStep
 from mlnt.baselines.joint_optimization import LabelCorrectionStep
+from mlnt.baselines.meta_weight_net import MetaWeightNetStep
 from pipeline.errors import RunError, UserError
 from pipeline.params.schema import Params
 from pipeline.report.terminal import show
@@ -33,6 +36,7 @@ SMALL: dict[str, Any] = {
     "joint_optimization__first_update": 2,
     "joint_optimization__average_epochs": 2,
     "joint_optimization__lr_drop_epochs": [1],
+    "gce__first_pruning": 1,
 }
 
 
@@ -196,6 +200,46 @@ def test_the_crf_is_told_a_tenth_of_the_true_labels(copied: Path) -> None:
     np.testing.assert_allclose(other.auxiliary.numpy(), 0.5 * np.eye(10) + 0.05, rtol=1e-5)
 
 
+def test_meta_weight_net_is_told_the_same_true_labels(copied: Path) -> None:
+    params = make_params(cnn_crf__clean_fraction=0.1, meta_weight_net__clean_fraction=0.1)
+    known, step = plan_of("cnn_crf", params).known, plan_of("meta_weight_net", params)
+    assert isinstance(step, MetaWeightNetStep)
+    told = known >= 0
+    assert torch.equal(step.clean_labels, known[told])
+    with closing(Session.open(params)) as session:
+        images = session.images.batch(session.split(TRAIN).indices[told])
+    assert torch.equal(step.clean_images, images)
+
+
+def test_meta_weight_net_cannot_be_compiled(copied: Path) -> None:
+    session = replace(Session.open(make_params()), params=make_params(compute__compile=True))
+    with pytest.raises(UserError, match=r"compute.compile: found true, expected false: Meta-Weight-Net"):
+        BY_STAGE["meta_weight_net"].build(session, None)
+
+
+def test_the_truncated_loss_leaves_samples_out_after_its_first_epochs(finished: Path) -> None:
+    rows = {}
+    for name in ("gce", "gce_truncated"):
+        with (finished / f"plots/{name}.csv").open() as file:
+            rows[name] = list(csv.DictReader(file))
+    assert rows["gce"][0] == rows["gce_truncated"][0]
+    assert rows["gce"][1] != rows["gce_truncated"][1]
+
+
+def test_the_time_of_a_step_that_no_stage_before_has_timed_is_measured(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("timings").mkdir()
+    train.run(make_params(**SMALL), "pretrain")
+    assert "meta_weight_net" not in json.loads(Path("timings/steps.json").read_text())["steps"]
+    capsys.readouterr()
+    train.run(make_params(**SMALL), "meta_weight_net")
+    assert "Meta-Weight-Net on CPU, 1 thread: about" in capsys.readouterr().err
+    steps = json.loads(Path("timings/steps.json").read_text())["steps"]
+    assert steps.keys() >= {"meta1", "meta_weight_net"}
+    assert steps["meta_weight_net"] > 0
+
+
 @pytest.fixture(scope="module")
 def judged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default run and what stands beside it, evaluated and reported."""
@@ -289,6 +333,7 @@ def test_a_baseline_that_diverges_names_its_rate_and_leaves_a_record(name: str, 
     [
         ("forward", {}, r"forward: .*noise matrix.* for noise.kind none"),
         ("cnn_crf", {}, r"cnn_crf.clean_fraction: found 0.1, but no true labels are known"),
+        ("meta_weight_net", {}, r"meta_weight_net.clean_fraction: found 0.1, but no true labels are known"),
         (
             "cnn_crf",
             {"cnn_crf__clean_fraction": 0.0, "cnn_crf__auxiliary": "transition_matrix"},
