@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mlnt.baselines.loss_step import LossStep
 from mlnt.method.losses import classification_loss
+from mlnt.method.step import MLNTStep
 from mlnt.training.state import Batch, TrainState
 
 LEAST = 1e-4
@@ -21,11 +22,11 @@ LEAST = 1e-4
 
 
 @dataclass
-class ELRStep(LossStep):
+class EarlyLearning:
     """L = L_c + λ/k Σᵢ log(1 − ⟨f(xᵢ), tᵢ⟩), where the target t ← βt + (1 − β) f(x) averages what the network has said
     of the sample: it stays with that where a wrong label pulls it away.
 
-    Of samples outside D′, where something filters, L_c leaves the label out; the regularizer does not look at labels.
+    Where something filters, L_c leaves out the samples outside D′; the regularizer, which reads no label, does not.
 
     Attributes:
         regularization: λ.
@@ -37,22 +38,42 @@ class ELRStep(LossStep):
     target_decay: float
     targets: Tensor
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {"targets": self.targets}
-
-    def loss(self, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = state.student(batch.images)
-        regularizer = early_learning_regularizer(logits, self.targets_of(batch, logits))
-        return classification_loss(logits, batch.labels, batch.kept) + self.regularization * regularizer, logits
-
-    def targets_of(self, batch: Batch, logits: Tensor) -> Tensor:
-        """t [B, C] of the batch's samples, moved by these predictions; mutates `targets`."""
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """L, after the batch's targets have moved by these predictions; mutates `targets`."""
         if batch.positions is None:
             raise ValueError("ELR needs the batch's positions, got none")
         probs = logits.detach().softmax(dim=1)
         targets = torch.lerp(probs, self.targets[batch.positions], self.target_decay)
         self.targets[batch.positions] = targets
-        return targets
+        class_loss = classification_loss(logits, batch.labels, batch.kept)
+        return class_loss + self.regularization * early_learning_regularizer(logits, targets)
+
+
+@dataclass
+class ELRStep(LossStep):
+    """ELR: SGD on that loss."""
+
+    early_learning: EarlyLearning
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"targets": self.early_learning.targets}
+
+    def loss(self, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = state.student(batch.images)
+        return self.early_learning.loss(logits, batch), logits
+
+
+@dataclass(kw_only=True)
+class ELRMetaStep(MLNTStep):
+    """MLNT with that loss in the place of L_c in its classification update (9); its meta update (8) stays."""
+
+    early_learning: EarlyLearning
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"targets": self.early_learning.targets}
+
+    def class_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.early_learning.loss(logits, batch)
 
 
 def early_learning_regularizer(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:

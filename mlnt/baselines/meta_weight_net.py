@@ -61,19 +61,18 @@ class MetaWeightNetStep(LossStep):
         with kernels("second"):
             logits = student(batch.images)
         loss_B = F.cross_entropy(logits, batch.labels, reduction="none")
-        clean_loss = self._clean_loss(student, loss_B, batch.draws["clean"])
-        gradient = torch.autograd.grad(clean_loss, self.weight_net, retain_graph=True)
+        net = [parameter.detach().requires_grad_() for parameter in self.weight_net]
+        clean_loss = self._clean_loss(student, loss_B, net, batch.draws["clean"])
+        gradient = torch.autograd.grad(clean_loss, net, retain_graph=True)
         add_scaled_(self.weight_net, gradient, -self.net_lr)
         with torch.no_grad():
             weights_B = weights_of(loss_B, self.weight_net)
         self._seen = {"clean_loss": clean_loss.detach(), "mean_weight": weights_B.mean()}
         return (weights_B * loss_B).mean(), logits
 
-    def _clean_loss(self, student: Network, loss_B: Tensor, clean: Tensor) -> Tensor:
+    def _clean_loss(self, student: Network, loss_B: Tensor, net: list[Tensor], clean: Tensor) -> Tensor:
         """The mean loss of these clean samples at θ̂(Θ), with its graph down to Θ."""
-        for parameter in self.weight_net:
-            parameter.requires_grad_()
-        weighted = (weights_of(loss_B.detach(), self.weight_net) * loss_B).mean()
+        weighted = (weights_of(loss_B.detach(), net) * loss_B).mean()
         step = torch.autograd.grad(weighted, student.parameters, create_graph=True, materialize_grads=True)
         tried = [theta.detach() - self._rate * each for theta, each in zip(student.parameters, step, strict=True)]
         with student.frozen_statistics(), kernels("second"):

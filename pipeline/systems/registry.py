@@ -81,7 +81,7 @@ def stages_before(stage: str, head: bool = False) -> tuple[str, ...]:
         return others.get(stage, ())
     system = BY_STAGE[stage]
     embed = ("embed",) if head else ()
-    features = ("features",) if system in MLNT else ()
+    features = ("features",) if "mlnt" in system.sections else ()
     return ("noise", *embed, *features, *system.needs, *([system.mentor] if system.mentor else []))
 
 

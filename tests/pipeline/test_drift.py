@@ -296,17 +296,21 @@ def test_the_systems_of_a_group_are_stages_that_run_the_command(group: Group) ->
 @pytest.mark.parametrize(("group", "system"), OF_A_GROUP, ids=lambda of: of.stage if isinstance(of, System) else "")
 def test_a_system_of_a_group_depends_on_its_code_its_section_and_on_stages(group: Group, system: System) -> None:
     item, do = EACH[group.name][system.stage], DO[group.name]
-    method = item["method"]
+    method, mlnts = item["method"], "mlnt" in system.sections
     deps = {dep.replace("${item.method}", method).replace("${item.needs}", item["needs"]) for dep in do["deps"]}
-    assert do["params"] == [*COMMON_SECTIONS, "${item.method}"]
-    assert system.sections == (method,)
+    own = do["params"][len(COMMON_SECTIONS) :]
+    assert do["params"] == [*COMMON_SECTIONS, *own]
+    assert {item[section.removeprefix("${item.").removesuffix("}")] for section in own} == {*system.sections}
     code = {dep for dep in deps if dep.startswith(("mlnt/", "pipeline/"))}
     needs = needed("pipeline/stages/train.py") | needed(f"pipeline/systems/{method}.py")
     # For the name of cross entropy's stage, whose results it reads as files.
     assert {path for path in needs if not covered(path, code)} <= {"pipeline/systems/mlnt.py"}
     inputs = {"data/seen/weights.csv", "data/dataset.h5", "data/labels.h5", "data/embeddings.h5"}
     assert deps - code == {*inputs, item["needs"]}
-    assert {f"models/{stage}" for stage in system.needs} <= deps
+    # Features come from the network of pretrain, whose digest is compared.
+    assert ("data/features.h5" in deps) == mlnts
+    models = {*system.needs, *([system.mentor] if system.mentor else [])} - ({"pretrain"} if mlnts else set())
+    assert {f"models/{stage}" for stage in models} <= deps
 
 
 @pytest.mark.parametrize("group", GROUPS.values(), ids=lambda group: group.name)

@@ -16,7 +16,7 @@ from test_training import NUM_CLASSES, assert_same_state, make_data, make_networ
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlnt.baselines.elr import ELRStep, early_learning_regularizer
+from mlnt.baselines.elr import EarlyLearning, ELRMetaStep, ELRStep, early_learning_regularizer
 from mlnt.baselines.gce import GCEStep, TruncatedGCEStep, generalized_cross_entropy
 from mlnt.baselines.loss_step import LossStep
 from mlnt.baselines.meta_weight_net import MetaWeightNetStep, weight_net, weights_of
@@ -146,9 +146,12 @@ def test_truncated_gce_prunes_what_the_network_gives_at_most_k_when_it_is_time()
 # ELR
 
 
+def early_learning(size: int, regularization: float = 3.0, dtype: torch.dtype = torch.float32) -> EarlyLearning:
+    return EarlyLearning(regularization, 0.7, torch.zeros(size, NUM_CLASSES, dtype=dtype))
+
+
 def elr(size: int = SIZE, dtype: torch.dtype = torch.float32) -> ELRStep:
-    targets = torch.zeros(size, NUM_CLASSES, dtype=dtype)
-    return ELRStep(**OPTIMIZER, regularization=3.0, target_decay=0.7, targets=targets)
+    return ELRStep(**OPTIMIZER, early_learning=early_learning(size, dtype=dtype))
 
 
 def test_elr_is_its_plain_transcription() -> None:
@@ -162,7 +165,7 @@ def test_elr_is_its_plain_transcription() -> None:
         plain.descend(total / BATCH)
     step = elr(dtype=torch.float64)
     assert_close(ran(step), plain.parameters)
-    torch.testing.assert_close(step.targets, torch.tensor(targets, dtype=torch.float64), **CLOSE)
+    torch.testing.assert_close(step.early_learning.targets, torch.tensor(targets, dtype=torch.float64), **CLOSE)
 
 
 def test_elr_stays_finite_where_prediction_and_target_have_long_agreed() -> None:
@@ -178,12 +181,12 @@ def test_a_filter_takes_labels_from_elr_and_leaves_its_regularizer() -> None:
     assert batch.positions is not None
     state = TrainState(network())
     whole = step.loss(state, batch)[0]
-    step.targets.zero_()
+    step.early_learning.targets.zero_()
     kept = torch.tensor([True, False, True, True, False, True])
     filtered, logits = step.loss(state, Batch(batch.images, batch.labels, batch.positions, kept))
     log_probs = logits.log_softmax(1)[torch.arange(BATCH), batch.labels]
     torch.testing.assert_close(filtered - whole, log_probs.mean() - log_probs[kept].mean(), **CLOSE)
-    assert step.targets[batch.positions].ne(0).all()
+    assert step.early_learning.targets[batch.positions].ne(0).all()
 
 
 # SOP
@@ -321,7 +324,13 @@ def meta_in_the_loop() -> Training:
     return make_training(make_meta(clean_images=images, clean_labels=clean.labels, weight_net=theta), data)
 
 
-@pytest.mark.parametrize("make", [gce_in_the_loop, elr_in_the_loop, sop_in_the_loop, meta_in_the_loop])
+def elr_meta(num_synthetic: int = 2, regularization: float = 3.0) -> Training:
+    options = {"replace_fraction": 0.5, "num_neighbors": 3, "inner_lr": 0.1, "early_learning": early_learning(27)}
+    options["early_learning"].regularization = regularization
+    return make_training(ELRMetaStep(num_synthetic, **OPTIMIZER, **options))
+
+
+@pytest.mark.parametrize("make", [gce_in_the_loop, elr_in_the_loop, elr_meta, sop_in_the_loop, meta_in_the_loop])
 def test_a_reference_goes_on_with_the_same_bits(make: Callable[[], Training]) -> None:
     whole = make()
     rows = list(whole.epochs())
@@ -340,12 +349,24 @@ def test_a_reference_goes_on_with_the_same_bits(make: Callable[[], Training]) ->
 
 def test_elr_without_its_regularizer_is_cross_entropy() -> None:
     step = elr(27)
-    step.regularization = 0.0
+    step.early_learning.regularization = 0.0
     plain, reference = make_training(MLNTStep(0, 0.5, 3, 0.1, momentum=0.9, weight_decay=1e-3)), make_training(step)
     list(plain.epochs()), list(reference.epochs())
     for name in ("student", "teacher"):
         for one, other in zip(plain.module(name).parameters(), reference.module(name).parameters(), strict=True):
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+
+
+def test_elr_under_the_meta_update_is_elr_without_it_and_mlnt_without_its_regularizer() -> None:
+    mlnt = make_training(MLNTStep(2, 0.5, 3, 0.1, momentum=0.9, weight_decay=1e-3))
+    both = elr_meta()
+    for one, other in ((elr_meta(regularization=0.0), mlnt), (elr_meta(num_synthetic=0), elr_in_the_loop())):
+        list(one.epochs()), list(other.epochs())
+        for name in ("student", "teacher"):
+            for mine, expected in zip(one.module(name).parameters(), other.module(name).parameters(), strict=True):
+                torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
+    list(both.epochs())
+    assert not torch.allclose(both.state.student.parameters[0], mlnt.state.student.parameters[0], atol=1e-3)
 
 
 @pytest.mark.parametrize("make", [lambda: truncated(torch.ones(4).bool()), elr, lambda: sop_in_the_loop()._step])
