@@ -49,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("baselines")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for stage in ("download", "noise", "pretrain"):
+        for stage in ("download", "noise", "pretrain", "features"):
             run_stage(stage, make_params(**SMALL))
         for name in NAMES:
             train.run(make_params(**SMALL), name)
@@ -73,7 +73,8 @@ def test_a_baseline_leaves_models_history_and_card(name: str, finished: Path) ->
         rows = list(csv.DictReader(file))
     assert len(rows) == (4 if name == "joint_optimization_1" else 2)
     assert all(math.isfinite(float(row["class_loss"])) for row in rows)
-    assert all(row["meta_loss"] == "" and float(row["meta_lr"]) == 0 for row in rows)
+    meta = name == "elr_meta"
+    assert all((row["meta_loss"] != "", float(row["meta_lr"]) > 0) == (meta, meta) for row in rows)
     card = json.loads((finished / f"models/{name}/model.json").read_text())
     best = max(float(row[f"{card['mentor']}_validation_accuracy"]) for row in rows)
     assert card["validation_accuracy"][card["mentor"]] == pytest.approx(best, abs=1e-6)
@@ -217,6 +218,21 @@ def test_meta_weight_net_cannot_be_compiled(copied: Path) -> None:
         BY_STAGE["meta_weight_net"].build(session, None)
 
 
+def test_the_filter_of_elr_is_that_of_its_first_round(copied: Path) -> None:
+    params = make_params(**SMALL, filter__tau=0.1)
+    train.run(params, "elr_filter")
+    card = json.loads((copied / "models/elr_filter/model.json").read_text())
+    with closing(Session.open(params)) as session:
+        network, digest = session.best_network(BY_STAGE["elr"])
+        (logits,) = session.logits([network], TRAIN, "test")
+        kept = logits.softmax(1).gather(1, session.split(TRAIN).labels.unsqueeze(1)) > 0.1
+    assert card["kept_fraction"] == pytest.approx(kept.double().mean().item())
+    assert 0 < card["kept_fraction"] < 1
+    (record,) = json.loads((copied / "records/elr_filter.json").read_text())
+    assert record["inputs"]["elr"] == digest
+    assert {"elr.beta", "filter.tau"} <= record["params"].keys()
+
+
 def test_the_truncated_loss_leaves_samples_out_after_its_first_epochs(finished: Path) -> None:
     rows = {}
     for name in ("gce", "gce_truncated"):
@@ -248,7 +264,7 @@ def judged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         params = make_params(**SMALL)
-        for stage in ("features", "meta1", "meta2", "meta3", "control2", "control3", "evaluate"):
+        for stage in ("meta1", "meta2", "meta3", "control2", "control3", "evaluate"):
             run_stage(stage, params)
         for group in GROUPS:
             evaluate.run(params, group)
