@@ -21,7 +21,7 @@ from pipeline.errors import RunError, UserError
 from pipeline.paper.grid import Values
 from pipeline.paper.history import params_at, require_clean
 from pipeline.params.load import leaves
-from pipeline.systems.registry import BASELINES
+from pipeline.systems.registry import GROUPS
 
 DVC = [sys.executable, "-m", "dvc"]
 EXPERIMENTS = Path(".dvc/tmp/exps")
@@ -113,16 +113,16 @@ def add(base: Values, values: Sequence[Values], stages: Sequence[str]) -> None:
 
 
 def targets(stages: Iterable[str]) -> list[str]:
-    """DVC's targets for these stages: the last one of each chain, and the wanted ones of baselines/dvc.yaml."""
+    """DVC's targets for these stages: the last one of each chain, and the wanted ones of each group beside them."""
     chosen = set(stages)
     found: list[str] = []
     for chain in (("pretrain", "meta1", "meta2", "meta3"), ("control2", "control3")):
         if wanted := [stage for stage in chain if stage in chosen]:
             found.append(wanted[-1])
-    baselines = [system.stage for system in BASELINES if system.stage in chosen]
-    if len(baselines) == len(BASELINES):
-        return [*found, "baselines/dvc.yaml:baseline"]
-    return found + [f"baselines/dvc.yaml:baseline@{stage}" for stage in baselines]
+    for group in GROUPS.values():
+        stages, target = [each.stage for each in group.systems], f"{group.dvc_yaml}:{group.stage}"
+        found += [target] if chosen.issuperset(stages) else [f"{target}@{stage}" for stage in stages if stage in chosen]
+    return found
 
 
 def work_off(jobs: int, on_change: Callable[[str], None]) -> None:

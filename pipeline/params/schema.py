@@ -195,6 +195,29 @@ class CnnCrf(Section):
         return self
 
 
+class Gce(Section):
+    q: Annotated[float, Field(gt=0, le=1)]
+    k: Annotated[float, Field(gt=0, lt=1)]
+    first_pruning: Count
+    pruning_every: Positive
+
+
+class MetaWeightNet(Section):
+    clean_fraction: Annotated[float, Field(gt=0, le=1)]
+    hidden: Positive
+    lr: Rate
+
+
+class Elr(Section):
+    lambda_: Annotated[Rate, Field(alias="lambda")]
+    beta: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Sop(Section):
+    u_lr: Rate
+    v_lr: Rate
+
+
 class Features(Section):
     dtype: Literal["float32", "float16"]
 
@@ -240,6 +263,10 @@ class Params(Section):
     forward: Forward
     joint_optimization: JointOptimization
     cnn_crf: CnnCrf
+    gce: Gce
+    meta_weight_net: MetaWeightNet
+    elr: Elr
+    sop: Sop
     evaluate: Evaluate
     report: Report
     run: Run

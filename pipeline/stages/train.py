@@ -45,11 +45,11 @@ def _seconds(session: Session, system: System) -> float | None:
     params, device, sizes = session.params, session.device, sizes_of(session.dataset, session.labels)
     first = system is CROSS_ENTROPY
     found = None if first else estimate.kept(params, sizes, device)
-    if found is None:
+    if found is None or not found.has_timed(system):
         try:
             heads = session.heads
             width = None if heads is None else heads.embeddings.width
-            found = estimate.measure(params, sizes, DEFAULT, device, width)
+            found = estimate.measure(params, sizes, (*DEFAULT, system), device, width)
         except (UserError, RuntimeError, ValueError) as error:  # it is but an estimate
             console.warn(f"how long it will take is not known: {error}")
             return None

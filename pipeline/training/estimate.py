@@ -62,6 +62,10 @@ class Estimate:
     steps: Mapping[str, float]
     embedding: float = 0.0
 
+    def has_timed(self, system: System) -> bool:
+        """Whether a step of its kind was timed."""
+        return system.rehearse is None or system.stage in self.steps
+
     def training(self, system: System) -> float:
         """Of a training stage, once it has started."""
         sizes, train = self.sizes, self.params.train

@@ -65,7 +65,7 @@ class System:
         needs: the stages before it whose models it reads, beside the mentor's.
         prior: what it is told beside images and labels.
         paper: what the paper's tables call its student and its teacher; empty where they have no such row.
-        default: whether `dvc repro` trains it; `dvc repro baselines/dvc.yaml` trains the others.
+        default: whether `dvc repro` trains it; the others are those of baselines/dvc.yaml and references/dvc.yaml.
         in_tables: False for a stage that only prepares another one.
             outputs_per_class: how many outputs the backbone has for each class.
             epochs: how long it is trained, where that is not `train.epochs`.

@@ -405,6 +405,8 @@ def test_targets_are_the_ends_of_the_chains() -> None:
     assert targets(FIRST_ITERATION) == ["meta1"]
     assert targets((*FIRST_ITERATION, "meta2")) == ["meta2"]
     assert targets(("meta1", "joint_optimization")) == ["meta1", "baselines/dvc.yaml:baseline@joint_optimization"]
+    assert targets(SWEEPS["references"].stages) == ["meta3", "control3", "references/dvc.yaml:reference"]
+    assert targets(("meta1", "gce")) == ["meta1", "references/dvc.yaml:reference@gce"]
 
 
 def test_table_4_wants_nothing_that_needs_true_labels() -> None:
