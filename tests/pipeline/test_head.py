@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def logits_of(stage: str, file: Path, params: Params) -> tuple[Tensor, Tensor]:
         on_embeddings = head(session.images.batch(next(session.images.fetch([rows]))))
         images = torch.from_numpy(np.asarray(session.dataset.images)).float() / 255
     system = BY_STAGE[stage]
-    backbone = create_model("preact_resnet_tiny", num_classes=10 * system.outputs_per_class, in_chans=1, seed=0)
-    whole = backbone if system.wrap is None else system.wrap(backbone, 10)
+    build = partial(create_model, "preact_resnet_tiny", in_chans=1, seed=0)
+    whole = system.network(lambda _, outputs: build(num_classes=outputs), 10)
     whole.load_state_dict(load_file(file))
     statistics = InputStatistics(**load_file(file.parent / "input.safetensors"))
     return on_embeddings.detach(), whole.eval()((images - statistics.mean) / statistics.std).detach()

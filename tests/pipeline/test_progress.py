@@ -290,7 +290,7 @@ def test_a_measurement_of_heads_knows_what_embedding_takes() -> None:
 
 def test_a_part_of_a_batch_stands_for_all_of_it_where_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[int] = []
-    monkeypatch.setattr(rehearsal.Stage, "step", lambda stage, _: timed.append(stage._batch_size) or 2.0)
+    monkeypatch.setattr(rehearsal.Stage, "step", lambda stage, *_: timed.append(stage._batch_size) or 2.0)
     params = make_params(train__batch_size=64)
     sizes = SIZES._replace(train=640)
     part = 64 // estimate.FRACTION
