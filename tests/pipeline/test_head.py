@@ -92,6 +92,18 @@ def test_a_wrapped_head_is_saved_as_a_whole_too(finished: Run, project: Path) ->
     torch.testing.assert_close(on_images, on_embeddings, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("stage", ["co_teaching", "divide_mix"])
+def test_a_pair_of_heads_is_saved_as_two_networks(stage: str, finished: Run, project: Path) -> None:
+    copy_outputs(finished.folder, project)
+    params = head_params(Path(finished.params.model.weights or ""), divide_mix__warm_up=2)
+    run_stage(stage, params)
+    file = models.weights_file(stage, "student", "last")
+    first, second = (load_file(file)[f"networks.{k}.fc.weight"] for k in (0, 1))
+    assert (first - second).std() > 0.01 * first.std()  # they started apart, or saw other batches
+    on_embeddings, on_images = logits_of(stage, file, params)
+    torch.testing.assert_close(on_images, on_embeddings, rtol=1e-4, atol=1e-4)
+
+
 def test_the_frozen_network_is_saved_as_it_was(finished: Run, weights: Path) -> None:
     saved, start = load_file(finished.folder / "models/meta3/teacher_best.safetensors"), load_file(weights)
     body = [name for name in start if not name.startswith("fc.")]

@@ -245,6 +245,31 @@ def test_the_time_of_stages_by_hand() -> None:
     assert often.training(CROSS_ENTROPY) == pytest.approx(10 + 10 * 2 * 100 * 0.01)
 
 
+def test_the_time_of_two_networks() -> None:
+    found = replace(by_hand(make_params()), steps={"co_teaching": 2.0, "divide_mix": 7.0})
+    assert found.training(BY_STAGE["co_teaching"]) == pytest.approx(10 * 2 + 2 * 4)
+    # Two networks look at 160 samples before each of the two epochs.
+    assert found.training(BY_STAGE["divide_mix"]) == pytest.approx(10 * 7 + 2 * 4 + 2 * 2 * 160 * 0.01)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_the_steps_of_two_networks_are_timed(head: bool) -> None:
+    changes = {"model__train": "head", "model__weights": "any.safetensors"} if head else {}
+    params = make_params(**changes, divide_mix__augmentations=4)
+    pairs = [BY_STAGE[name] for name in ("co_teaching", "divide_mix")]
+    found = estimate.measure(params, SIZES, pairs, CPU, width=32)
+    assert 0 < found.plain < found.steps["co_teaching"] < found.steps["divide_mix"]
+
+
+def test_a_stage_beside_the_default_run_times_its_own_step(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "say", said.append)
+    kept = estimate.MEASURED.read_bytes() if estimate.MEASURED.exists() else None
+    run_stage("co_teaching", copied.params)
+    assert any(line.startswith("Co-teaching on ") and ": about " in line for line in said)
+    assert kept == (estimate.MEASURED.read_bytes() if estimate.MEASURED.exists() else None)
+
+
 def test_the_time_of_a_stage_with_a_length_of_its_own() -> None:
     params = make_params(joint_optimization__epochs=9)
     first, second = (BY_STAGE[name] for name in ("joint_optimization_1", "joint_optimization"))
