@@ -62,7 +62,7 @@ def _network(backbones: Sequence[nn.Module], _: int) -> nn.Module:
 SYSTEMS = (
     System(
         "divide_mix",
-        "DivideMix (own version)",
+        "DivideMix",
         _build,
         sections=("divide_mix",),
         rehearse=_rehearsal,
