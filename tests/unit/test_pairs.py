@@ -113,7 +113,7 @@ def divide_mix_training() -> Training:
 def test_training_that_was_stopped_goes_on_with_the_same_bits(make: Callable[[], Training]) -> None:
     whole = make()
     list(whole.epochs())
-    for step in range(19):
+    for step in (0, 4, 5, 6, 7, 9, 18):  # the warm-up of two epochs ends with step 5
         second = make()
         second.load_state_dict(*stopped_before(make(), step))
         list(second.epochs())
