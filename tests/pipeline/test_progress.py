@@ -261,15 +261,6 @@ def test_the_steps_of_two_networks_are_timed(head: bool) -> None:
     assert 0 < found.plain < found.steps["co_teaching"] < found.steps["divide_mix"]
 
 
-def test_a_stage_beside_the_default_run_times_its_own_step(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(console, "say", said.append)
-    kept = estimate.MEASURED.read_bytes() if estimate.MEASURED.exists() else None
-    run_stage("co_teaching", copied.params)
-    assert any(line.startswith("Co-teaching on ") and ": about " in line for line in said)
-    assert kept == (estimate.MEASURED.read_bytes() if estimate.MEASURED.exists() else None)
-
-
 def test_the_time_of_a_stage_with_a_length_of_its_own() -> None:
     params = make_params(joint_optimization__epochs=9)
     first, second = (BY_STAGE[name] for name in ("joint_optimization_1", "joint_optimization"))
