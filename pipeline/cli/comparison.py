@@ -23,7 +23,7 @@ def baseline(
     """Train a system to compare with → models/NAME/.
 
     The paper's: Forward, Joint Optimization (two steps), CNN-CRF; `dvc repro baselines/dvc.yaml` trains them all.
-    Today's references: GCE, ELR, SOP, Meta-Weight-Net; `dvc repro references/dvc.yaml`.
+    Today's references: GCE, ELR, SOP, Meta-Weight-Net, Co-teaching, DivideMix; `dvc repro references/dvc.yaml`.
     """
     with reported(debug):
         from pipeline.systems.registry import BASELINES, REFERENCES

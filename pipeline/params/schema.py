@@ -218,6 +218,22 @@ class Sop(Section):
     v_lr: Rate
 
 
+class CoTeaching(Section):
+    noise_rate: Annotated[float, Field(ge=0, lt=1)] | None
+    ramp_epochs: Positive
+
+
+class DivideMix(Section):
+    warm_up: Count
+    confidence_penalty: bool
+    threshold: Fraction
+    augmentations: Positive
+    temperature: Annotated[float, Field(gt=0, le=1)]
+    beta: PositiveRate
+    unlabeled_weight: Rate
+    unlabeled_ramp_length: Length
+
+
 class Features(Section):
     dtype: Literal["float32", "float16"]
 
@@ -267,6 +283,8 @@ class Params(Section):
     meta_weight_net: MetaWeightNet
     elr: Elr
     sop: Sop
+    co_teaching: CoTeaching
+    divide_mix: DivideMix
     evaluate: Evaluate
     report: Report
     run: Run

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from mlnt.training.state import Network
@@ -41,10 +43,10 @@ def _build(session: Session, _: Network | None) -> Plan:
     return Plan(step)
 
 
-def _network(backbone: nn.Module, num_classes: int) -> nn.Module:
+def _network(backbones: Sequence[nn.Module], num_classes: int) -> nn.Module:
     from mlnt.baselines.cnn_crf import CRFNetwork
 
-    return CRFNetwork(backbone, num_classes)
+    return CRFNetwork(backbones[0], num_classes)
 
 
 SYSTEMS = (

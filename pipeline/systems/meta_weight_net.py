@@ -39,7 +39,7 @@ def _build(session: Session, _: Network | None) -> Plan:
     return Plan(step)
 
 
-def _rehearsal(params: Params) -> StepFunction:
+def _rehearsal(params: Params, *_: object) -> StepFunction:
     """MLNT with one synthetic mini-batch, second order, in one SGD step makes the same passes: one of the network at θ,
     one at other weights, and what differentiates through both."""
     from mlnt.method.step import MLNTStep

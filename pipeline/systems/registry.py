@@ -9,14 +9,32 @@ from typing import Literal
 
 from pipeline import files
 from pipeline.store.code import code_digest
-from pipeline.systems import cnn_crf, elr, forward, gce, joint_optimization, meta_weight_net, mlnt, sop
+from pipeline.systems import (
+    cnn_crf,
+    co_teaching,
+    divide_mix,
+    elr,
+    forward,
+    gce,
+    joint_optimization,
+    meta_weight_net,
+    mlnt,
+    sop,
+)
 from pipeline.training.plan import COMMON_SECTIONS, System
 
 DEFAULT = (*mlnt.CONTROLS, *mlnt.MLNT)
 """What `dvc repro` trains."""
 BASELINES = (*forward.SYSTEMS, *joint_optimization.SYSTEMS, *cnn_crf.SYSTEMS)
 """What the paper compares with."""
-REFERENCES = (*gce.SYSTEMS, *meta_weight_net.SYSTEMS, *elr.SYSTEMS, *sop.SYSTEMS)
+REFERENCES = (
+    *gce.SYSTEMS,
+    *meta_weight_net.SYSTEMS,
+    *elr.SYSTEMS,
+    *sop.SYSTEMS,
+    *co_teaching.SYSTEMS,
+    *divide_mix.SYSTEMS,
+)
 """What has come since, or is compared with today."""
 SYSTEMS = (*mlnt.CONTROLS, *BASELINES, *REFERENCES, *mlnt.MLNT)
 BY_STAGE = {system.stage: system for system in SYSTEMS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,12 @@ import torch
 from projects import copy_outputs, digests, make_params, run_stage
 
 from mlnt.baselines.cnn_crf import CRFStep
+from mlnt.baselines.co_teaching import CoTeachingStep
+from mlnt.baselines.divide_mix import DivideMixStep
 from mlnt.baselines.forward import ForwardStep
 from mlnt.baselines.joint_optimization import LabelCorrectionStep
 from mlnt.baselines.meta_weight_net import MetaWeightNetStep
+from pipeline import console
 from pipeline.errors import RunError, UserError
 from pipeline.params.schema import Params
 from pipeline.report.terminal import show
@@ -37,6 +41,8 @@ SMALL: dict[str, Any] = {
     "joint_optimization__average_epochs": 2,
     "joint_optimization__lr_drop_epochs": [1],
     "gce__first_pruning": 1,
+    "divide_mix__warm_up": 1,
+    "divide_mix__unlabeled_ramp_length": "3 steps",
 }
 
 
@@ -174,6 +180,56 @@ def test_forward_is_told_the_matrix_that_the_noise_was_drawn_from(copied: Path) 
     assert np.abs(estimated - expected).max() > 1e-3
 
 
+def test_co_teaching_is_told_the_share_of_wrong_labels(copied: Path) -> None:
+    step = plan_of("co_teaching", make_params())
+    assert isinstance(step, CoTeachingStep)
+    labels = read_labels(read_dataset())
+    assert labels.true_labels is not None
+    rows = labels.rows(TRAIN)
+    assert step.noise_rate == pytest.approx((labels.true_labels[rows] != labels.labels[rows]).mean(), rel=1e-12)
+    assert plan_of("co_teaching", make_params(co_teaching__noise_rate=0.3)).noise_rate == 0.3
+
+
+def test_divide_mix_is_told_what_params_yaml_says(copied: Path) -> None:
+    params = make_params(divide_mix__unlabeled_ramp_length=1.5, divide_mix__augmentations=3)
+    step = plan_of("divide_mix", params)
+    assert isinstance(step, DivideMixStep)
+    assert (step.num_samples, step.ramp_steps, step.views) == (159, 6, 3)  # four steps an epoch
+    assert (step.warm_up, step.threshold) == (params.divide_mix.warm_up, params.divide_mix.threshold)
+
+
+@pytest.mark.parametrize("name", ["co_teaching", "divide_mix"])
+def test_the_networks_of_a_pair_start_apart_and_the_first_as_cross_entropy_does(name: str, copied: Path) -> None:
+    params, data = make_params(), read_dataset()
+    alone, pair = (fresh_network(BY_STAGE[each], params, data, torch.device("cpu")) for each in ("pretrain", name))
+    first, second = (network.state_dict() for network in pair.networks)  # type: ignore[union-attr]
+    assert all(torch.equal(tensor, first[key]) for key, tensor in alone.state_dict().items())
+    assert not torch.equal(first["stem.weight"], second["stem.weight"])
+
+
+@pytest.mark.parametrize("name", ["co_teaching", "divide_mix"])
+def test_a_stopped_pair_goes_on_with_the_same_bits(
+    name: str, finished: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second epoch, whose division and mini-batches are not made again."""
+    shutil.rmtree(copied / f"models/{name}")
+
+    def at(_: console.Lines, number: int) -> None:
+        if number == 6:
+            raise SystemExit(143)
+
+    params = make_params(**SMALL, run__checkpoint_every="1 steps")
+    with monkeypatch.context() as patch:
+        patch.setattr(console.Lines, "at", at)
+        with pytest.raises(SystemExit):
+            train.run(params, name)
+    said: list[str] = []
+    monkeypatch.setattr(console, "say", said.append)
+    train.run(params, name)
+    assert f"{name}: going on after step 5 of 8" in said
+    assert digests(copied, f"models/{name}") == digests(finished, f"models/{name}")
+
+
 def test_joint_optimization_is_told_the_distribution_of_the_true_classes(copied: Path) -> None:
     step = plan_of("joint_optimization_1", make_params())
     assert isinstance(step, LabelCorrectionStep)
@@ -242,18 +298,19 @@ def test_the_truncated_loss_leaves_samples_out_after_its_first_epochs(finished: 
     assert rows["gce"][1] != rows["gce_truncated"][1]
 
 
+@pytest.mark.parametrize(("name", "title"), [("meta_weight_net", "Meta-Weight-Net"), ("co_teaching", "Co-teaching")])
 def test_the_time_of_a_step_that_no_stage_before_has_timed_is_measured(
-    copied: Path, capsys: pytest.CaptureFixture[str]
+    name: str, title: str, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """By its own stage, each time: what the others have measured stays as it is."""
     Path("timings").mkdir()
     train.run(make_params(**SMALL), "pretrain")
-    assert "meta_weight_net" not in json.loads(Path("timings/steps.json").read_text())["steps"]
+    measured = Path("timings/steps.json").read_text()
+    assert json.loads(measured)["steps"].keys() == {"meta1", "meta2", "meta3"}
     capsys.readouterr()
-    train.run(make_params(**SMALL), "meta_weight_net")
-    assert "Meta-Weight-Net on CPU, 1 thread: about" in capsys.readouterr().err
-    steps = json.loads(Path("timings/steps.json").read_text())["steps"]
-    assert steps.keys() >= {"meta1", "meta_weight_net"}
-    assert steps["meta_weight_net"] > 0
+    train.run(make_params(**SMALL), name)
+    assert f"{title} on CPU, 1 thread: about" in capsys.readouterr().err
+    assert Path("timings/steps.json").read_text() == measured
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +405,7 @@ def test_a_baseline_that_diverges_names_its_rate_and_leaves_a_record(name: str, 
     ("name", "changes", "message"),
     [
         ("forward", {}, r"forward: .*noise matrix.* for noise.kind none"),
+        ("co_teaching", {}, r"co_teaching.noise_rate: found null, .* not known for noise.kind none on these data; "),
         ("cnn_crf", {}, r"cnn_crf.clean_fraction: found 0.1, but no true labels are known"),
         ("meta_weight_net", {}, r"meta_weight_net.clean_fraction: found 0.1, but no true labels are known"),
         (

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def logits_of(stage: str, file: Path, params: Params) -> tuple[Tensor, Tensor]:
         on_embeddings = head(session.images.batch(next(session.images.fetch([rows]))))
         images = torch.from_numpy(np.asarray(session.dataset.images)).float() / 255
     system = BY_STAGE[stage]
-    backbone = create_model("preact_resnet_tiny", num_classes=10 * system.outputs_per_class, in_chans=1, seed=0)
-    whole = backbone if system.wrap is None else system.wrap(backbone, 10)
+    build = partial(create_model, "preact_resnet_tiny", in_chans=1, seed=0)
+    whole = system.network(lambda _, outputs: build(num_classes=outputs), 10)
     whole.load_state_dict(load_file(file))
     statistics = InputStatistics(**load_file(file.parent / "input.safetensors"))
     return on_embeddings.detach(), whole.eval()((images - statistics.mean) / statistics.std).detach()
@@ -88,6 +89,18 @@ def test_a_wrapped_head_is_saved_as_a_whole_too(finished: Run, project: Path) ->
     file = models.weights_file("cnn_crf", "student", "last")
     assert load_file(file)["pairwise"].abs().sum() > 0
     on_embeddings, on_images = logits_of("cnn_crf", file, finished.params)
+    torch.testing.assert_close(on_images, on_embeddings, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["co_teaching", "divide_mix"])
+def test_a_pair_of_heads_is_saved_as_two_networks(stage: str, finished: Run, project: Path) -> None:
+    copy_outputs(finished.folder, project)
+    params = head_params(Path(finished.params.model.weights or ""), divide_mix__warm_up=2)
+    run_stage(stage, params)
+    file = models.weights_file(stage, "student", "last")
+    first, second = (load_file(file)[f"networks.{k}.fc.weight"] for k in (0, 1))
+    assert (first - second).std() > 0.01 * first.std()  # they started apart, or saw other batches
+    on_embeddings, on_images = logits_of(stage, file, params)
     torch.testing.assert_close(on_images, on_embeddings, rtol=1e-4, atol=1e-4)
 
 
