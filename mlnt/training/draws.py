@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mlnt import seeding
 from mlnt.images.batches import Augmentation, AugmentationDraws, draw_augmentation
-from mlnt.training.state import StepFunction
+from mlnt.training.state import Network, StepFunction
 
 StepInputs = dict[str, Tensor]
 """What differs from step to step, except the rates; for several steps with one more dimension in front.
@@ -76,3 +76,13 @@ def layer_randomness(device: torch.device, seed: int) -> Iterator[None]:
         for gpu in gpus:
             torch.cuda.default_generators[gpu].manual_seed(seed)
         yield
+
+
+def draws_at_random(network: Network, images: Tensor) -> bool:
+    """Whether a forward pass in train mode draws random numbers; it leaves no trace in BatchNorm's statistics."""
+    device = images.device
+    with layer_randomness(device, 0), network.frozen_statistics(), torch.no_grad():
+        of = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[torch.cuda.current_device()]
+        before = of.get_state()
+        network(images)
+        return not torch.equal(of.get_state(), before)

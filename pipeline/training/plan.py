@@ -70,6 +70,7 @@ class System:
             outputs_per_class: how many outputs the backbone has for each class.
             epochs: how long it is trained, where that is not `train.epochs`.
         rehearse: a step that takes as long as its own, made without data; None where cross entropy's does.
+        splits: over how many processes its step can be divided; None where it cannot.
             wrap: makes the network of the backbone and the number of classes; None takes the backbone as it is.
     """
 
@@ -87,6 +88,7 @@ class System:
     outputs_per_class: int = 1
     epochs: Callable[[Params], int] | None = None
     rehearse: Callable[[Params], StepFunction] | None = None
+    splits: Callable[[Params], int] | None = None
     wrap: Callable[[nn.Module, int], nn.Module] | None = None
     own_stage: str | None = None
     model_titles: tuple[str, str] | None = None
