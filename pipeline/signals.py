@@ -41,6 +41,12 @@ def at_once() -> Iterator[None]:
         yield
 
 
+def ignore() -> None:
+    """From now on, neither signal has any effect."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def deferred() -> Iterator[Stop]:
     """The first signal is only remembered while the block runs; the second ends the process at once."""

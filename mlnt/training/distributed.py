@@ -90,7 +90,7 @@ class ProcessRanks(Ranks):
         """In one message: each has its price."""
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         self._told(lambda: tell(flat))
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view(tensor.shape))
 
     @staticmethod

@@ -81,8 +81,8 @@ def layer_randomness(device: torch.device, seed: int) -> Iterator[None]:
 def draws_at_random(network: Network, images: Tensor) -> bool:
     """Whether a forward pass in train mode draws random numbers; it leaves no trace in BatchNorm's statistics."""
     device = images.device
+    generators = torch.cuda.default_generators if device.type == "cuda" else (torch.default_generator,)
     with layer_randomness(device, 0), network.frozen_statistics(), torch.no_grad():
-        of = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[torch.cuda.current_device()]
-        before = of.get_state()
+        before = [generator.get_state() for generator in generators]
         network(images)
-        return not torch.equal(of.get_state(), before)
+        return not all(map(torch.equal, before, [generator.get_state() for generator in generators]))

@@ -58,7 +58,7 @@ def _rehearsal(params: Params) -> StepFunction:
 
 
 def _splits(params: Params) -> int:
-    """The M synthetic mini-batches can be divided. Without passes of a whole network for each there is nothing to gain."""
+    """M, where each synthetic mini-batch takes passes of a whole network; else there is nothing to gain."""
     mlnt = params.mlnt
     worth = mlnt.fast_weights == "all" and mlnt.eta > 0 and params.model.train == "all"
     return max(1, mlnt.M) if worth else 1

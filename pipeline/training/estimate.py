@@ -72,7 +72,8 @@ class Estimate:
         of_step = self.plain
         if system.rehearse is not None:
             # The mentor looks at each batch as well, where it joins the target.
-            of_step = self.steps[system.stage] * self._share(system) + (train.batch_size * self.image if system.mentor else 0.0)
+            of_mentor = train.batch_size * self.image if system.mentor else 0.0
+            of_step = self.steps[system.stage] * self._share(system) + of_mentor
         times = max(1, train.folds) if system.default else 1  # K trainings of K - 1 parts, and one of all
         return times * (steps * of_step + images * self.image)
 

@@ -112,13 +112,13 @@ def fit(
     return f"{title}: best on validation is the {card.mentor} of epoch {epoch:g}, {accuracy:.2%}"
 
 
-def _fold(
-    fold: Fold, stage: str, saved: SharedCheckpoint, clock: Clock
-) -> tuple[Mapping[str, Tensor], Tensor]:
+def _fold(fold: Fold, stage: str, saved: SharedCheckpoint, clock: Clock) -> tuple[Mapping[str, Tensor], Tensor]:
     """The weights of the network that leaves this part out, and its probabilities for the part."""
     if not saved.has_piece(fold.number):
         training = fold.training()
-        _train(training, fold.session, stage, saved, clock, fold.number, f"{stage}, part {fold.number + 1}/{fold.count}")
+        _train(
+            training, fold.session, stage, saved, clock, fold.number, f"{stage}, part {fold.number + 1}/{fold.count}"
+        )
         weights = training.best[training.mentor()].weights
         saved.save_piece(fold.number, {**weights, PROBABILITIES: fold.judge(weights)})
     piece = saved.load_piece(fold.number)
@@ -236,7 +236,8 @@ def measured(stage: str, device: torch.device, ranks: Ranks) -> Iterator[Clock]:
     """Write timings/<stage>.json when the block ends well. Failing to write it is only a warning: the stage's
     results are complete without it.
 
-    The peak of memory is that of the process, rank 0 of several: with reading the data, and where the time was estimated, with its steps.
+    The peak of memory is that of the process, of several that of rank 0: with reading the data, and where the time was
+    estimated, with its steps.
     """
     clock = Clock()
     start = time.perf_counter()

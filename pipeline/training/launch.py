@@ -64,7 +64,7 @@ def _end(processes: int, statuses: list[int]) -> NoReturn:
     if killed and not told:
         names = ", ".join(sorted({signal.Signals(number).name for number in killed}))
         raise RunError(
-            f"{len(killed)} of {processes} processes ended by {names}; out of memory? The same command goes on from the "
-            "last checkpoint"
+            f"{len(killed)} of {processes} processes ended by {names}; out of memory? The same command goes on from "
+            "the last checkpoint"
         )
     raise SystemExit(max(told or statuses))

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from mlnt.training.distributed import ALONE, LostRankError, ProcessRanks, Ranks
 from pipeline import console, signals
@@ -53,7 +54,7 @@ def joined(params: Params) -> Iterator[Ranks]:
         return
     _end_with_launcher()
     device = prepare(params.compute)
-    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     if rank:
         console.mute()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -91,8 +92,8 @@ def require_same(ranks: Ranks, record: Record) -> None:
     other = [name for name, value in own.items() if theirs[name] != value]
     if other:
         raise UserError(
-            f"{record.stage}: rank {ranks.rank} has other {', '.join(other)} than rank 0; expected the same params.yaml, "
-            "data, models, code and packages on every machine"
+            f"{record.stage}: rank {ranks.rank} has other {', '.join(other)} than rank 0; expected the same "
+            "params.yaml, data, models, code and packages on every machine"
         )
 
 
@@ -105,7 +106,7 @@ class SharedCheckpoint:
         self._own = of_rank_0
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self._ranks.shared(lambda: self._kept.load())
+        return self._ranks.shared(lambda: self._kept.load())  # noqa: PLW0108 (only rank 0 has it)
 
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """It is saved when this returns, on every rank: no process ends before."""

@@ -245,8 +245,8 @@ class Session:
         images = self.images.batch(next(self.images.fetch([self.split(TRAIN).indices[:2]])))
         if draws_at_random(network, images):
             raise UserError(
-                f"run.processes: found {self.params.run.processes}, expected 1: {self.params.model.name} has random layers "
-                "(dropout), which would draw other numbers in several processes"
+                f"run.processes: found {self.params.run.processes}, expected 1: {self.params.model.name} has random "
+                "layers (dropout), which would draw other numbers in several processes"
             )
 
     def _fresh(self, system: System) -> nn.Module:

@@ -1,6 +1,6 @@
 """What three processes compute with gloo, alone, as two and as three ranks; a file each, for `test_ranks.py`.
 
-    python tests/reference/ranks.py FOLDER RANK
+python tests/reference/ranks.py FOLDER RANK
 """
 
 from __future__ import annotations
