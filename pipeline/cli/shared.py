@@ -81,6 +81,6 @@ def run_training(stage: str, params: Path, debug: bool) -> None:
         if processes == 1 or "RANK" in os.environ:
             console.say(train.run(checked, stage))
             return
-        from pipeline.training.launch import launch
+        from pipeline.launch import launch
 
         launch(processes)  # this command again, so many times

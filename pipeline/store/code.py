@@ -26,7 +26,6 @@ NO_NUMBERS = (
     "pipeline.store.sizes",
     "pipeline.systems.registry",
     "pipeline.training.estimate",
-    "pipeline.training.launch",
     "pipeline.training.processes",
     "pipeline.training.rehearsal",
     "pipeline.training.trial",

@@ -1,7 +1,7 @@
 """A training stage in several processes: how they find each other, end together, and share one checkpoint.
 
 Each is a process of this stage that a launcher has started with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its
-environment: `pipeline.training.launch`, or torchrun by hand, on one machine or many.
+environment: `pipeline.launch`, or torchrun by hand, on one machine or many.
 """
 
 from __future__ import annotations
