@@ -43,11 +43,14 @@ def prepare(compute: Compute) -> torch.device:
 
 
 def processes(params: Params) -> int:
-    """`run.processes`; `all` is one for each GPU, or on a CPU for each `compute.threads` of its cores.
+    """`run.processes`; `all` is one for each GPU, or on a CPU for each `compute.threads` of its cores. In a process that a
+    launcher has started, as many as it has.
 
     Raises:
         UserError: there are fewer GPUs.
     """
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
     asked, compute = params.run.processes, params.compute
     gpus = 0 if compute.device == "cpu" else torch.cuda.device_count()
     if asked == "all":

@@ -53,13 +53,12 @@ def joined(params: Params) -> Iterator[Ranks]:
         yield ALONE
         return
     _end_with_launcher()
-    device = prepare(params.compute)
     store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     if rank:
         console.mute()
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
+        backend = "cpu:gloo,cuda:nccl" if prepare(params.compute).type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         yield ProcessRanks()
     except Exception as error:
         with suppress(dist.DistError):  # without a store, whoever kept it has ended: each tells its own

@@ -34,8 +34,13 @@ from pipeline.training.processes import require_same
 from pipeline.training.session import Session
 
 STAGE = ["meta-train", "--iteration", "1"]
-LONG = {"train__epochs": 40, "train__evaluate_every": "24 steps", "run__checkpoint_every": "16 steps"}
-"""160 steps."""
+LONG: dict[str, Any] = {
+    "train__epochs": 40,
+    "train__evaluate_every": "24 steps",
+    "run__checkpoint_every": "16 steps",
+    "compute__eval_batch_size": 16,
+}
+"""160 steps, evaluated in several batches."""
 
 
 @pytest.fixture(scope="module")
