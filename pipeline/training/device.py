@@ -43,8 +43,8 @@ def prepare(compute: Compute) -> torch.device:
 
 
 def processes(params: Params) -> int:
-    """`run.processes`; `all` is one for each GPU, or on a CPU for each `compute.threads` of its cores. In a process that a
-    launcher has started, as many as it has.
+    """`run.processes`; `all` is one for each GPU, or on a CPU for each `compute.threads` of its cores. Where a launcher
+    has started this process, as many as it has started.
 
     Raises:
         UserError: there are fewer GPUs.
