@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlnt.seeding import generator as generator
     from mlnt.training.data import LabeledSet as LabeledSet
     from mlnt.training.data import TrainingData as TrainingData
+    from mlnt.training.distributed import ProcessRanks as ProcessRanks
     from mlnt.training.loop import Training as Training
     from mlnt.training.state import Batch as Batch
     from mlnt.training.state import EpochContext as EpochContext
@@ -43,6 +44,7 @@ else:
         "generator": "mlnt.seeding",
         "LabeledSet": "mlnt.training.data",
         "TrainingData": "mlnt.training.data",
+        "ProcessRanks": "mlnt.training.distributed",
         "Training": "mlnt.training.loop",
         "Batch": "mlnt.training.state",
         "EpochContext": "mlnt.training.state",

@@ -52,10 +52,14 @@ def main() -> None:
 
     _print_everything()
     sys.unraisablehook = _exit_a_moment_later
-    with signals.at_once():
-        from pipeline import cli  # here: its imports take a fifth of a second, and Ctrl-C may come then
+    try:
+        with signals.at_once():
+            from pipeline import cli  # here: its imports take a fifth of a second, and Ctrl-C may come then
 
-        cli.app(prog_name="mlnt")
+            cli.app(prog_name="mlnt")
+    finally:
+        if "RANK" in os.environ:  # the launcher, which ends all when one ends, would replace the exit status
+            signals.ignore()
 
 
 if __name__ == "__main__":

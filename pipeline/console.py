@@ -31,7 +31,13 @@ def warn(text: str) -> None:
 
 
 def fail(text: str) -> None:
+    _stderr.quiet = False
     _print(f"error: {text}", style="red")
+
+
+def mute() -> None:
+    """Say nothing more but `fail`: another process speaks for this one."""
+    _stderr.quiet = True
 
 
 def _print(text: str, style: str | None = None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,9 @@ from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGAIN_S = 1.0
+"""After which a second signal is one: before, it is the first, which a launcher or a batch system has passed on as
+well."""
 
 
 @dataclass
@@ -17,36 +22,41 @@ class Stop:
     """A signal that waits.
 
     Attributes:
-        requested: the number of the signal; None before one has come.
+        requested: the number of the signal; 0 before one has come.
     """
 
-    requested: int | None = None
+    requested: int = 0
 
-    def now(self) -> NoReturn:
-        """End the process, with 128 + the signal's number."""
-        raise SystemExit(128 + (self.requested or 0))
+
+def end(number: int) -> NoReturn:
+    """End the process, with 128 + the signal's number."""
+    raise SystemExit(128 + number)
 
 
 @contextmanager
 def at_once() -> Iterator[None]:
     """Both signals raise SystemExit(128 + number) while the block runs."""
 
-    def end(number: int, _: FrameType | None) -> None:
-        Stop(number).now()
-
-    with _handled(end):
+    with _handled(lambda number, _: end(number)):
         yield
+
+
+def ignore() -> None:
+    """From now on, neither signal has any effect."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def deferred() -> Iterator[Stop]:
     """The first signal is only remembered while the block runs; the second ends the process at once."""
-    stop = Stop()
+    stop, first = Stop(), math.inf
 
     def remember(number: int, _: FrameType | None) -> None:
-        if stop.requested is not None:
-            stop.now()
-        stop.requested = number
+        nonlocal first
+        if time.monotonic() - first > AGAIN_S:
+            end(number)
+        stop.requested, first = number, min(first, time.monotonic())
 
     with _handled(remember):
         yield stop

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mlnt.method import losses
+from mlnt.training.distributed import ALONE, Ranks
 from mlnt.training.state import Network
 
 FastWeights = Literal["all", "classifier"]
@@ -76,6 +77,7 @@ def meta_gradient(
     inner_lr: float,
     order: Order,
     reduction: losses.KLReduction,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, list[Tensor]]:
     """L_meta and its gradient (6), for fast weights of the whole network.
 
@@ -83,14 +85,16 @@ def meta_gradient(
         logits: the student's at θ, with its graph, which is kept; computed under `kernels(order)`.
         order: `first` takes ∇J at θ′ₘ for ∇J at θ, the second derivatives of (7) left out; `second` is
             ∇θ J(θ − α ∇L_c(X, Ŷᵐ, θ)) = (I − αH) ∇J(θ′ₘ), H the Hessian of the inner loss, in full.
+        ranks: each takes every W-th m, and all get the mean over all m.
     """
     gradient_at = _second_order if order == "second" else _first_order
     total = [torch.zeros_like(parameter) for parameter in student.parameters]
     loss = torch.zeros((), device=logits.device, dtype=logits.dtype)
-    for labels in labels_MB:
+    for labels in labels_MB[ranks.rank :: ranks.size]:
         loss_m, gradient_m = gradient_at(student, logits, labels, images, target, inner_lr, reduction)
         loss += loss_m
         torch._foreach_add_(total, gradient_m)
+    ranks.sum_([loss, *total])
     torch._foreach_div_(total, len(labels_MB))  # line 10: the mean over m                        (6)
     return loss / len(labels_MB), total
 

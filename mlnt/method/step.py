@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mlnt.method import fast_weights, losses, mentor, neighbors, teacher
 from mlnt.method.fast_weights import FastWeights, Order
+from mlnt.training.distributed import ALONE, Ranks
 from mlnt.training.foreach import add_scaled_, sgd_
 from mlnt.training.state import Batch, Metrics, Network, Rates, StepFunction, TrainState, correct
 
@@ -36,6 +37,8 @@ class MLNTStep(StepFunction):
         teacher_bn: `own`: the teacher's BatchNorm statistics come from its own forward passes;
             `ema`: they follow the student's by (3).
         mentor: θ* in eval mode, for the target (12); None in iteration 1.
+        ranks: the processes that make this training together, each with a part of the M synthetic mini-batches where
+            all weights are fast; with the `classifier` alone there is nothing to divide, and each does everything.
     """
 
     num_synthetic: int
@@ -50,6 +53,7 @@ class MLNTStep(StepFunction):
     kl_reduction: losses.KLReduction = "batchmean"
     teacher_bn: teacher.TeacherBatchNorm = "own"
     mentor: Network | None = None
+    ranks: Ranks = ALONE
     needs_features: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,6 +107,7 @@ class MLNTStep(StepFunction):
             if joint and meta_loss is not None and meta_gradient is None:
                 objective = class_loss + rates.meta_lr / rates.lr * meta_loss  # and its backward pass too
             gradient = _gradient_of(objective, student)
+            self.ranks.same_(gradient)
             if joint and meta_gradient is not None:
                 add_scaled_(gradient, meta_gradient, rates.meta_lr / rates.lr)
             # line 13: θ ← θ − β ∇L_c(X, Y, θ)                                                    (9)
@@ -153,7 +158,15 @@ class MLNTStep(StepFunction):
         with fast_weights.kernels(self.order):
             logits = student(batch.images)
         loss, gradient = fast_weights.meta_gradient(
-            student, logits, labels_MB, batch.images, target, self.inner_lr, self.order, self.kl_reduction
+            student,
+            logits,
+            labels_MB,
+            batch.images,
+            target,
+            self.inner_lr,
+            self.order,
+            self.kl_reduction,
+            self.ranks,
         )
         return logits, loss, gradient
 

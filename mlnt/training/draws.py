@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mlnt import seeding
 from mlnt.images.batches import Augmentation, AugmentationDraws, draw_augmentation
-from mlnt.training.state import StepFunction
+from mlnt.training.state import Network, StepFunction
 
 StepInputs = dict[str, Tensor]
 """What differs from step to step, except the rates; for several steps with one more dimension in front.
@@ -76,3 +76,13 @@ def layer_randomness(device: torch.device, seed: int) -> Iterator[None]:
         for gpu in gpus:
             torch.cuda.default_generators[gpu].manual_seed(seed)
         yield
+
+
+def draws_at_random(network: Network, images: Tensor) -> bool:
+    """Whether a forward pass in train mode draws random numbers; it leaves no trace in BatchNorm's statistics."""
+    device = images.device
+    generators = torch.cuda.default_generators if device.type == "cuda" else (torch.default_generator,)
+    with layer_randomness(device, 0), network.frozen_statistics(), torch.no_grad():
+        before = [generator.get_state() for generator in generators]
+        network(images)
+        return not all(map(torch.equal, before, [generator.get_state() for generator in generators]))

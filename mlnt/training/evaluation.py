@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlnt.images.batches import ImageStore, index_batches
+from mlnt.training.distributed import ALONE, Ranks
 from mlnt.training.state import Network
 
 
@@ -20,26 +21,32 @@ def predict_logits(
     indices: Tensor,
     batch_size: int,
     on_batch: Callable[[int], None] = lambda _: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, ...]:
     """Logits [N, C] of each network, on the CPU: eval mode, un-augmented images, each read once for all networks.
 
     After each batch `on_batch` is called with the number of samples done. The modules' modes are restored afterwards.
+    Each of several ranks takes every W-th batch, and all get the logits of all: the same bits as by one.
     """
+    batches = list(index_batches(indices, batch_size))
+    if len(batches) < ranks.size:
+        ranks = ALONE  # each makes all of them
+    own = range(ranks.rank, len(batches), ranks.size)
     results: list[Tensor] = []
-    done = 0
-    for logits in logits_by_batch(networks, images, indices, batch_size):
-        results = results or [part.new_empty(len(indices), part.shape[1]) for part in logits]
+    for number, logits in zip(own, logits_by_batch(networks, images, [batches[i] for i in own]), strict=True):
+        results = results or [part.new_zeros(len(indices), part.shape[1]) for part in logits]
+        start = number * batch_size
         for result, part in zip(results, logits, strict=True):
-            result[done : done + len(part)] = part
-        done += len(logits[0])
-        on_batch(done)
+            result[start : start + len(part)] = part
+        on_batch(start + len(logits[0]))
+    ranks.sum_(results)
     return tuple(results)
 
 
 def logits_by_batch(
-    networks: Sequence[Network], images: ImageStore, indices: Tensor, batch_size: int
+    networks: Sequence[Network], images: ImageStore, batches: Iterable[Tensor]
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Logits [B, C] of each network, batch after batch in the order of `indices`, on the CPU, in eval mode.
+    """Logits [B, C] of each network, for one batch of sample numbers after the other, on the CPU, in eval mode.
 
     For callers that have no room for the logits of all samples. The modules' modes are restored at the end.
     """
@@ -47,7 +54,7 @@ def logits_by_batch(
     try:
         for network in networks:
             network.module.eval()
-        for fetched in images.fetch(index_batches(indices, batch_size)):
+        for fetched in images.fetch(batches):
             with torch.no_grad():
                 batch = images.batch(fetched)
                 logits = tuple(network(batch).cpu() for network in networks)

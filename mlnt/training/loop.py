@@ -16,6 +16,7 @@ from mlnt import seeding
 from mlnt.images.batches import Augmentation, augment
 from mlnt.training.cuda_graph import RecordedStep, StepOn
 from mlnt.training.data import TrainingData
+from mlnt.training.distributed import ALONE, Ranks
 from mlnt.training.draws import StepInputs, augmentation_draws, below, draw_inputs, layer_randomness
 from mlnt.training.evaluation import accuracy, predict_logits
 from mlnt.training.metrics import history_columns, metrics_table, total_loss
@@ -52,6 +53,9 @@ class Training:
     `epoch` counts the epochs done until then: 1 at the end of the first, 0.25 after its first quarter. Metrics of steps
     are averaged since the row before.
 
+    Several `ranks` have a training each, in the same state, and go through the same steps and evaluations; only the
+    step and the predictions divide their work. What is written of it, one of them writes.
+
     Randomness: the order of the samples, the inputs of each step (`draw_inputs`) and random layers (dropout) draw from
     streams named by seed, iteration and epoch or step, so a run resumed from `state_dict()` repeats the uninterrupted
     one. No generator but these is read or moved.
@@ -76,6 +80,7 @@ class Training:
         augmentation: Augmentation,
         amp_dtype: torch.dtype | None = None,
         evaluate_every: int | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.steps_per_epoch = steps_per_epoch(len(data.train.indices), batch_size)
         self.state = TrainState(student, amp_dtype)
@@ -90,6 +95,7 @@ class Training:
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
         self._augmentation = augmentation
+        self._ranks = ranks
         device = data.images.device
         # One copy of what a step looks up, so that no step waits for a transfer.
         self._labels = data.train.labels.to(device)
@@ -207,7 +213,7 @@ class Training:
         if isinstance(network, nn.Module):
             network = Network(network, self.state.student.amp_dtype)
         indices = self._data.train.indices
-        return predict_logits([network], self._data.images, indices, self._eval_batch_size)[0]
+        return predict_logits([network], self._data.images, indices, self._eval_batch_size, ranks=self._ranks)[0]
 
     def _look_at_losses(self) -> None:
         """Move pending metrics to those looked at.
@@ -241,7 +247,9 @@ class Training:
         networks = (self.state.student, self.state.teacher)
         values: dict[str, float] = {}
         for set_name, labeled in self._data.evaluation.items():
-            logits = predict_logits(networks, self._data.images, labeled.indices, self._eval_batch_size)
+            logits = predict_logits(
+                networks, self._data.images, labeled.indices, self._eval_batch_size, ranks=self._ranks
+            )
             for name, of_model in zip(MODELS, logits, strict=True):
                 values[f"{name}_{set_name}_accuracy"] = accuracy(of_model, labeled.labels)
         for name in MODELS:

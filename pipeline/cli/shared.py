@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,4 +78,10 @@ def run_training(stage: str, params: Path, debug: bool) -> None:
         checked = checked_params(params)
         from pipeline.stages import train
 
-        console.say(train.run(checked, stage))
+        processes = train.processes(checked, stage)
+        if processes == 1 or "RANK" in os.environ:
+            console.say(train.run(checked, stage))
+            return
+        from pipeline.launch import launch
+
+        launch(processes)  # this command again, so many times

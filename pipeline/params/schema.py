@@ -24,6 +24,7 @@ from pipeline.params.values import (
     Length,
     Positive,
     PositiveRate,
+    Processes,
     Rate,
     Section,
     Tau,
@@ -251,6 +252,7 @@ class Run(Section):
     """Where and how a stage runs: no result depends on it, and no stage of dvc.yaml lists it."""
 
     checkpoint_every: Every
+    processes: Processes = Field(json_schema_extra={"neutral": 1})
     workers: Count | None
     max_features_gib: Rate
     max_unpacked_gib: PositiveRate
@@ -258,10 +260,14 @@ class Run(Section):
 
     @property
     def num_workers(self) -> int:
-        """The number of processes: `workers`, or where that is null one for each core that this process may use."""
-        if self.workers is not None:
-            return self.workers
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        """The number of processes that decode: `workers`, or where that is null one for each core of this process."""
+        return cores() if self.workers is None else self.workers
+
+
+def cores() -> int:
+    """The cores that this process may use: of several that train together on a machine, its share."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class Params(Section):

@@ -41,11 +41,19 @@ def _tau(value: object) -> object:
     return value
 
 
+def _processes(value: object) -> object:
+    number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if not number and value != "all":
+        raise ValueError("expected a number of processes, from 1 on, or all")
+    return value
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Folds = Annotated[int, Field(ge=0), AfterValidator(_folds)]
 Tau = Annotated[float | Literal["auto"], BeforeValidator(_tau)]
 Positive = Annotated[int, Field(gt=0)]
+Processes = Annotated[int | Literal["all"], BeforeValidator(_processes)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Epochs = Annotated[

@@ -9,22 +9,45 @@ from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store.sizes import sizes_of
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
-from pipeline.training import estimate, folds
+from pipeline.training import device, estimate, folds
 from pipeline.training.filtering import kept_by
 from pipeline.training.fit import fit
 from pipeline.training.plan import System
+from pipeline.training.processes import joined, rank_here
 from pipeline.training.session import Session
+
+
+def processes(params: Params, stage: str) -> int:
+    """How many processes a training stage is worth: `run.processes`, as far as its step can be divided.
+
+    Raises:
+        UserError: there are fewer GPUs.
+    """
+    splits = BY_STAGE[stage].splits
+    return min(device.processes(params), 1 if splits is None else splits(params))
 
 
 def run(params: Params, stage: str) -> str:
     """Train one system; write its models, history and metrics; return a line that sums it up.
 
+    In a process that a launcher has started it trains together with the others, or, where there is nothing to divide,
+    rank 0 trains alone.
+
     Raises:
         UserError: parameters or inputs do not fit, or prior knowledge is missing.
         RunError: the loss was not finite.
     """
-    with closing(Session.open(params)) as session:
-        return _train(session, BY_STAGE[stage])
+    system = BY_STAGE[stage]
+    if system.splits is None or system.splits(params) == 1:
+        if rank_here():
+            console.mute()
+            return ""
+        if rank_here() is not None or params.run.processes != 1:
+            console.say(f"{system.title}: by one process; several divide the M passes of MLNT with all weights fast")
+        with closing(Session.open(params)) as session:
+            return _train(session, system)
+    with joined(params) as ranks, closing(Session.open(params, ranks)) as session:
+        return _train(session, system)
 
 
 def _train(session: Session, system: System) -> str:
@@ -37,7 +60,8 @@ def _train(session: Session, system: System) -> str:
     plan = system.build(session, network)
     training = session.training(system, plan, kept)
     parts = folds.folds_of(session, system, mentor, kept)
-    return fit(session, system, plan, training, used, parts, _seconds(session, system))
+    seconds = session.ranks.shared(lambda: _seconds(session, system))
+    return fit(session, system, plan, training, used, parts, seconds)
 
 
 def _seconds(session: Session, system: System) -> float | None:

@@ -26,6 +26,7 @@ NO_NUMBERS = (
     "pipeline.store.sizes",
     "pipeline.systems.registry",
     "pipeline.training.estimate",
+    "pipeline.training.processes",
     "pipeline.training.rehearsal",
     "pipeline.training.trial",
 )

@@ -46,7 +46,7 @@ def _mlnt(session: Session, mentor: Network | None) -> Plan:
 
     params = session.params
     features, inputs = _features(session)
-    step = MLNTStep(**step_options(params), mentor=mentor)
+    step = MLNTStep(**step_options(params), mentor=mentor, ranks=session.ranks)
     lower = {"train.lr": params.train.lr, "mlnt.eta": params.mlnt.eta, "mlnt.alpha": params.mlnt.alpha}
     return Plan(step, inputs, features, meta=True, lower=lower)
 
@@ -55,6 +55,13 @@ def _rehearsal(params: Params, *_: object) -> StepFunction:
     from mlnt.method.step import MLNTStep
 
     return MLNTStep(**step_options(params))
+
+
+def _splits(params: Params) -> int:
+    """M, where each synthetic mini-batch takes passes of a whole network; else there is nothing to gain."""
+    mlnt = params.mlnt
+    worth = mlnt.fast_weights == "all" and mlnt.eta > 0 and params.model.train == "all"
+    return max(1, mlnt.M) if worth else 1
 
 
 def _features(session: Session) -> tuple[Tensor | FeatureRows | None, dict[str, str]]:
@@ -105,6 +112,7 @@ def _iteration(iteration: int, ordinal: str, mentor: str | None) -> System:
         paper=(f"MLNT-student ({ordinal} iter.)", f"MLNT-teacher ({ordinal} iter.)"),
         default=True,
         rehearse=_rehearsal,
+        splits=_splits,
         own_stage=f"meta{iteration}",
         model_titles=(f"{title} student", f"{title} teacher"),
     )

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.params.schema import Compute
+from pipeline.params.schema import Compute, Params, cores
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h>
 
@@ -23,8 +23,8 @@ def prepare(compute: Compute) -> torch.device:
     Raises:
         UserError: `compute.device` is cuda and there is none.
     """
-    if compute.threads is not None:
-        torch.set_num_threads(compute.threads)
+    if compute.threads is not None or "LOCAL_WORLD_SIZE" in os.environ:
+        torch.set_num_threads(compute.threads or cores())
     keep_freed_memory()
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's first call
@@ -35,7 +35,29 @@ def prepare(compute: Compute) -> torch.device:
         raise UserError(
             "compute.device: found cuda, but torch sees no GPU; `mlnt doctor` says why; expected auto or cpu"
         )
-    return torch.device("cuda" if has_cuda and compute.device != "cpu" else "cpu")
+    if not has_cuda or compute.device == "cpu":
+        return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ:  # a launcher may show each process all GPUs of the machine, or its own alone
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return torch.device("cuda")
+
+
+def processes(params: Params) -> int:
+    """`run.processes`; `all` is one for each GPU, or on a CPU for each `compute.threads` of its cores. Where a launcher
+    has started this process, as many as it has started.
+
+    Raises:
+        UserError: there are fewer GPUs.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    asked, compute = params.run.processes, params.compute
+    gpus = 0 if compute.device == "cpu" else torch.cuda.device_count()
+    if asked == "all":
+        return max(1, gpus or cores() // (compute.threads or cores()))
+    if gpus and asked > gpus:
+        raise UserError(f"run.processes: found {asked}, expected at most {gpus}, one for each GPU here, or all")
+    return asked
 
 
 def keep_freed_memory() -> bool:

@@ -22,7 +22,7 @@ from pipeline.errors import RunError, UserError
 from pipeline.params.schema import Params
 from pipeline.store.sizes import Sizes
 from pipeline.training import rehearsal
-from pipeline.training.device import describe
+from pipeline.training.device import describe, processes
 from pipeline.training.folds import require_batch
 from pipeline.training.plan import Rehearsal, System
 from pipeline.training.session import steps_between
@@ -72,9 +72,19 @@ class Estimate:
         of_step = self.plain
         if system.rehearse is not None:
             # The mentor looks at each batch as well, where it joins the target.
-            of_step = self.steps[system.stage] + (train.batch_size * self.image if system.mentor else 0.0)
+            of_mentor = train.batch_size * self.image if system.mentor else 0.0
+            of_step = self.steps[system.stage] * self._share(system) + of_mentor
         times = max(1, train.folds) if system.default else 1  # K trainings of K - 1 parts, and one of all
         return times * (steps * of_step + images * self.image)
+
+    def _share(self, system: System) -> float:
+        """Of a step's passes, those that one of several processes makes."""
+        if system.splits is None:
+            return 1.0
+        number = self.params.mlnt.M
+        mine = math.ceil(number / min(system.splits(self.params), processes(self.params)))
+        shared = 4 if self.params.mlnt.update == "joint" else 5
+        return (shared + 5 * mine) / (shared + 5 * number)
 
     def run(self, systems: Sequence[System], others: int, evaluated: bool = True) -> float:
         """Of these training stages and the features, what evaluates and reports them, if that is done, and others that

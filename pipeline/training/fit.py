@@ -14,16 +14,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mlnt.training.distributed import Ranks
 from mlnt.training.loop import MODELS, DivergedError, HistoryRow, Training
 from pipeline import console, files, signals
 from pipeline.errors import RunError
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
-from pipeline.store import cards, checkpoints, models
+from pipeline.store import cards, models
 from pipeline.store.record import Record
 from pipeline.training.device import describe
 from pipeline.training.folds import Fold, digest, gathered
 from pipeline.training.plan import COMMON_SECTIONS, Plan, System
+from pipeline.training.processes import SharedCheckpoint, opened, require_same
 from pipeline.training.session import Session, steps_between
 
 PROBABILITIES = "probabilities of the part"
@@ -42,6 +44,8 @@ def fit(
 ) -> str:
     """Train, or go on from a checkpoint; write models, history, card and record; return a line that sums it up.
 
+    Of several processes all train, and rank 0 writes.
+
     Args:
         mentor: the digest of the weights of its mentor, by its stage, and of what filters its samples, where that is
             something else; empty without a mentor.
@@ -49,31 +53,35 @@ def fit(
         seconds: how long the stage will take, where that is known.
 
     Raises:
-        UserError: another process is training the same run.
+        UserError: another process is training the same run, or the ranks do not train the same.
         RunError: the loss was not finite.
     """
-    params, stage, title = session.params, system.stage, system.title
+    params, stage, title, ranks = session.params, system.stage, system.title, session.ranks
     record = Record.of(
         stage,
         values_of(params, [*COMMON_SECTIONS, *system.sections]),
         ["pipeline.stages.train", system.build.__module__],
         {"labels": session.labels.digest, **session.start(), **plan.inputs, **mentor},
     )
+    require_same(ranks, record)
     kept, purity = training.kept, session.correct()
     if purity is not None and kept is not None:
         purity = purity[kept]
-    with checkpoints.opened(record) as saved, measured(stage, session.device) as clock:
+    with opened(record, ranks) as saved, measured(stage, session.device, ranks) as clock:
         about = "" if seconds is None else f": about {console.duration(seconds)}"
-        console.say(f"{title} on {describe(session.device)}{about}")
+        times = f"{ranks.size} × " if ranks.size > 1 else ""
+        console.say(f"{title} on {times}{describe(session.device)}{about}")
         try:
-            pieces = [_fold(fold, params, stage, saved, clock) for fold in folds]
-            _train(training, params, stage, saved, clock, len(folds))
+            pieces = [_fold(fold, stage, saved, clock) for fold in folds]
+            _train(training, session, stage, saved, clock, len(folds))
         except DivergedError as error:
             lower = plan.lower or {"train.lr": params.train.lr}
             saved.note_divergence(values_of(params, Params.model_fields), str(error))
             raise RunError(
                 f"{stage}: {error}; lower {' or '.join(f'{key} ({value})' for key, value in lower.items())}"
             ) from error
+        if ranks.rank:
+            return ""
         dataset = session.dataset
         card = cards.ModelCard(
             network=params.model.name,
@@ -104,13 +112,13 @@ def fit(
     return f"{title}: best on validation is the {card.mentor} of epoch {epoch:g}, {accuracy:.2%}"
 
 
-def _fold(
-    fold: Fold, params: Params, stage: str, saved: checkpoints.Checkpoint, clock: Clock
-) -> tuple[Mapping[str, Tensor], Tensor]:
+def _fold(fold: Fold, stage: str, saved: SharedCheckpoint, clock: Clock) -> tuple[Mapping[str, Tensor], Tensor]:
     """The weights of the network that leaves this part out, and its probabilities for the part."""
     if not saved.has_piece(fold.number):
         training = fold.training()
-        _train(training, params, stage, saved, clock, fold.number, f"{stage}, part {fold.number + 1}/{fold.count}")
+        _train(
+            training, fold.session, stage, saved, clock, fold.number, f"{stage}, part {fold.number + 1}/{fold.count}"
+        )
         weights = training.best[training.mentor()].weights
         saved.save_piece(fold.number, {**weights, PROBABILITIES: fold.judge(weights)})
     piece = saved.load_piece(fold.number)
@@ -132,9 +140,9 @@ def _of_folds(
 
 def _train(
     training: Training,
-    params: Params,
+    session: Session,
     stage: str,
-    saved: checkpoints.Checkpoint,
+    saved: SharedCheckpoint,
     clock: Clock,
     number: int,
     title: str | None = None,
@@ -150,8 +158,8 @@ def _train(
         console.say(f"{title or stage}: going on after step {training.steps_done} of {training.num_steps}")
     started = training.steps_done
     clock.steps += training.num_steps - started
-    every = steps_between(params.run.checkpoint_every, training.steps_per_epoch)
-    live = None if title else History(stage)
+    every = steps_between(session.params.run.checkpoint_every, training.steps_per_epoch)
+    live = None if title or session.ranks.rank else History(stage)
     if live:
         live.write(training.history)
 
@@ -162,14 +170,15 @@ def _train(
 
     def before(step: int) -> None:
         bar.at(step)
-        if step > started and (stop.requested or step % every == 0):
+        signal = session.ranks.largest(stop.requested)  # so that all ranks stop before the same step
+        if step > started and (signal or step % every == 0):
             save()
-        if stop.requested:
+        if signal:
             console.say(
                 f"{title or stage}: stopped before step {step} of {training.num_steps}; run the same command again to "
                 "continue"
             )
-            stop.now()
+            signals.end(signal)
 
     with signals.deferred() as stop, console.progress(title or stage, training.num_steps, "step") as bar:
         for row in training.epochs(on_step=before):
@@ -179,10 +188,10 @@ def _train(
                 f"epoch {round(row['epoch'] or 0, 2):g}/{training.num_epochs}, loss {row['class_loss']:.3f}, "
                 f"validation {row['student_validation_accuracy']:.1%} / {row['teacher_validation_accuracy']:.1%}"
             )
-        if stop.requested:  # in the last evaluation
+        if signal := session.ranks.largest(stop.requested):  # in the last evaluation
             save()
             console.say(f"{title or stage}: stopped after its last step; run the same command again to continue")
-            stop.now()
+            signals.end(signal)
 
 
 @dataclass
@@ -223,15 +232,18 @@ class Clock:
 
 
 @contextmanager
-def measured(stage: str, device: torch.device) -> Iterator[Clock]:
+def measured(stage: str, device: torch.device, ranks: Ranks) -> Iterator[Clock]:
     """Write timings/<stage>.json when the block ends well. Failing to write it is only a warning: the stage's
     results are complete without it.
 
-    The peak of memory is that of the process: with reading the data, and where the time was estimated, with its steps.
+    The peak of memory is that of the process, of several that of rank 0: with reading the data, and where the time was
+    estimated, with its steps.
     """
     clock = Clock()
     start = time.perf_counter()
     yield clock
+    if ranks.rank:
+        return
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - start
@@ -240,6 +252,7 @@ def measured(stage: str, device: torch.device) -> Iterator[Clock]:
         "checkpoint_seconds": clock.checkpoint_seconds,
         "milliseconds_per_step": 1000 * seconds / clock.steps if clock.steps else None,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "processes": ranks.size,
         "device": describe(device),
         "machine": platform.machine(),
         "torch": torch.__version__,

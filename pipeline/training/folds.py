@@ -60,7 +60,8 @@ class Fold:
         session, network = self.session, self._empty(self.system)
         network.module.load_state_dict(weights)
         indices = session.split(TRAIN).indices[self.left_out]
-        (logits,) = predict_logits([network], session.images, indices, session.params.compute.eval_batch_size)
+        size = session.params.compute.eval_batch_size
+        (logits,) = predict_logits([network], session.images, indices, size, ranks=session.ranks)
         return logits.softmax(dim=1)
 
     def _network(self, system: System) -> Network:

@@ -75,6 +75,7 @@ class System:
         outputs_per_class: how many outputs a backbone has for each class.
         epochs: how long it is trained, where that is not `train.epochs`.
         rehearse: makes a step that takes as long as its own; None where cross entropy's does.
+        splits: over how many processes its step can be divided; None where it cannot.
         backbones: how many networks of `model.name` are in its network.
         wrap: makes the network of the backbones and the number of classes; None takes the one backbone as it is.
         predictions: how often a backbone predicts all of D between two epochs.
@@ -94,6 +95,7 @@ class System:
     outputs_per_class: int = 1
     epochs: Callable[[Params], int] | None = None
     rehearse: Rehearsal | None = None
+    splits: Callable[[Params], int] | None = None
     backbones: int = 1
     wrap: Callable[[Sequence[nn.Module], int], nn.Module] | None = None
     predictions: int = 0

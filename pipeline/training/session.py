@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mlnt.images.batches import Augmentation, ImageStore
+from mlnt.images.batches import Augmentation, ImageStore, index_batches
 from mlnt.images.statistics import InputStatistics
 from mlnt.method.confident import LabelScores
 from mlnt.method.schedules import Schedule
 from mlnt.method.teacher import TeacherBatchNorm
 from mlnt.noise.matrices import realised_matrix
 from mlnt.training.data import FeatureRows, LabeledSet, TrainingData
+from mlnt.training.distributed import ALONE, Ranks
+from mlnt.training.draws import draws_at_random
 from mlnt.training.evaluation import logits_by_batch, predict_logits
 from mlnt.training.loop import Training, steps_per_epoch
 from mlnt.training.state import Network
@@ -51,6 +53,7 @@ class Session:
         images: what is trained on: the images, or their embeddings where heads are trained.
         statistics: what the images are normalised by.
         heads: None where whole networks are trained.
+        ranks: the processes that train together.
     """
 
     params: Params
@@ -60,9 +63,10 @@ class Session:
     images: ImageStore
     statistics: InputStatistics
     heads: Heads | None
+    ranks: Ranks = ALONE
 
     @classmethod
-    def open(cls, params: Params) -> Session:
+    def open(cls, params: Params, ranks: Ranks = ALONE) -> Session:
         """Read the data and the labels of this folder, open its images, and choose the device.
 
         Raises:
@@ -76,9 +80,9 @@ class Session:
         if params.model.train == "head":
             torch.set_num_threads(1)  # a step is so small that a second thread costs more time than it saves
             heads = Heads(params, dataset, labels, device)
-            return cls(params, device, dataset, labels, heads.store, heads.embeddings.statistics, heads)
+            return cls(params, device, dataset, labels, heads.store, heads.embeddings.statistics, heads, ranks)
         images, statistics = image_store(params, dataset, labels.rows(TRAIN), device)
-        return cls(params, device, dataset, labels, images, statistics, None)
+        return cls(params, device, dataset, labels, images, statistics, None, ranks)
 
     def close(self) -> None:
         """End the processes that read images."""
@@ -147,9 +151,8 @@ class Session:
         """The logits [N, C] of each network, from one reading of the images; `title` names the progress bar."""
         indices = self.split(split).indices
         with console.progress(title, len(indices)) as bar:
-            return predict_logits(
-                networks, self.images, indices, self.params.compute.eval_batch_size, lambda done: bar.at(done - 1)
-            )
+            size = self.params.compute.eval_batch_size
+            return predict_logits(networks, self.images, indices, size, lambda done: bar.at(done - 1), self.ranks)
 
     def label_scores(self, networks: Sequence[Network], split: int, title: str) -> list[LabelScores]:
         """The scores of a split's labels by each network, from one reading of the images.
@@ -160,8 +163,8 @@ class Session:
         found: list[list[LabelScores]] = [[] for _ in networks]
         done = 0
         with console.progress(title, len(labeled.indices)) as bar:
-            batches = logits_by_batch(networks, self.images, labeled.indices, self.params.compute.eval_batch_size)
-            for logits in batches:
+            batches = index_batches(labeled.indices, self.params.compute.eval_batch_size)
+            for logits in logits_by_batch(networks, self.images, batches):
                 rows = slice(done, done + len(logits[0]))
                 for scores, part in zip(found, logits, strict=True):
                     scores.append(LabelScores.of(part.softmax(dim=1), labeled.labels[rows]))
@@ -223,12 +226,28 @@ class Session:
             augmentation=Augmentation(train.crop_padding, train.horizontal_flip),
             amp_dtype=amp_dtype(compute),
             evaluate_every=steps_between(train.evaluate_every, per_epoch),
+            ranks=self.ranks,
         )
+        if self.ranks.size > 1:
+            self._require_divisible(training.state.student)
         if compute.compile:
             training.state.compile()
-        if compute.cuda_graphs and self.device.type == "cuda":
+        # Several processes run their steps as they are: NCCL can be recorded in principle, but this was never tried.
+        if compute.cuda_graphs and self.device.type == "cuda" and self.ranks.size == 1:
             training.record()
         return training
+
+    def _require_divisible(self, network: Network) -> None:
+        """
+        Raises:
+            UserError: what its random layers draw depends on how many passes a process makes.
+        """
+        images = self.images.batch(next(self.images.fetch([self.split(TRAIN).indices[:2]])))
+        if draws_at_random(network, images):
+            raise UserError(
+                f"run.processes: found {self.params.run.processes}, expected 1: {self.params.model.name} has random "
+                "layers (dropout), which would draw other numbers in several processes"
+            )
 
     def _fresh(self, system: System) -> nn.Module:
         if self.heads is not None:

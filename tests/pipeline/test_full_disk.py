@@ -50,12 +50,14 @@ def fill(disk: Path, left: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("stage", COMMANDS)
-def test_one_message_and_the_same_bits_once_there_is_room(stage: str, finished: Run, disk: Path) -> None:
+@pytest.mark.parametrize(("stage", "processes"), [*((stage, 1) for stage in COMMANDS), ("meta2", 2)])
+def test_one_message_and_the_same_bits_once_there_is_room(
+    stage: str, processes: int, finished: Run, disk: Path
+) -> None:
     project = disk / "project"
     project.mkdir()
     copy_outputs(finished.folder, project)
-    write_params(project)
+    write_params(project, run__processes=processes)
     for name in written_by(stage):
         path = project / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()

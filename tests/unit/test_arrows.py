@@ -46,10 +46,12 @@ SHELL = {
     "workspace": BASE | {"images", "store", "params", "places", "sources", "training", "outlook"},
     "lists": BASE | {"places"},
     "prune": BASE | {"store", "systems"},
+    "launch": BASE,
     "cli": BASE
     | {
         "lists",
         "prune",
+        "launch",
         "params",
         "systems",
         "report",
