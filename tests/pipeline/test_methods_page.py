@@ -42,7 +42,7 @@ def test_the_example_becomes_a_system_that_is_trained_and_judged(tmp_path: Path)
     changed(
         tmp_path / "pipeline/systems/registry.py",
         ("REFERENCES = (", "REFERENCES = (*bootstrapping.SYSTEMS, "),
-        ("from pipeline.systems import ", "from pipeline.systems import bootstrapping, "),
+        ("from pipeline.systems import (", "from pipeline.systems import (\n    bootstrapping,"),
     )
     changed(
         tmp_path / "pipeline/params/schema.py",
