@@ -41,8 +41,7 @@ def test_the_example_becomes_a_system_that_is_trained_and_judged(tmp_path: Path)
     (tmp_path / "pipeline/systems/bootstrapping.py").write_text(entry, encoding="utf-8")
     changed(
         tmp_path / "pipeline/systems/registry.py",
-        ("REFERENCES = (", "REFERENCES = (*bootstrapping.SYSTEMS, "),
-        ("from pipeline.systems import ", "from pipeline.systems import bootstrapping, "),
+        ("REFERENCES = (", "from pipeline.systems import bootstrapping\n\nREFERENCES = (*bootstrapping.SYSTEMS, "),
     )
     changed(
         tmp_path / "pipeline/params/schema.py",
