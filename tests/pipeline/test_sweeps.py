@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pipeline.paper.queue import hydra, targets
+from pipeline.paper.runner import make_plan, only
 from projects import ROOT, default_values, edit_params
 
 from pipeline.errors import RunError, UserError
@@ -22,8 +24,6 @@ from pipeline.paper.figures import Filtered
 from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, values_of
 from pipeline.paper.history import Finished, identity
 from pipeline.paper.numbers import published
-from pipeline.paper.queue import hydra, targets
-from pipeline.paper.runner import make_plan, only
 from pipeline.paper.statistics import CROSS_ENTROPY, ROWS, Figure, Row
 from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
