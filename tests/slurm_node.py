@@ -59,7 +59,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
         raise CannotStartError(f"{missing[0]} is not installed (Debian: slurm-wlm, munge)")
     for name in ("munge", "state", "spool"):
         (folder / name).mkdir(parents=True)
-    os.chmod(folder / "munge", 0o711)  # noqa: PTH101
+    (folder / "munge").chmod(0o711)
     host, port = socket.gethostname().partition(".")[0], free_port()
     names = {"host": host, "folder": folder, "port": port, "next_port": port + 1}
     configuration = folder / "slurm.conf"

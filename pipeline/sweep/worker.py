@@ -25,7 +25,7 @@ from pipeline.params.presets import merged
 
 STOP_SECONDS = 60
 """For a stage to save its checkpoint; SLURM gives 90 from the signal to the kill."""
-PUSHES = 6
+PUSHES = 5
 """Attempts, 1, 2, 4, … seconds apart."""
 
 
@@ -175,8 +175,9 @@ class Worker:
             done = _git("push", "--quiet", "--force", self.place.remote, f"{ref}:{ref}", cwd=folder)
             if done.returncode == 0:
                 return
-            time.sleep(2**attempt if attempt < PUSHES - 1 else 0)
-        self._fail(f"{self.place.remote}: the result could not be pushed: {_last(done.stderr)}")
+            if attempt == PUSHES - 1 or "declined" in done.stderr:  # by a rule of the repository's
+                self._fail(f"{self.place.remote}: the result could not be pushed: {_last(done.stderr)}")
+            time.sleep(2**attempt)
 
     def _git(self, *arguments: str, cwd: Path | None = None) -> str:
         done = _git(*arguments, cwd=cwd)
