@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import psutil
@@ -87,14 +87,17 @@ class Local:
         return False
 
     def stop(self) -> str:
-        # submitit's controller hands SIGTERM on; its own `cancel` gives a worker one second.
-        processes = [psutil.Process(int(slot[1].job_id)) for slot in self._slots if slot and not slot[1].done()]
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
+        processes = []
+        for slot in self._slots:
+            with suppress(psutil.NoSuchProcess):
+                if slot is not None and not slot[1].done():
+                    # submitit's controller hands SIGTERM on; its own `cancel` gives a worker one second.
+                    processes.append(psutil.Process(int(slot[1].job_id)))
+                    processes[-1].terminate()
         _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS + 20)
         for process in alive:
             process.kill()
-        return "stopped at checkpoints"
+        return "stopped; the same command goes on"
 
 
 class Slurm:

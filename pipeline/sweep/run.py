@@ -148,12 +148,18 @@ def work_off(todo: Sequence[Job], executor: Executor, place: Place, say: Callabl
     done, said, begun = 0, "", time.monotonic()
     while left or running:
         going = executor.going([*running, *left])
-        ended = [running.pop(name) for name in list(running) if name not in going]
+        ended = [job for name, job in running.items() if name not in going]
         if ended:
-            remote.fetch(place.remote)
+            try:
+                remote.fetch(place.remote)
+            except RunError as error:  # the network's, for instance: jobs go on, and are asked for once more
+                say(f"{error}; trying again")
+                time.sleep(executor.poll_seconds[1])
+                continue
             notes = history.divergences()
             left = {name: job for name, job in left.items() if not diverges(job, notes)}
         for job in ended:
+            del running[job.name]
             if is_done(job, place):
                 done += job.result
             elif not diverges(job, notes):

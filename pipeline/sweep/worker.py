@@ -105,6 +105,7 @@ class Worker:
     place: Place
     gpus: str | None = None
     _process: psutil.Popen | None = field(default=None, init=False)
+    _told: bool = field(default=False, init=False)
 
     def __call__(self) -> None:
         for number in signals.SIGNALS:
@@ -119,7 +120,7 @@ class Worker:
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit puts back into the queue; the stage has saved its checkpoint when this returns."""
-        self._stop(signal.SIGINT)
+        self._stop()
         return DelayedSubmission(replace(self))
 
     def _work(self, folder: Path, lock: int) -> None:
@@ -226,19 +227,20 @@ class Worker:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _end(self, number: int, _: FrameType | None) -> None:
-        # SLURM has sent a SIGTERM to DVC and the stage too, and a second one would end the stage without a checkpoint.
-        told = number == signal.SIGTERM and os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
-        self._stop(None if told else signal.SIGINT)
+        self._stop()
         raise SystemExit(128 + number)
 
-    def _stop(self, number: int | None) -> None:
-        """Wait until DVC and the stage have ended, told by this signal, as a terminal's Ctrl-C does it."""
+    def _stop(self) -> None:
+        """Let the stage save its checkpoint, and wait until it and DVC have ended: what a terminal's Ctrl-C does."""
         if (process := self._process) is None:
             return
         with suppress(psutil.Error, ProcessLookupError):
             tree = [process, *process.children(recursive=True)]
-            if number is not None:
-                os.killpg(process.pid, number)
+            # SLURM sends a SIGTERM to every process of a job. DVC has ended of it then, the stage is saving, and a
+            # second signal would end it without a checkpoint.
+            told, self._told = self._told or not psutil.wait_procs([process], timeout=1)[1], True
+            if not told:
+                os.killpg(process.pid, signal.SIGINT)
             psutil.wait_procs(tree, timeout=STOP_SECONDS)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
