@@ -114,7 +114,7 @@ def run(
     console.say(f"sweep {name}: {last.done} of {last.total} finished, {last.diverged} diverged; see `mlnt tables`")
     if last.open:
         for reason, count in Counter(failed.values()).most_common():
-            console.say(f"failed {count} times: {reason}")
+            console.say(f"{count} failed: {reason}")
         raise RunError(
             f"{len(last.open)} experiments are missing; {files.SWEEP}/jobs/NAME has all that they printed; the same "
             "command runs them again"
