@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def say(text: str) -> None:
-    if " failed" in text and LATE not in text:
+    if " failed: " in text and LATE not in text:
         print(text, flush=True)
 
 

@@ -45,7 +45,7 @@ def fetch(remote: str) -> None:
     Raises:
         RunError: the repository cannot be read.
     """
-    done = _git("fetch", "--quiet", "--no-write-fetch-head", "--no-tags", remote, "refs/exps/*:refs/exps/*")
+    done = _git("fetch", "--no-write-fetch-head", "--no-tags", remote, "refs/exps/*:refs/exps/*")
     # Rejected: an experiment of that name is here and another one. Lock: another sweep is fetching it.
     if done.returncode and "rejected" not in done.stderr and "lock" not in done.stderr:
         raise RunError(f"{remote}: results could not be fetched: {_said(done)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,7 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_a_job_goes_on_after_its_time_limit_and_after_a_preemption(tmp_path: Path, cluster: dict[str, str]) -> None:
     folder = with_short_preset(tmp_path / "repository")
-    (folder / "presets/short.yaml").write_text("# Long enough\ntrain:\n  epochs: 60\n", encoding="utf-8")
+    (folder / "presets/short.yaml").write_text("# Long enough\ntrain:\n  epochs: 100\n", encoding="utf-8")
     git(folder, "commit", "--quiet", "--all", "--message", "longer")
     arguments = ["sweep", "figure3", "--preset", "short", "--seeds", "1"]
     on_slurm = ["--executor", "slurm", "--gpus-per-job", "0", "--time", "30", "--slurm", "comment=a test"]
@@ -47,16 +47,18 @@ def test_a_job_goes_on_after_its_time_limit_and_after_a_preemption(tmp_path: Pat
     def job() -> str:
         return command("squeue", "--noheader", "--format=%A", **cluster).strip()
 
-    wait_for("pretrain trains", lambda: "pretrain: epoch" in log() or process.poll() is not None, 300)
+    def wait(what: str, there: Callable[[], bool]) -> None:
+        wait_for(what, lambda: there() or process.poll() is not None, 400)
+        assert process.poll() is None, f"{what}: the sweep has ended; {log()}"
+
+    wait("meta1 has a checkpoint", lambda: any(folder.glob("checkpoints/meta1/*/state.safetensors")))
     command("scancel", job(), "--signal", "USR2", **cluster)  # what SLURM sends 90 s before the limit
-    wait_for("it trains again", lambda: log().count("pretrain: epoch") > 1 or process.poll() is not None, 300)
-    wait_for("meta1 trains", lambda: "meta1: epoch" in log() or process.poll() is not None, 300)
+    wait("it goes on", lambda: log().count("meta1: going on after step") == 1)
     command("scontrol", "requeue", job(), **cluster)  # what SLURM does where it preempts
     said, errors = process.communicate(timeout=600)
     assert process.returncode == 0, said + errors + log()
     assert "sweep figure3: 1 of 1 finished" in errors
     assert " failed" not in errors
-    assert "pretrain: going on after step" in log()
-    assert "meta1: going on after step" in log()
+    assert log().count("meta1: stopped before step") == log().count("meta1: going on after step") == 2
     assert git(folder, "for-each-ref", "refs/exps/*/*/figure3-r-0.4-seed0-*")
     assert not list(tmp_path.glob("mlnt-*"))
