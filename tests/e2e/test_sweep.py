@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -59,15 +60,19 @@ def running_stages(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def start_sweep(folder: Path, stage: str) -> subprocess.Popen[bytes]:
-    """A sweep of long stages, once such a stage trains."""
+def logs(folder: Path) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in folder.glob(".dvc/tmp/sweep/jobs/*/*.out"))
+
+
+def start_sweep(folder: Path, there: Callable[[], bool]) -> subprocess.Popen[bytes]:
+    """A sweep of long stages, once it is so far."""
     log = folder.parent / "sweep.log"
     with log.open("w") as file:
         command, settings = [*FIGURE3, "--seeds", "1"], environment(**variables(folder))
         process = subprocess.Popen(command, cwd=folder, env=settings, stdout=file, stderr=file)
     deadline = time.monotonic() + 300
-    while not any(stage in p.cmdline() for p in running_stages(folder)):
-        assert time.monotonic() < deadline, "no stage has started"
+    while not there():
+        assert time.monotonic() < deadline, logs(folder)
         assert process.poll() is None, log.read_text()
         time.sleep(0.2)
     return process
@@ -76,16 +81,16 @@ def start_sweep(folder: Path, stage: str) -> subprocess.Popen[bytes]:
 def test_a_sweep_that_is_stopped_or_killed_goes_on(with_preset: Path) -> None:
     """A signal ends everything in order; after that, and after kill -9 of all of it, the same command goes on."""
     preset = with_preset / "presets/short.yaml"
-    preset.write_text("# Long enough to be stopped\ntrain:\n  epochs: 40\n", encoding="utf-8")
+    preset.write_text("# Long enough to be stopped\ntrain:\n  epochs: 100\n", encoding="utf-8")
     git(with_preset, "commit", "--quiet", "--all", "--message", "longer")
 
-    stopped = start_sweep(with_preset, "meta-train")
+    stopped = start_sweep(with_preset, lambda: any(with_preset.glob("checkpoints/meta1/*/state.safetensors")))
     stopped.send_signal(signal.SIGINT)
     assert stopped.wait(timeout=200) == 130
     assert running_stages(with_preset) == []
     assert git(with_preset, "status", "--porcelain") == ""
 
-    killed = start_sweep(with_preset, "meta-train")
+    killed = start_sweep(with_preset, lambda: "meta1: going on after step" in logs(with_preset))
     for process in psutil.process_iter():
         try:
             mine = process.environ().get("TMPDIR") == str(with_preset.parent / "scratch")
@@ -99,8 +104,7 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(with_preset: Path) -> None:
     last = sweep(with_preset, "--seeds", "1")
     assert last.returncode == 0, last.stderr
     assert "sweep figure3: 1 of 1 finished" in last.stderr
-    logs = [path.read_text(encoding="utf-8") for path in with_preset.glob(".dvc/tmp/sweep/jobs/*/*.out")]
-    assert sum("meta1: going on after step" in text for text in logs) == 2
+    assert logs(with_preset).count("meta1: going on after step") == 2
     assert list((with_preset.parent / "scratch").iterdir()) == []
 
 
