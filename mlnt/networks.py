@@ -208,19 +208,22 @@ def create_model(
     return model
 
 
-def load_matching_(model: nn.Module, path: Path) -> None:
+def load_matching_(model: nn.Module, path: Path) -> list[str]:
     """Start from the weights of a file, safetensors or PyTorch's; mutates `model`.
 
     A prefix of all names (`module.`, `model.`, `state_dict.module.`) is taken off. Classifiers that are missing, or of
     another number of classes, stay fresh. Weights for three channels are summed up for one, and those for one spread
     over three, as timm does it: grey images give the same values either way. Other tensors of the file are ignored.
 
+    Returns:
+        The names of the classifiers that stayed fresh.
+
     Raises:
         ValueError: other tensors are missing or of another shape: which; or the file cannot be read.
     """
     tensors = _read_tensors(path)
     state = model.state_dict()
-    fresh = tuple(f"{name}." for name in _classifier_names(model))
+    fresh = tuple(f"{name}." for name in classifier_names(model))
     prefix = _prefix(path, tensors, [name for name in state if not name.startswith(fresh)])
     found = {name: _fitted(tensors[prefix + name], state[name]) for name in state if prefix + name in tensors}
     other = {name: value for name, value in found.items() if _kind(value) != _kind(state[name])}
@@ -245,6 +248,22 @@ def load_matching_(model: nn.Module, path: Path) -> None:
             reasons.append(f"its own begin with {_first(own)}: it is of another network")
         raise ValueError(f"{path}: does not fit: {'; '.join(reasons)}")
     model.load_state_dict(found, strict=False)
+    return [name.removesuffix(".") for name in fresh if not any(other.startswith(name) for other in found)]
+
+
+def reset_(model: nn.Module, names: Sequence[str], seed: int) -> None:
+    """Initialise classifiers anew as PyTorch does, for a linear one of D inputs W, b ~ U(±1/√D); mutates `model`.
+
+    timm initialises some for training from nothing, an EfficientNet's W ~ U(±1/√C). On features of trained weights, D =
+    1280 and C = 10, that makes logits of which the first steps have to undo the noise. The values depend on `seed`
+    alone; the global generator is left alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for name in names:
+            for module in model.get_submodule(name).modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.reset_parameters()
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -299,7 +318,7 @@ def _fitted(value: Tensor, expected: Tensor) -> Tensor:
     return value
 
 
-def _classifier_names(model: Any) -> list[str]:
+def classifier_names(model: Any) -> list[str]:
     """Where the classifier stands, or the classifiers: a distilled network has two."""
     classifier = model.get_classifier()
     parts = classifier if isinstance(classifier, tuple | list | nn.ModuleList) else (classifier,)
@@ -312,7 +331,7 @@ def linear_classifier(model: Any) -> str:
     Raises:
         ValueError: it is something else.
     """
-    names = _classifier_names(model)
+    names = classifier_names(model)
     layer = model.get_submodule(names[0]) if len(names) == 1 else None
     if not isinstance(layer, nn.Linear) or layer.bias is None:
         raise ValueError("its classifier is not one linear layer with a bias")

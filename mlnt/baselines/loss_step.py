@@ -31,6 +31,10 @@ class LossStep(StepFunction):
     def loss(self, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
         """L, a scalar in nats with its graph, and the student's logits [B, C]."""
 
+    def teacher_logits(self, state: TrainState, batch: Batch) -> Tensor:
+        """The teacher's logits [B, C], from a forward pass that its BatchNorm statistics may come from."""
+        return state.teacher(batch.images)
+
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> Metrics:
         """One step; mutates `state`, draws nothing.
 
@@ -40,8 +44,8 @@ class LossStep(StepFunction):
         own = self.teacher_bn == "own"
         metrics: Metrics = {}
         if own:
-            with torch.no_grad():  # its BatchNorm statistics come from its own forward passes
-                metrics["teacher_correct"] = correct(state.teacher(batch.images), batch.labels)
+            with torch.no_grad():
+                metrics["teacher_correct"] = correct(self.teacher_logits(state, batch), batch.labels)
         loss, logits = self.loss(state, batch)
         gradient = list(torch.autograd.grad(loss, state.student.parameters, materialize_grads=True))
         sgd_(state.student.parameters, gradient, state.momentum, rates.lr, self.momentum, self.weight_decay)

@@ -97,7 +97,7 @@ class MLNTStep(StepFunction):
             meta_gradient = None  # its memory is wanted
             logits = student(batch.images)  # line 12, at the new θ
 
-        class_loss = losses.classification_loss(logits, batch.labels, batch.kept)
+        class_loss = self.class_loss(logits, batch)
         if batch.any_kept or joint:
             objective = class_loss
             if joint and meta_loss is not None and meta_gradient is None:
@@ -118,6 +118,10 @@ class MLNTStep(StepFunction):
         if teacher_logits is not None:
             metrics["teacher_correct"] = correct(teacher_logits, batch.labels)
         return metrics
+
+    def class_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """L_c over the kept samples, in nats: what the classification update (9) follows. Called once a step."""
+        return losses.classification_loss(logits, batch.labels, batch.kept)
 
     @torch.no_grad()
     def _teacher_logits(self, state: TrainState, batch: Batch, needed: bool) -> Tensor | None:

@@ -28,6 +28,38 @@ DIGITS_ASYMMETRIC: dict[str, str] = {"2": "7", "3": "8", "5": "6", "6": "5", "7"
 """Digits that look alike: what Patrini et al. 2017 take on MNIST."""
 
 
+CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
+    "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
+    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
+    "food_containers": ("bottle", "bowl", "can", "cup", "plate"),
+    "fruit_and_vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
+    "household_electrical_devices": ("clock", "keyboard", "lamp", "telephone", "television"),
+    "household_furniture": ("bed", "chair", "couch", "table", "wardrobe"),
+    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    "large_carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
+    "large_man-made_outdoor_things": ("bridge", "castle", "house", "road", "skyscraper"),
+    "large_natural_outdoor_scenes": ("cloud", "forest", "mountain", "plain", "sea"),
+    "large_omnivores_and_herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    "medium_mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
+    "non-insect_invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
+    "people": ("baby", "boy", "girl", "man", "woman"),
+    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    "small_mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
+    "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+}
+"""CIFAR-100's coarse labels and their five classes, both in the order of the label numbers."""
+
+CIFAR100_ASYMMETRIC: dict[str, str] = {
+    name: five[(i + 1) % 5] for five in CIFAR100_SUPERCLASSES.values() for i, name in enumerate(five)
+}
+"""The next class of the same superclass, circularly: what Patrini et al. 2017 take on CIFAR-100."""
+
+USUAL_ASYMMETRIC = (CIFAR10_ASYMMETRIC, CIFAR100_ASYMMETRIC, DIGITS_ASYMMETRIC)
+
+
 def symmetric_matrix(num_classes: int, noise_rate: float, excludes_true: bool = False) -> Matrix:
     """A random label replaces the true one with probability r.
 

@@ -1,13 +1,13 @@
 """A training step recorded once and replayed as a CUDA graph: for networks whose kernels are launched slower than run.
 
 What changes from step to step goes into buffers at fixed addresses: one for each of the step's inputs, by its name,
-and one for the rates. Whatever decides which kernels run, η > 0 and whether a sample is kept, is known on the host, and
-has a recording of its own.
+and one for the rates. Whatever decides which kernels run, η > 0, whether a sample is kept and the step's own phase, is
+known on the host, and has a recording of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import astuple
 from typing import Any, NamedTuple
 
@@ -37,16 +37,24 @@ class RecordedStep:
     Attributes:
         changed: everything that a step changes; the warm-up before a recording is undone in them.
         record: runs a function often enough to record it; returns how to replay it, and its output.
+        phase: of the step, as it is now.
     """
 
-    def __init__(self, step: StepOn, changed: Sequence[Tensor], record: Record | None = None) -> None:
+    def __init__(
+        self,
+        step: StepOn,
+        changed: Sequence[Tensor],
+        record: Record | None = None,
+        phase: Callable[[], Hashable] = lambda: None,
+    ) -> None:
         self._step = step
         self._changed = changed
+        self._phase = phase
         self._record = CUDAGraphs(changed[0].device) if record is None else record
-        self._recordings: dict[tuple[bool, bool], Recording] = {}
+        self._recordings: dict[tuple[bool, bool, Hashable], Recording] = {}
 
     def __call__(self, inputs: StepInputs, rates: Rates, any_kept: bool) -> Metrics:
-        key = (rates.meta, any_kept)
+        key = (rates.meta, any_kept, self._phase())
         if key not in self._recordings:
             self._recordings[key] = self._recorded(inputs, rates, any_kept)
         recording = self._recordings[key]

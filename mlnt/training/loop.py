@@ -111,7 +111,8 @@ class Training:
 
     def record(self) -> None:
         """Record the step as a CUDA graph and replay it, from now on. See `RecordedStep`."""
-        self._run_step = RecordedStep(self._step_on, [*self.state.tensors(), *self._step.tensors().values()])
+        changed = [*self.state.tensors(), *self._step.tensors().values()]
+        self._run_step = RecordedStep(self._step_on, changed, phase=lambda: self._step.phase)
 
     def module(self, name: ModelName) -> nn.Module:
         """The network itself, as it is now."""
@@ -147,14 +148,12 @@ class Training:
         """Those of an epoch that are not done, before step `end`: nothing random depends on what came before."""
         seed, iteration = self._address
         first, start = epoch * self.steps_per_epoch, self.steps_done
-        generator = seeding.generator(seed, "order", iteration, epoch)
-        order = torch.randperm(len(self._data.train.indices), generator=generator)
-        positions_SB = order[: self.steps_per_epoch * self._batch_size].view(-1, self._batch_size)
-        positions_SB = positions_SB[start - first : end - first]
         context = EpochContext(epoch, self.state, self._data.train.labels, self._predict)
         if self._epochs_begun == epoch:  # else the call was made before an evaluation, or a stop, in this epoch
             self._step.begin_epoch(context)
             self._epochs_begun += 1
+        samples, generator = len(self._data.train.indices), seeding.generator(seed, "order", iteration, epoch)
+        positions_SB = self._step.mini_batches(epoch, samples, self._batch_size, generator)[start - first : end - first]
         # A fetch ends with the next one, and an evaluation fetches: this one asks for no more than the steps up to it.
         fetched = self._data.images.fetch(self._data.train.indices[rows] for rows in positions_SB)
         for ahead in range(0, len(positions_SB), STEPS_AHEAD):

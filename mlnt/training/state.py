@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -242,11 +242,25 @@ class StepFunction(ABC):
         metrics: the names of what it returns, in the order of the history's columns. One that ends in `_loss` must be
             finite, or training ends; `class_loss` is there in every step. One that ends in `_correct` counts samples of
             the batch, and becomes the column `…_train_accuracy`. Every other one is averaged between two evaluations.
+        phase: what its Python code decides by, beside the rates; only `mini_batches` may change it. A recorded step
+            (CUDA graph) is recorded once for each.
     """
 
     needs_features: bool = False
     views: int = 1
     metrics: tuple[str, ...] = ("class_loss", "meta_loss", "student_correct", "teacher_correct")
+    phase: Hashable = None
+
+    def mini_batches(self, epoch: int, num_samples: int, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Which samples of D the steps of an epoch look at, by position, as [steps, samples of a step]; drawn from a
+        CPU generator of this epoch.
+
+        There are `num_samples` // `batch_size` steps. By default each sample comes up once, in full batches. Called
+        after `begin_epoch`, and once more where an epoch is gone on with: it has to give the same again.
+        """
+        del epoch
+        steps = num_samples // batch_size
+        return torch.randperm(num_samples, generator=generator)[: steps * batch_size].view(steps, batch_size)
 
     def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         """What is random in a step, by name, drawn beforehand from a CPU generator; {} for nothing.

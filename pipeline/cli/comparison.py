@@ -1,4 +1,4 @@
-"""The systems that the paper compares with, and its tables."""
+"""The systems to compare with, and the tables of many runs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ BESIDE = "Systems to compare with"
 
 @app.command("baseline", cls=Command, rich_help_panel=BESIDE)
 def baseline(
-    name: Annotated[str, typer.Argument(help="The baseline's name; a wrong one lists all names.")],
+    name: Annotated[str, typer.Argument(help="The system's name; a wrong one lists all names.")],
     params: ParamsFile = PARAMS,
     debug: Debug = False,
 ) -> None:
-    """Train a system that the paper compares with → models/NAME/.
+    """Train a system to compare with → models/NAME/.
 
-    Forward, Joint Optimization (two steps), CNN-CRF; `dvc repro baselines/dvc.yaml` trains them all.
+    The paper's: Forward, Joint Optimization (two steps), CNN-CRF; `dvc repro baselines/dvc.yaml` trains them all.
+    Today's references: GCE, ELR, SOP, Meta-Weight-Net, Co-teaching, DivideMix; `dvc repro references/dvc.yaml`.
     """
     with reported(debug):
-        from pipeline.systems.registry import BASELINES
+        from pipeline.systems.registry import BASELINES, REFERENCES
 
-        if name not in (names := [system.name for system in BASELINES]):
+        if name not in (names := [system.name for system in (*BASELINES, *REFERENCES)]):
             raise UserError(f"baseline: found {name!r}; expected one of {', '.join(names)}")
         run_training(name, params, debug)
 
@@ -40,7 +41,7 @@ class Executor(StrEnum):
 
 @app.command("sweep", cls=Command, rich_help_panel=BESIDE)
 def sweep(
-    name: Annotated[str, typer.Argument(help="table1 to table4, figure3 to figure6, or noise-kinds.")],
+    name: Annotated[str, typer.Argument(help="table1 to table4, figure3 to figure6, noise-kinds, or references.")],
     seeds: Annotated[int, typer.Option(min=1, help="The number of seeds: 0, 1, 2, …")] = 5,
     preset: Annotated[str, typer.Option(help="The recipe; `mlnt preset` lists them.")] = "digits",
     cell: Annotated[
@@ -76,7 +77,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would run.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Run the experiments of one of the paper's tables or figures, as DVC experiments.
+    """Run the experiments of a table or figure, as DVC experiments.
 
     Each in a clone of its own, here or on a cluster. Finished experiments are not repeated: after a stop, run the same
     command again. `mlnt tables` shows the results.

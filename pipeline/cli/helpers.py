@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,6 +34,26 @@ def init(
         from pipeline.workspace import init as command
 
         command.run(folder, images)
+
+
+@app.command("list", cls=Command, rich_help_panel=HELPERS)
+def list_images(
+    name: Annotated[
+        Literal["animal10n", "food101n", "mini-webvision", "tiny-imagenet"],
+        typer.Argument(help="Which data set.", show_default=False),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where it was unpacked.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The list; DIR/labels.csv unless given.")] = None,
+    debug: Debug = False,
+) -> None:
+    """List the images of a known data set, as its owners lay it out, with labels and splits → DIR/labels.csv.
+
+    That file is what `mlnt init --images` and data.root take. No image is copied.
+    """
+    with reported(debug):
+        from pipeline import lists as helper
+
+        console.say(helper.run(name, folder, out))
 
 
 @app.command("show", cls=Command, rich_help_panel=HELPERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -32,8 +32,9 @@ app = typer.Typer(
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.", show_default=True)]
 Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")]
-Baselines = Annotated[
-    bool, typer.Option("--baselines", metavar="", help="The baselines that were trained, into files of their own.")
+Beside = Annotated[
+    Literal["baselines", "references"] | None,
+    typer.Option("--group", help="Those systems beside the default run, into files of their own.", show_default=False),
 ]
 PARAMS = Path("params.yaml")
 

@@ -8,7 +8,7 @@ import typer
 
 from pipeline import console
 from pipeline.cli.flags import Command
-from pipeline.cli.shared import PARAMS, Baselines, Debug, ParamsFile, app, checked_params, reported, run_training
+from pipeline.cli.shared import PARAMS, Beside, Debug, ParamsFile, app, checked_params, reported, run_training
 
 STAGES = "Stages of the pipeline"
 
@@ -36,7 +36,7 @@ def look(
 def download(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Get the data set: its source → data/dataset.h5.
 
-    The source is `data.source`: digits (inside scikit-learn), cifar10, imagefolder (your own) or clothing1m.
+    The source is `data.source`: digits (inside scikit-learn), cifar10, cifar100, imagefolder (your own) or clothing1m.
     """
     with reported(debug):
         checked = checked_params(params)
@@ -118,20 +118,20 @@ def meta_train(
 
 
 @app.command("evaluate", cls=Command, rich_help_panel=STAGES)
-def evaluate(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+def evaluate(group: Beside = None, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Evaluate every model on the test split and list the suspicious labels → metrics/evaluate.json, reports/."""
     with reported(debug):
         checked = checked_params(params)
         from pipeline.stages import evaluate as stage
 
-        console.say(stage.run(checked, baselines))
+        console.say(stage.run(checked, group))
 
 
 @app.command("report", cls=Command, rich_help_panel=STAGES)
-def report(baselines: Baselines = False, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+def report(group: Beside = None, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Gather metrics, curves and doubtful images into one page → reports/index.html."""
     with reported(debug):
         checked = checked_params(params)
         from pipeline.stages import report as stage
 
-        console.say(stage.run(checked, baselines))
+        console.say(stage.run(checked, group))

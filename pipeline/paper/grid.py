@@ -9,11 +9,12 @@ from typing import Any
 
 from pipeline.params import presets
 from pipeline.params.load import changed, leaves, read_yaml
-from pipeline.systems.registry import BASELINES, DEFAULT
+from pipeline.systems.registry import BASELINES, DEFAULT, REFERENCES
 
 Values = dict[str, Any]
 PARAMS = Path("params.yaml")
 ALL_STAGES = tuple(system.stage for system in (*DEFAULT, *BASELINES))
+"""What the paper's tables show."""
 FIRST_ITERATION = ("pretrain", "meta1")
 SYMMETRIC_RATES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 ASYMMETRIC_RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -130,6 +131,15 @@ SWEEPS = {
             Cell("instance", {**noise("instance", 0.4), "noise.sampling": "bernoulli"}),
         ),
         ALL_STAGES,
+    ),
+    "references": Sweep(
+        "Today's references beside MLNT and its controls",
+        (
+            Cell("symmetric r=0.5", noise("symmetric", 0.5)),
+            Cell("asymmetric r=0.4", noise("asymmetric", 0.4)),
+            Cell("instance r=0.4", {**noise("instance", 0.4), "noise.sampling": "bernoulli"}),
+        ),
+        tuple(system.stage for system in (*DEFAULT, *REFERENCES)),
     ),
 }
 

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 from pipeline import files
 from pipeline.errors import UserError
-from pipeline.paper.grid import ALL_STAGES, PARAMS, Values
+from pipeline.paper.grid import PARAMS, Values
 from pipeline.params.load import check, leaves
 from pipeline.params.schema import neutral_values
 from pipeline.store import record
 from pipeline.store.record import Record
-from pipeline.systems.registry import chain, code_now, sections, stages_before
+from pipeline.systems.registry import BY_STAGE, GROUPS, chain, code_now, sections, stages_before
 
-BASELINES_LOCK = "baselines/dvc.lock"
 OTHER_STAGES = ("download", "noise", "embed", "features")
 HistoryRows = list[dict[str, str]]
 
@@ -158,8 +157,8 @@ def finished() -> list[Finished]:
         parts = ref.split("/")
         if len(parts) == 5 and len(parts[2]) == 2:  # refs/exps/<2 digits>/<38 digits of the parent>/<name>
             found.append((parts[4], commit, seconds))
-    kept = [f"{record.place(stage)}" for stage in (*OTHER_STAGES, *ALL_STAGES)]
-    plots = [f"{files.PLOTS / stage}.csv" for stage in ALL_STAGES]
+    kept = [f"{record.place(stage)}" for stage in (*OTHER_STAGES, *BY_STAGE)]
+    plots = [f"{files.PLOTS / stage}.csv" for stage in BY_STAGE]
     contents = _contents((commit, path) for _, commit, _ in found for path in (*kept, *plots))
     experiments: list[Finished] = []
     for name, commit, seconds in found:
@@ -167,7 +166,7 @@ def finished() -> list[Finished]:
         records = {each.stage: each for path in kept if (each := record.parse(texts.get(path, ""))) is not None}
         histories = {
             stage: list(csv.DictReader(texts[path].splitlines()))
-            for stage, path in zip(ALL_STAGES, plots, strict=True)
+            for stage, path in zip(BY_STAGE, plots, strict=True)
             if path in texts and stage in records and _finished(records[stage], texts[path])
         }
         experiments.append(Finished(name, int(seconds), records, histories))
@@ -188,12 +187,13 @@ def belongs_here(stage: str, params: Values) -> bool:
 
 
 def require_clean() -> None:
-    """Refuse a working tree with changes, except of the baselines' lock file, which need not be committed.
+    """Refuse a working tree with changes, except of the groups' lock files, which need not be committed.
 
     Raises:
         UserError: not a git repository, or changes that are not committed.
     """
-    changes = git("status", "--porcelain", "--", ":/", f":!{BASELINES_LOCK}").splitlines()
+    locks = [f":!{group.name}/dvc.lock" for group in GROUPS.values()]
+    changes = git("status", "--porcelain", "--", ":/", *locks).splitlines()
     if changes:
         shown = ", ".join(line[3:] for line in changes[:4]) + (", …" if len(changes) > 4 else "")
         raise UserError(

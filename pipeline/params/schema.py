@@ -31,7 +31,7 @@ from pipeline.params.values import (
 
 
 class Data(Section):
-    source: Literal["digits", "cifar10", "imagefolder", "clothing1m"]
+    source: Literal["digits", "cifar10", "cifar100", "cifar100-coarse", "imagefolder", "clothing1m"]
     root: str | None
     url: str | None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
@@ -55,7 +55,15 @@ class Noise(Section):
     mapping: dict[str, str]
     matrix_file: str | None
     human_file: str | None
-    human_labels: Literal["aggre_label", "random_label1", "random_label2", "random_label3", "worse_label"]
+    human_labels: Literal[
+        "aggre_label",
+        "random_label1",
+        "random_label2",
+        "random_label3",
+        "worse_label",
+        "noisy_label",
+        "noisy_coarse_label",
+    ]
     validation: Literal["clean", "noisy"]
     validation_fraction: Annotated[float, Field(gt=0, lt=1)]
     corrections: str | None = Field(json_schema_extra={"neutral": None})
@@ -187,6 +195,45 @@ class CnnCrf(Section):
         return self
 
 
+class Gce(Section):
+    q: Annotated[float, Field(gt=0, le=1)]
+    k: Annotated[float, Field(gt=0, lt=1)]
+    first_pruning: Count
+    pruning_every: Positive
+
+
+class MetaWeightNet(Section):
+    clean_fraction: Annotated[float, Field(gt=0, le=1)]
+    hidden: Positive
+    lr: Rate
+
+
+class Elr(Section):
+    lambda_: Annotated[Rate, Field(alias="lambda")]
+    beta: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Sop(Section):
+    u_lr: Rate
+    v_lr: Rate
+
+
+class CoTeaching(Section):
+    noise_rate: Annotated[float, Field(ge=0, lt=1)] | None
+    ramp_epochs: Positive
+
+
+class DivideMix(Section):
+    warm_up: Count
+    confidence_penalty: bool
+    threshold: Fraction
+    augmentations: Positive
+    temperature: Annotated[float, Field(gt=0, le=1)]
+    beta: PositiveRate
+    unlabeled_weight: Rate
+    unlabeled_ramp_length: Length
+
+
 class Features(Section):
     dtype: Literal["float32", "float16"]
 
@@ -232,6 +279,12 @@ class Params(Section):
     forward: Forward
     joint_optimization: JointOptimization
     cnn_crf: CnnCrf
+    gce: Gce
+    meta_weight_net: MetaWeightNet
+    elr: Elr
+    sop: Sop
+    co_teaching: CoTeaching
+    divide_mix: DivideMix
     evaluate: Evaluate
     report: Report
     run: Run

@@ -20,7 +20,7 @@ from pipeline.store import cards, models
 from pipeline.systems.registry import BY_STAGE
 
 WITHOUT_FILES = {"resize": None, "crop": None, "max_mpixels": 100.0, "background": "white"}
-"""How image files are decoded for a model whose data set had none: digits, CIFAR-10."""
+"""How image files are decoded for a model whose data set had none: digits, CIFAR."""
 
 OTHER_SIZE = "are of another size than the {}×{} pixels that the model was trained on, and are resized"
 
@@ -113,10 +113,11 @@ def _empty_network(folder: Path, card: cards.ModelCard) -> nn.Module:
     system = BY_STAGE.get(card.system)
     if system is None:
         raise UserError(f"{folder / 'model.json'}: found system {card.system!r}, expected one of {', '.join(BY_STAGE)}")
-    classes = len(card.class_names)
+
+    def backbone(_: int, outputs: int) -> nn.Module:
+        return create_model(card.network, num_classes=outputs, in_chans=card.shape[0], seed=0)
+
     try:
-        outputs = system.outputs_per_class * classes
-        backbone = create_model(card.network, num_classes=outputs, in_chans=card.shape[0], seed=0)
+        return system.network(backbone, len(card.class_names))
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(f"{folder / 'model.json'}: the network {card.network} could not be built: {error}") from error
-    return backbone if system.wrap is None else system.wrap(backbone, classes)

@@ -20,7 +20,11 @@ from pipeline.systems.registry import BY_STAGE
 
 # One colour a system, dashed for the student, solid for the teacher: the same in every panel.
 CURVES = {"pretrain": "#d1495b", "control3": "#edae49", "meta1": "#66a182", "meta3": "#00539c"}
-OTHER_COLORS = ("#8d6a9f", "#c77d3a", "#6b705c", "#2a9d8f", "#b5838d")
+OTHER_COLORS = (
+    *("#8d6a9f", "#c77d3a", "#6b705c", "#2a9d8f", "#b5838d"),
+    *("#7f4f24", "#e377c2", "#17a2c4", "#a8b820", "#444444"),
+)
+"""As many as the larger group has systems."""
 
 LONGEST_TICK = 32
 """Characters of a class name beside a matrix."""

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import files
-from pipeline.report.rows import baseline_metrics, decided, percent, rows
+from pipeline.report.rows import decided, metrics_of, percent, rows
+from pipeline.systems.registry import GROUPS
 
 
 def show() -> None:
@@ -19,7 +20,9 @@ def show() -> None:
     Raises:
         UserError: there is no finished run.
     """
-    metrics = {**files.read_json(files.EVALUATION), **baseline_metrics()}
+    metrics = files.read_json(files.EVALUATION)
+    for group in GROUPS.values():
+        metrics |= metrics_of(group)
     console = Console(highlight=False)
     samples = metrics["samples"]
     table_rows = rows(metrics, {})

@@ -14,7 +14,7 @@ from pipeline.params.schema import Data, Params, Run
 from pipeline.places.archive import unpack
 from pipeline.places.fetch import fetch
 from pipeline.places.folder import file_type
-from pipeline.sources import cifar10, clothing1m, digits, imagefolder
+from pipeline.sources import cifar, clothing1m, digits, imagefolder
 from pipeline.sources.limit import limit_dataset
 from pipeline.sources.listing import FileOptions
 from pipeline.sources.seen import check_folder
@@ -49,11 +49,10 @@ def _digits(data: Data, _: Run) -> Dataset:
     return limit_dataset(digits.load(), data.limit, data.limit_test)
 
 
-def _cifar10(data: Data, run: Run) -> Dataset:
+def _cifar(data: Data, run: Run) -> Dataset:
     root = files.resolve(data.root) if data.root else files.raw()
-    whole = cifar10.load(
-        root, data.url, data.sha256, files.raw(), _bytes(run.max_download_gib), _bytes(run.max_unpacked_gib)
-    )
+    limits = _bytes(run.max_download_gib), _bytes(run.max_unpacked_gib)
+    whole = cifar.load(data.source, root, data.url, data.sha256, files.raw(), *limits)
     return limit_dataset(whole, data.limit, data.limit_test)
 
 
@@ -87,9 +86,9 @@ def _is_of(data: Data, found: Sizes, source: str) -> bool:
 def _sizes_at_source(data: Data, run: Run) -> Sizes | None:
     if data.source == "digits":
         return sizes_of(_digits(data, run))
-    if data.source == "cifar10":
+    if (classes := cifar.NUM_CLASSES.get(data.source)) is not None:
         train, test = (min(size, most or size) for size, most in ((50_000, data.limit), (10_000, data.limit_test)))
-        return Sizes((3, 32, 32), 10, train, 0, test)
+        return Sizes((3, 32, 32), classes, train, 0, test)
     root = None if data.root is None else files.resolve(data.root)
     if root is None or (root.suffix.lower() != ".csv" and file_type(root) == stat.S_IFREG):
         return None  # an archive
@@ -97,7 +96,12 @@ def _sizes_at_source(data: Data, run: Run) -> Sizes | None:
     return look(root, _options(data, run))
 
 
-SOURCES = {"digits": _digits, "cifar10": _cifar10, "imagefolder": _imagefolder, "clothing1m": _clothing1m}
+SOURCES = {
+    "digits": _digits,
+    **dict.fromkeys(cifar.NUM_CLASSES, _cifar),
+    "imagefolder": _imagefolder,
+    "clothing1m": _clothing1m,
+}
 
 
 def _options(data: Data, run: Run) -> FileOptions:

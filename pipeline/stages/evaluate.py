@@ -21,7 +21,7 @@ from pipeline.params.schema import Params
 from pipeline.stages.label_issues import LabelIssues, other_labels
 from pipeline.store import cards, models
 from pipeline.store.dataset import DROPPED, SPLITS, TEST, TRAIN, VALIDATION
-from pipeline.systems.registry import BASELINES, DEFAULT, FINAL
+from pipeline.systems.registry import DEFAULT, FINAL, GROUPS, Group, GroupName
 from pipeline.training import folds
 from pipeline.training.plan import System
 from pipeline.training.session import Session
@@ -31,17 +31,18 @@ CONFUSION = files.PLOTS / "confusion.csv"
 ESTIMATED = files.REPORTS / "noise_estimated.csv"
 
 
-def run(params: Params, baselines: bool = False) -> str:
+def run(params: Params, group: GroupName | None = None) -> str:
     """Write accuracies, confusion matrices and the table of label issues; what cannot be known is left out.
 
     Args:
-        baselines: evaluate the trained baselines instead of the systems of the default run.
+        group: evaluate those of this group that were trained, instead of the systems of the default run.
 
     Raises:
         UserError: inputs are missing, damaged or from another run.
     """
     with closing(Session.open(params)) as session:
-        return _baselines(Evaluation(session)) if baselines else _default(Evaluation(session))
+        evaluation = Evaluation(session)
+        return _default(evaluation) if group is None else _of_group(evaluation, GROUPS[group])
 
 
 def _default(evaluation: Evaluation) -> str:
@@ -57,18 +58,18 @@ def _default(evaluation: Evaluation) -> str:
     return f"evaluate: {len(DEFAULT)} systems; probably wrong are {evaluation.doubted(every)} labels"
 
 
-def _baselines(evaluation: Evaluation) -> str:
-    trained = [system for system in BASELINES if system.in_tables and cards.is_there(system.stage)]
+def _of_group(evaluation: Evaluation, group: Group) -> str:
+    trained = [system for system in group.systems if system.in_tables and cards.is_there(system.stage)]
     if not trained:
-        raise UserError(f"{files.MODELS}: no baseline was trained; `dvc repro baselines/dvc.yaml` trains them")
+        raise UserError(f"{files.MODELS}: no {group.stage} was trained; `dvc repro {group.dvc_yaml}` trains them")
     metrics, confusions, issues = evaluation.judge(trained)
-    # With the digest of their labels: the baselines may be older than the default run.
-    files.write_json(files.BASELINE_EVALUATION, {"labels_digest": evaluation.labels.digest, **metrics})
-    files.write_csv(files.BASELINE_CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
+    # With the digest of their labels: they may be older than the default run.
+    files.write_json(group.evaluation, {"labels_digest": evaluation.labels.digest, **metrics})
+    files.write_csv(group.confusions, _confusion_rows(evaluation.dataset.class_names, confusions))
     every = evaluation.with_held_out(issues)
     rows = ({"system": system.name, **row} for system, of in every.items() for row in evaluation.issue_rows(system, of))
-    files.write_csv(files.BASELINE_LABEL_ISSUES, rows)
-    return f"evaluate: {len(trained)} baselines: {', '.join(system.title for system in trained)}"
+    files.write_csv(group.label_issues, rows)
+    return f"evaluate: {len(trained)} {group.name}: {', '.join(system.title for system in trained)}"
 
 
 class Evaluation:

@@ -174,8 +174,8 @@ def _matrix(class_names: list[str], params: Params) -> matrices.Matrix:
     if params.noise.kind == "pairflip":
         return matrices.pairflip_matrix(count, rate)
     if params.noise.kind == "asymmetric":
-        known = (matrices.CIFAR10_ASYMMETRIC, matrices.DIGITS_ASYMMETRIC)
-        fitting = [usual for usual in known if set(class_names) >= {*usual.keys(), *usual.values()}]
+        usual = matrices.USUAL_ASYMMETRIC
+        fitting = [each for each in usual if set(class_names) >= {*each.keys(), *each.values()}]
         mapping = params.noise.mapping or (fitting[0] if fitting else {})
         if not mapping:
             raise UserError(
@@ -247,20 +247,21 @@ def _human(dataset: Dataset, params: Params) -> matrices.Labels:
         raise UserError(f"noise.human_file: {path}: {error}") from error
     rows = np.flatnonzero(dataset.split == TRAIN)
     index = dataset.source_index[rows]
+    chosen = params.noise.human_labels
+    other = f"it belongs to other data: noise.human_labels {chosen} is of {human_labels.LABEL_SETS[chosen].of}"
     if human.size and not 0 <= human.min() <= human.max() < len(dataset.class_names):
         raise UserError(
             f"noise.human_file: {path}: its labels go from {human.min()} to {human.max()}, expected 0 to "
-            f"{len(dataset.class_names) - 1}: it belongs to other data"
+            f"{len(dataset.class_names) - 1}: {other}"
         )
     if index.max() >= len(clean):
         raise UserError(
-            f"noise.human_file: {path} labels {len(clean)} images, the data set's numbers go to {index.max()}: "
-            "it belongs to other data"
+            f"noise.human_file: {path} labels {len(clean)} images, the data set's numbers go to {index.max()}: {other}"
         )
     if (differ := clean[index] != dataset.labels[rows]).any():
         raise UserError(
             f"noise.human_file: {path}: its clean labels differ from the data set's for {int(differ.sum())} of "
-            f"{len(rows)} images ({dataset.names[rows[differ.argmax()]]} first): it belongs to other data"
+            f"{len(rows)} images ({dataset.names[rows[differ.argmax()]]} first): {other}"
         )
     labels = dataset.labels.copy()
     labels[rows] = human[index]

@@ -19,14 +19,14 @@ from pipeline.report import figures, gallery, review, rows
 from pipeline.report.pictures import pixelated
 from pipeline.report.votes import Vote, votes
 from pipeline.store.dataset import SPLITS, TRAIN, Dataset, Labels, read_dataset, read_labels
-from pipeline.systems.registry import BASELINES, FINAL
+from pipeline.systems.registry import FINAL, GROUPS, GroupName
 
 
-def run(params: Params, baselines: bool = False) -> str:
+def run(params: Params, group: GroupName | None = None) -> str:
     """Write the report.
 
     Args:
-        baselines: show the evaluated baselines too, and write reports/baselines.html instead.
+        group: show its evaluated systems too, and write its report instead.
 
     Raises:
         UserError: inputs are missing, damaged or from another run.
@@ -34,10 +34,11 @@ def run(params: Params, baselines: bool = False) -> str:
     dataset = read_dataset(params.data.root)
     labels = read_labels(dataset)
     metrics = files.read_json(files.EVALUATION)
-    others = rows.baseline_metrics() if baselines else {}
+    beside = None if group is None else GROUPS[group]
+    others = {} if beside is None else rows.metrics_of(beside)
     noise = files.read_json(files.METRICS / "noise.json")
     issues = _issues(params.report.gallery)
-    doubtful = None if baselines else _doubtful(params.report.review, labels)
+    doubtful = _doubtful(params.report.review, labels) if beside is None else None
     shown = [int(entry["index"]) for entries in issues.first.values() for entry in entries]
     judged = votes(labels, [*(doubtful.rows if doubtful else ()), *shown], params.mlnt.neighbors)
     threads = params.run.num_workers or 1
@@ -59,9 +60,7 @@ def run(params: Params, baselines: bool = False) -> str:
         known=known,
         paper=f"paper, {'Clothing1M' if clothing else 'CIFAR-10'}" if paper else "",
         percent=rows.percent,
-        curves=figures.progress_curves(
-            files.PLOTS, params.train.epochs, [each.stage for each in BASELINES if each.name in others]
-        ),
+        curves=figures.progress_curves(files.PLOTS, params.train.epochs, list(others)),
         matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names)),
         confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
         histogram=figures.score_histogram(issues.scores, issues.wrong if known else None, threshold),
@@ -75,7 +74,7 @@ def run(params: Params, baselines: bool = False) -> str:
         pixelated=pixelated(dataset),
         final=final,
     )
-    target = files.BASELINE_REPORT if baselines else files.REPORT
+    target = files.REPORT if beside is None else beside.report
     files.write_text(target, page)
     decide = ""
     if doubtful is not None:

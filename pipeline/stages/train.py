@@ -43,17 +43,18 @@ def _train(session: Session, system: System) -> str:
 def _seconds(session: Session, system: System) -> float | None:
     """How long the stage will take; the first one says it of all."""
     params, device, sizes = session.params, session.device, sizes_of(session.dataset, session.labels)
-    first = system is CROSS_ENTROPY
-    found = None if first else estimate.kept(params, sizes, device)
+    first, alone = system is CROSS_ENTROPY, system.rehearse is not None and not system.default
+    found = None if first or alone else estimate.kept(params, sizes, device)
     if found is None:
         try:
             heads = session.heads
             width = None if heads is None else heads.embeddings.width
-            found = estimate.measure(params, sizes, DEFAULT, device, width)
+            found = estimate.measure(params, sizes, (system,) if alone else DEFAULT, device, width)
         except (UserError, RuntimeError, ValueError) as error:  # it is but an estimate
             console.warn(f"how long it will take is not known: {error}")
             return None
-        estimate.keep(found, device)
+        if not alone:
+            estimate.keep(found, device)
     if first:
         stages = ", ".join([system.stage, "features", *(each.stage for each in DEFAULT[1:]), "evaluate", "report"])
         console.say(f"the whole run ({stages}) will take about {console.duration(found.run(DEFAULT, 0))} here")

@@ -89,7 +89,7 @@ def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:
     ):
         if found != expected:
             raise UserError(
-                f"{path}: trained {what} ({found[:24]}, expected {expected[:24]}); train again: `dvc repro` "
-                "or `dvc repro baselines/dvc.yaml`"
+                f"{path}: trained {what} ({found[:24]}, expected {expected[:24]}); train again: `dvc repro`, "
+                "`dvc repro baselines/dvc.yaml` or `dvc repro references/dvc.yaml`"
             )
     return card

@@ -78,7 +78,7 @@ class Dataset:
         images: uint8 [N, C, H, W], or where they are read or decoded from when they are wanted.
         labels: given labels [N].
         split: TRAIN, VALIDATION or TEST [N].
-        source_index: position in the source [N]; for CIFAR-10 torchvision's index.
+        source_index: position in the source [N]; for CIFAR torchvision's index.
         names: file names or the like [N].
         class_names: one for each label.
         source: `data.source`.

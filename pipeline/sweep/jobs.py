@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from pipeline.paper.grid import Cell, Values
 from pipeline.paper.history import identity_of, plain
 from pipeline.sweep.worker import Job
-from pipeline.systems.registry import BASELINES, chain
+from pipeline.systems.registry import GROUPS, chain
 
-BASELINE_STAGES = {system.stage for system in BASELINES}
+BESIDE = {each.stage: f"{group.dvc_yaml}:{group.stage}" for group in GROUPS.values() for each in group.systems}
+"""Stage of a group beside the default run → its stages in DVC."""
 
 
 def jobs(sweep: str, missing: Sequence[tuple[Cell, Sequence[Values]]], stages: Sequence[str]) -> list[Job]:
@@ -63,7 +64,7 @@ def targets(stages: Iterable[str]) -> tuple[str, ...]:
 
 
 def _target(stage: str) -> str:
-    return f"baselines/dvc.yaml:baseline@{stage}" if stage in BASELINE_STAGES else stage
+    return f"{BESIDE[stage]}@{stage}" if stage in BESIDE else stage
 
 
 def _digest(text: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UserError
 from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from mlnt.training.state import Network
@@ -17,24 +18,15 @@ if TYPE_CHECKING:
 def _build(session: Session, _: Network | None) -> Plan:
     import torch
 
-    from mlnt import seeding
     from mlnt.baselines.cnn_crf import CRFStep, auxiliary_from_clean_set, auxiliary_from_transition
-    from mlnt.noise.matrices import stratified_split
     from pipeline.store.dataset import TRAIN
+    from pipeline.training.clean_set import revealed
 
     chosen = session.params.cnn_crf
     given = session.split(TRAIN).labels
     known = torch.full_like(given, -1)
-    true = session.true_labels()
     if chosen.clean_fraction > 0:
-        if true is None:
-            raise UserError(
-                f"cnn_crf.clean_fraction: found {chosen.clean_fraction}, but no true labels are known for these data; "
-                "CNN-CRF needs data whose true labels, or whose noise, are known"
-            )
-        generator = seeding.numpy_generator(session.params.seed, "clean set")
-        revealed = torch.from_numpy(stratified_split(true.numpy(), chosen.clean_fraction, generator))
-        known[revealed] = true[revealed]
+        known = revealed(session, "cnn_crf.clean_fraction", chosen.clean_fraction, "CNN-CRF")
     if chosen.auxiliary == "clean_set":
         clean = known >= 0
         auxiliary = auxiliary_from_clean_set(known[clean], given[clean], len(session.dataset.class_names))
@@ -51,10 +43,10 @@ def _build(session: Session, _: Network | None) -> Plan:
     return Plan(step)
 
 
-def _network(backbone: nn.Module, num_classes: int) -> nn.Module:
+def _network(backbones: Sequence[nn.Module], num_classes: int) -> nn.Module:
     from mlnt.baselines.cnn_crf import CRFNetwork
 
-    return CRFNetwork(backbone, num_classes)
+    return CRFNetwork(backbones[0], num_classes)
 
 
 SYSTEMS = (

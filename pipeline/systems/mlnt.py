@@ -51,7 +51,7 @@ def _mlnt(session: Session, mentor: Network | None) -> Plan:
     return Plan(step, inputs, features, meta=True, lower=lower)
 
 
-def _rehearsal(params: Params) -> StepFunction:
+def _rehearsal(params: Params, *_: object) -> StepFunction:
     from mlnt.method.step import MLNTStep
 
     return MLNTStep(**step_options(params))

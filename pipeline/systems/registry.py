@@ -2,18 +2,84 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Literal
 
+from pipeline import files
 from pipeline.store.code import code_digest
-from pipeline.systems import cnn_crf, forward, joint_optimization, mlnt
-from pipeline.training.plan import COMMON_SECTIONS
+from pipeline.systems import (
+    cnn_crf,
+    co_teaching,
+    divide_mix,
+    elr,
+    forward,
+    gce,
+    joint_optimization,
+    meta_weight_net,
+    mlnt,
+    sop,
+)
+from pipeline.training.plan import COMMON_SECTIONS, System
 
-SYSTEMS = (*mlnt.CONTROLS, *forward.SYSTEMS, *joint_optimization.SYSTEMS, *cnn_crf.SYSTEMS, *mlnt.MLNT)
-BY_STAGE = {system.stage: system for system in SYSTEMS}
-DEFAULT = tuple(system for system in SYSTEMS if system.default)
+DEFAULT = (*mlnt.CONTROLS, *mlnt.MLNT)
 """What `dvc repro` trains."""
-BASELINES = tuple(system for system in SYSTEMS if not system.default)
-"""What `dvc repro baselines/dvc.yaml` trains."""
+BASELINES = (*forward.SYSTEMS, *joint_optimization.SYSTEMS, *cnn_crf.SYSTEMS)
+"""What the paper compares with."""
+REFERENCES = (
+    *gce.SYSTEMS,
+    *meta_weight_net.SYSTEMS,
+    *elr.SYSTEMS,
+    *sop.SYSTEMS,
+    *co_teaching.SYSTEMS,
+    *divide_mix.SYSTEMS,
+)
+"""What has come since, or is compared with today."""
+SYSTEMS = (*mlnt.CONTROLS, *BASELINES, *REFERENCES, *mlnt.MLNT)
+BY_STAGE = {system.stage: system for system in SYSTEMS}
+
+GroupName = Literal["baselines", "references"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Systems beside the default run: `dvc repro NAME/dvc.yaml` trains and judges them, into files of their own. The
+    name of each is its stage."""
+
+    name: GroupName
+    systems: tuple[System, ...]
+
+    @property
+    def dvc_yaml(self) -> str:
+        return f"{self.name}/dvc.yaml"
+
+    @property
+    def stage(self) -> str:
+        """What the stages of its dvc.yaml that train are called."""
+        return self.name.removesuffix("s")
+
+    @property
+    def evaluation(self) -> Path:
+        return files.METRICS / f"{self.name}.json"
+
+    @property
+    def confusions(self) -> Path:
+        return files.REPORTS / f"{self.name}_confusions.csv"
+
+    @property
+    def label_issues(self) -> Path:
+        return files.REPORTS / f"{self.name}_label_issues.csv"
+
+    @property
+    def report(self) -> Path:
+        return files.REPORTS / f"{self.name}.html"
+
+
+GROUPS: dict[GroupName, Group] = {
+    "baselines": Group("baselines", BASELINES),
+    "references": Group("references", REFERENCES),
+}
 CROSS_ENTROPY = mlnt.CONTROLS[0]
 MLNT = mlnt.MLNT
 FINAL = MLNT[-1]
@@ -33,7 +99,7 @@ def stages_before(stage: str, head: bool = False) -> tuple[str, ...]:
         return others.get(stage, ())
     system = BY_STAGE[stage]
     embed = ("embed",) if head else ()
-    features = ("features",) if system in MLNT else ()
+    features = ("features",) if "mlnt" in system.sections else ()
     return ("noise", *embed, *features, *system.needs, *([system.mentor] if system.mentor else []))
 
 

@@ -22,17 +22,21 @@ def fresh_network(system: System, params: Params, dataset: Dataset, device: torc
     """The network that a system starts from.
 
     The initialisation depends on the seed, the iteration and the number of outputs alone, so that cross entropy and
-    MLNT start alike in iteration 1 and their difference is that of the method.
+    MLNT start alike in iteration 1 and their difference is that of the method. A second backbone has its own.
 
     Raises:
         UserError: unknown name, weights of another network, weights that cannot be had, or a network that
             cannot do what the run asks of it.
     """
     model = params.model
-    outputs = system.outputs_per_class * len(dataset.class_names)
-    seed = seeding.derive(params.seed, "initialisation", system.iteration)
-    backbone = started(model, outputs, dataset.images.shape[1], seed)
-    network = place(_wrapped(system, backbone, dataset), params.compute, device)
+    backbones: list[nn.Module] = []
+
+    def backbone(number: int, outputs: int) -> nn.Module:
+        seed = seeding.derive(params.seed, "initialisation", *system.address(number))
+        backbones.append(started(model, outputs, dataset.images.shape[1], seed))
+        return backbones[-1]
+
+    network = place(system.network(backbone, len(dataset.class_names)), params.compute, device)
     if model.name not in networks.BUILT_IN:
         asked = trial.Asked(
             dataset.images.shape[1:],
@@ -40,19 +44,18 @@ def fresh_network(system: System, params: Params, dataset: Dataset, device: torc
             meta=system.default,
             compiled=not (system.mentor or system.needs),  # later stages compile what an earlier one has tried
         )
-        trial.try_network(network, backbone, params, asked, device)
+        trial.try_network(network, backbones[0], params, asked, device)
     return network
-
-
-def _wrapped(system: System, backbone: nn.Module, dataset: Dataset) -> nn.Module:
-    return backbone if system.wrap is None else system.wrap(backbone, len(dataset.class_names))
 
 
 def empty_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:
     """A system's network, to load saved weights into; no start weights are fetched."""
-    outputs = system.outputs_per_class * len(dataset.class_names)
-    backbone = networks.create_model(params.model.name, num_classes=outputs, in_chans=dataset.images.shape[1], seed=0)
-    return place(_wrapped(system, backbone, dataset), params.compute, device)
+    name, in_chans = params.model.name, dataset.images.shape[1]
+
+    def backbone(_: int, outputs: int) -> nn.Module:
+        return networks.create_model(name, num_classes=outputs, in_chans=in_chans, seed=0)
+
+    return place(system.network(backbone, len(dataset.class_names)), params.compute, device)
 
 
 def best_weights(params: Params, labels: Labels, stage: str) -> Path:

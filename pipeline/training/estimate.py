@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from mlnt.method.step import MLNTStep
-from mlnt.training.state import StepFunction
 from pipeline import files
 from pipeline.errors import RunError, UserError
 from pipeline.params.schema import Params
@@ -25,7 +24,7 @@ from pipeline.store.sizes import Sizes
 from pipeline.training import rehearsal
 from pipeline.training.device import describe
 from pipeline.training.folds import require_batch
-from pipeline.training.plan import System
+from pipeline.training.plan import Rehearsal, System
 from pipeline.training.session import steps_between
 
 CHEAP_S, SHARE, DEAR_S = 0.5, 0.01, 10.0
@@ -68,7 +67,8 @@ class Estimate:
         steps = _steps(self.params, sizes, system)
         per_epoch = sizes.train // train.batch_size
         evaluations = math.ceil(steps / steps_between(train.evaluate_every, max(1, per_epoch)))
-        images = 2 * evaluations * (sizes.validation + sizes.test) + (sizes.train if system.mentor else 0)
+        images = 2 * evaluations * (sizes.validation + sizes.test) * system.backbones
+        images += sizes.train * (bool(system.mentor) + system.predictions * (steps // max(1, per_epoch)))
         of_step = self.plain
         if system.rehearse is not None:
             # The mentor looks at each batch as well, where it joins the target.
@@ -83,7 +83,7 @@ class Estimate:
         stages = len(systems) + 1 + 2 * evaluated + others
         embedding = sizes.samples * self.embedding
         judged = 4 * (sizes.validation + sizes.test) + sizes.train if evaluated else 0
-        images = sizes.samples + len(systems) * judged
+        images = sizes.samples + sum(system.backbones for system in systems) * judged
         return stages * (self.start_up + DVC_S) + embedding + images * self.image + sum(map(self.training, systems))
 
 
@@ -149,12 +149,12 @@ def _measured(stage: rehearsal.Stage, systems: Sequence[System]) -> Estimate:
     start_up, train, teacher = _start_up(), stage.params.train, stage.params.teacher
     plain = MLNTStep(0, 0.0, 1, 0.0, train.momentum, train.weight_decay, teacher_bn=teacher.batch_norm)
     of_plain = stage.step(plain)
-    kinds: dict[Callable[[Params], StepFunction], float] = {}
+    kinds: dict[Rehearsal, float] = {}
     steps: dict[str, float] = {}
     for system in systems:
         if system.rehearse is not None:
             if system.rehearse not in kinds:
-                kinds[system.rehearse] = stage.step(system.rehearse(stage.params))
+                kinds[system.rehearse] = stage.of(system, system.rehearse)
             steps[system.stage] = kinds[system.rehearse]
     return Estimate(stage.params, stage.sizes, start_up, stage.image(), of_plain, steps)
 

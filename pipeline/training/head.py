@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mlnt import seeding
 from mlnt.images.embeddings import FileEmbeddings, MemoryEmbeddings, SampleRows, Standardization
 from mlnt.networks import LinearHead
 from pipeline.errors import UserError
@@ -47,6 +48,7 @@ class Heads:
         else:
             self.store = FileEmbeddings(self.embeddings, self.standardization, device)
         self._classes = len(dataset.class_names)
+        self._seed = params.seed
         self._device = device
 
     def features(self, labels: Labels) -> Tensor | SampleRows:
@@ -55,18 +57,25 @@ class Heads:
 
     def fresh(self, system: System) -> nn.Module:
         """The head that a system starts from."""
-        linear = LinearHead(self.embeddings.width, system.outputs_per_class * self._classes)
-        head = linear if system.wrap is None else system.wrap(linear, self._classes)
-        return head.to(self._device)
+
+        def linear(number: int, outputs: int) -> nn.Module:
+            made = LinearHead(self.embeddings.width, outputs)
+            if number:  # two that start alike would stay alike, where they see the same batches
+                draw = seeding.generator(self._seed, "initialisation", *system.address(number))
+                nn.init.normal_(made.weight, std=0.01, generator=draw)
+            return made
+
+        return system.network(linear, self._classes).to(self._device)
 
     def whole(self, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of the whole network, by the names that `create_model` gives them, from those of a head."""
-        place = _place(head)
-        weight, bias = self.standardization.folded(head[f"{place}weight"], head[f"{place}bias"])
-        own = {name: tensor for name, tensor in head.items() if name not in (f"{place}weight", f"{place}bias")}
-        network = {place + name: tensor for name, tensor in self._network.items()}
-        classifier = place + self.embeddings.classifier
-        return {**network, **own, f"{classifier}.weight": weight, f"{classifier}.bias": bias}
+        whole = dict(head)
+        for place in _places(head):
+            weight, bias = self.standardization.folded(whole.pop(f"{place}weight"), whole.pop(f"{place}bias"))
+            classifier = place + self.embeddings.classifier
+            whole |= {place + name: tensor for name, tensor in self._network.items()}
+            whole |= {f"{classifier}.weight": weight, f"{classifier}.bias": bias}
+        return whole
 
     def load(self, system: System, path: Path) -> nn.Module:
         """The head in a file that holds what `whole` gave.
@@ -75,12 +84,12 @@ class Heads:
             UserError: the file is missing, damaged, or belongs to another network.
         """
         head, tensors = self.fresh(system), models.load_tensors(path)
-        place = _place(head.state_dict())
-        classifier = place + self.embeddings.classifier
         try:
-            weight, bias = self.standardization.unfolded(tensors[f"{classifier}.weight"], tensors[f"{classifier}.bias"])
-            own = {name: tensors[name] for name in head.state_dict() if name not in (f"{place}weight", f"{place}bias")}
-            head.load_state_dict({**own, f"{place}weight": weight, f"{place}bias": bias})
+            for place in _places(head.state_dict()):
+                classifier = place + self.embeddings.classifier
+                folded = tensors[f"{classifier}.weight"], tensors[f"{classifier}.bias"]
+                tensors[f"{place}weight"], tensors[f"{place}bias"] = self.standardization.unfolded(*folded)
+            head.load_state_dict({name: tensors[name] for name in head.state_dict()})
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"{path}: not the weights of this network ({reason}); train again: `dvc repro`") from error
@@ -91,7 +100,6 @@ class Heads:
         return self.embeddings.network()
 
 
-def _place(head: Mapping[str, Tensor]) -> str:
-    """What stands before the names of the linear layer: nothing, or where a system has put it."""
-    (name,) = (name for name in head if name.rpartition(".")[2] == "weight")
-    return name.removesuffix("weight")
+def _places(head: Mapping[str, Tensor]) -> list[str]:
+    """What stands before the names of each linear layer: nothing, or where a system has put it."""
+    return [name.removesuffix("weight") for name in head if name.rpartition(".")[2] == "weight"]

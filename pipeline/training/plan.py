@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait for torch
+    import torch
     from torch import Tensor, nn
 
     from mlnt.training.data import FeatureRows
@@ -49,6 +50,10 @@ class Plan:
     finish: Callable[[], Mapping[str, str]] = dict
 
 
+Rehearsal = Callable[["Params", int, "torch.device"], "StepFunction"]
+"""Makes a step without data, of the parameters, a number of samples and the device."""
+
+
 @dataclass(frozen=True)
 class System:
     """An entry of the registry.
@@ -65,12 +70,14 @@ class System:
         needs: the stages before it whose models it reads, beside the mentor's.
         prior: what it is told beside images and labels.
         paper: what the paper's tables call its student and its teacher; empty where they have no such row.
-        default: whether `dvc repro` trains it; `dvc repro baselines/dvc.yaml` trains the others.
+        default: whether `dvc repro` trains it; the others are those of baselines/dvc.yaml and references/dvc.yaml.
         in_tables: False for a stage that only prepares another one.
-            outputs_per_class: how many outputs the backbone has for each class.
-            epochs: how long it is trained, where that is not `train.epochs`.
-        rehearse: a step that takes as long as its own, made without data; None where cross entropy's does.
-            wrap: makes the network of the backbone and the number of classes; None takes the backbone as it is.
+        outputs_per_class: how many outputs a backbone has for each class.
+        epochs: how long it is trained, where that is not `train.epochs`.
+        rehearse: makes a step that takes as long as its own; None where cross entropy's does.
+        backbones: how many networks of `model.name` are in its network.
+        wrap: makes the network of the backbones and the number of classes; None takes the one backbone as it is.
+        predictions: how often a backbone predicts all of D between two epochs.
     """
 
     name: str
@@ -86,8 +93,10 @@ class System:
     in_tables: bool = True
     outputs_per_class: int = 1
     epochs: Callable[[Params], int] | None = None
-    rehearse: Callable[[Params], StepFunction] | None = None
-    wrap: Callable[[nn.Module, int], nn.Module] | None = None
+    rehearse: Rehearsal | None = None
+    backbones: int = 1
+    wrap: Callable[[Sequence[nn.Module], int], nn.Module] | None = None
+    predictions: int = 0
     own_stage: str | None = None
     model_titles: tuple[str, str] | None = None
 
@@ -95,6 +104,15 @@ class System:
     def stage(self) -> str:
         """Its stage in dvc.yaml, and the folder below models/."""
         return self.own_stage or self.name
+
+    def address(self, number: int) -> tuple[int | str, ...]:
+        """What names the random numbers that the backbone of a number, from 0, starts from."""
+        return (self.iteration, f"network {number + 1}") if number else (self.iteration,)
+
+    def network(self, backbone: Callable[[int, int], nn.Module], num_classes: int) -> nn.Module:
+        """Its network, from what makes the backbone of a number, from 0, with so many outputs."""
+        made = [backbone(number, self.outputs_per_class * num_classes) for number in range(self.backbones)]
+        return made[0] if self.wrap is None else self.wrap(made, num_classes)
 
     @property
     def models(self) -> tuple[tuple[str, str, str], tuple[str, str, str]]:

@@ -91,6 +91,11 @@ def input_statistics(name: str, channels: int) -> InputStatistics:
     return InputStatistics(mean.float().view(-1, 1, 1), std.float().view(-1, 1, 1))
 
 
+def knows_classes(backbone: Any, num_classes: int) -> bool:
+    """Whether timm's weights have a classifier of that many classes, which it has loaded with them."""
+    return bool(backbone.pretrained_cfg["num_classes"] == num_classes)
+
+
 def _configuration(found: str, name: str, expected: str) -> Configuration:
     """Nothing is fetched, save the description of a network that lies on the hub itself."""
     import timm

@@ -26,6 +26,7 @@ from mlnt.training.state import Network, Rates, StepFunction
 from pipeline.params.schema import Params
 from pipeline.store.sizes import Sizes
 from pipeline.training.device import amp_dtype, place
+from pipeline.training.plan import Rehearsal, System
 
 STEPS = 12
 """Most steps of a kind that are timed; the first half of them warms up."""
@@ -46,25 +47,31 @@ class Stage:
         sizes: Sizes,
         device: torch.device,
         batch_size: int,
-        module: nn.Module,
+        backbone: Callable[[int, int], nn.Module],
         images: ImageStore,
     ) -> None:
         self.params = params
         self.sizes = sizes
         self._device = device
         self._batch_size = batch_size
-        self._module = module
+        self._backbone = backbone
+        self._module = backbone(0, sizes.classes)
         self._images = images
         self._rows = torch.arange(STEPS * batch_size) % batch_size
         labels = torch.randint(sizes.classes, (len(self._rows),), generator=seeding.generator(0, "rehearsal"))
         self._train = LabeledSet(self._rows, labels)
 
-    def step(self, step: StepFunction) -> float:
-        """Seconds of one step as the loop makes it."""
+    def of(self, system: System, rehearse: Rehearsal) -> float:
+        """Seconds of one step of a system that has another than cross entropy's."""
+        step = rehearse(self.params, len(self._rows), self._device)
+        return self.step(step, system.network(self._backbone, self.sizes.classes).to(self._device))
+
+    def step(self, step: StepFunction, module: nn.Module | None = None) -> float:
+        """Seconds of one step as the loop makes it; None is one backbone."""
         params, times = self.params, [self._now()]
         data = TrainingData(self._images, self._train, {}, features=self._features() if step.needs_features else None)
         training = Training(
-            self._module,
+            self._module if module is None else module,
             step,
             data,
             _SmallRates(),
@@ -124,12 +131,15 @@ class Images(Stage):
     """Of whole networks."""
 
     def __init__(self, params: Params, sizes: Sizes, device: torch.device, batch_size: int) -> None:
-        backbone = create_model(params.model.name, num_classes=sizes.classes, in_chans=sizes.shape[0], seed=0)
+        def backbone(number: int, outputs: int) -> nn.Module:
+            made = create_model(params.model.name, num_classes=outputs, in_chans=sizes.shape[0], seed=number)
+            return place(made, params.compute, device)
+
         generator = seeding.generator(0, "rehearsal")
         pixels = torch.randint(256, (batch_size, *sizes.shape), dtype=torch.uint8, generator=generator)
         statistics = InputStatistics(torch.tensor(0.5), torch.tensor(0.25))
         images = MemoryImages(pixels, statistics, device, params.compute.channels_last)
-        super().__init__(params, sizes, device, batch_size, place(backbone, params.compute, device), images)
+        super().__init__(params, sizes, device, batch_size, backbone, images)
 
 
 class Embeddings(Stage):
@@ -140,7 +150,11 @@ class Embeddings(Stage):
         self._width = width
         rows = torch.randn(batch_size, width, generator=seeding.generator(0, "rehearsal"))
         store = MemoryEmbeddings(rows, Standardization.of([rows]), device)
-        super().__init__(params, sizes, device, batch_size, LinearHead(width, sizes.classes).to(device), store)
+
+        def backbone(_: int, outputs: int) -> nn.Module:
+            return LinearHead(width, outputs).to(device)
+
+        super().__init__(params, sizes, device, batch_size, backbone, store)
 
     def width(self) -> int:
         return self._width

@@ -15,7 +15,8 @@ from pipeline.training import pretrained
 
 
 def started(model: Model, num_classes: int, in_chans: int, seed: int) -> nn.Module:
-    """The network of params.yaml with its start weights; what has none is initialised by the seed alone.
+    """The network of params.yaml with its start weights; what has none is initialised by the seed alone: a classifier
+    on trained weights as PyTorch does it, see `networks.reset_`.
 
     Raises:
         UserError: unknown name, weights of another network, or weights that cannot be had.
@@ -31,17 +32,22 @@ def started(model: Model, num_classes: int, in_chans: int, seed: int) -> nn.Modu
     except (OSError, RuntimeError) as error:
         raise UserError(f"model: {model.name} could not be built with these weights: {error}") from error
     if model.weights:
-        _start_from(backbone, files.resolve(model.weights))
+        networks.reset_(backbone, _start_from(backbone, files.resolve(model.weights)), seed)
+    elif model.pretrained and not pretrained.knows_classes(backbone, num_classes):
+        networks.reset_(backbone, networks.classifier_names(backbone), seed)
     return backbone
 
 
-def _start_from(backbone: nn.Module, weights: Path) -> None:
+def _start_from(backbone: nn.Module, weights: Path) -> list[str]:
     """
+    Returns:
+        The names of the classifiers that stayed fresh.
+
     Raises:
         UserError: no such file, a damaged one, or weights that do not fit.
     """
     try:
-        networks.load_matching_(backbone, weights)
+        return networks.load_matching_(backbone, weights)
     except FileNotFoundError as error:
         raise UserError(f"model.weights: {weights}: no such file") from error
     except ValueError as error:

@@ -19,7 +19,7 @@ SOURCE = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2]
 PARAMS = "params.yaml"
 IGNORED = ".gitignore"
 CONFIG = ".dvc/config"
-STAGES = ("dvc.yaml", "baselines/dvc.yaml")
+STAGES = ("dvc.yaml", "baselines/dvc.yaml", "references/dvc.yaml")
 DVC = (".dvcignore", CONFIG, ".dvc/.gitignore")
 """What makes a folder a DVC repository; one that is there stays as it is."""
 

@@ -11,7 +11,7 @@ from pipeline.workspace.layout import PARAMS
 
 WRITTEN = (
     "data", "models", "metrics", "plots", "records", "reports", "timings", "checkpoints", "exports", "presets",
-    "baselines",
+    "baselines", "references",
 )  # fmt: skip
 """Folders in a workspace that stages write into, or that are laid out."""
 

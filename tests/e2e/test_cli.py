@@ -50,6 +50,7 @@ COMMANDS = {
     "tables": "reports/PRESET/index.html",
     "predict": "predictions.csv",
     "init": "params.yaml",
+    "list": "DIR/labels.csv",
     "show": "results",
     "preset": "params.yaml",
     "doctor": "project",

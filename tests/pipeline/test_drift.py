@@ -21,12 +21,14 @@ from pipeline.params import presets
 from pipeline.params.load import leaves, load, read_yaml
 from pipeline.params.schema import leaf_keys
 from pipeline.systems.mlnt import MLNT
-from pipeline.systems.registry import BASELINES, BY_STAGE, DEFAULT
+from pipeline.systems.registry import BY_STAGE, DEFAULT, GROUPS, SYSTEMS, Group
 from pipeline.training.plan import COMMON_SECTIONS, System
 
 DVC: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")
-BASELINES_DVC: dict[str, Any] = read_yaml(ROOT / "baselines" / "dvc.yaml")["stages"]
-EACH, DO = BASELINES_DVC["baseline"]["foreach"], BASELINES_DVC["baseline"]["do"]
+BESIDE: dict[str, dict[str, Any]] = {name: read_yaml(ROOT / group.dvc_yaml)["stages"] for name, group in GROUPS.items()}
+"""The stages of the groups beside the default run."""
+EACH = {name: stages[GROUPS[name].stage]["foreach"] for name, stages in BESIDE.items()}
+DO = {name: stages[GROUPS[name].stage]["do"] for name, stages in BESIDE.items()}
 MODULES = {
     "look": "pipeline/stages/look.py",
     "download": "pipeline/stages/download.py",
@@ -222,12 +224,14 @@ def test_the_code_below_deps_is_what_the_stage_imports(stage: str) -> None:
 def test_what_changes_no_number_reruns_no_training(path: str) -> None:
     assert (ROOT / "pipeline" / path).exists()
     stages = [entry for name, entry in STAGES.items() if name != "report"]
-    assert not any(covered(f"pipeline/{path}", code_deps(entry)) for entry in (*stages, DO, BASELINES_DVC["evaluate"]))
+    stages += [*DO.values(), *(beside["evaluate"] for beside in BESIDE.values())]
+    assert not any(covered(f"pipeline/{path}", code_deps(entry)) for entry in stages)
 
 
 def test_dvc_yaml_can_be_read() -> None:
     assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 250
-    assert len((ROOT / "baselines/dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 65
+    for group in GROUPS.values():
+        assert len((ROOT / group.dvc_yaml).read_text(encoding="utf-8").splitlines()) <= 70
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -261,51 +265,70 @@ def test_the_listed_sections_exist(stage: str) -> None:
 
 def test_every_section_belongs_to_a_stage_but_run() -> None:
     listed = {key for stage in STAGES for key in STAGES[stage]["params"] if isinstance(key, str)}
-    of_the_baselines = {key for system in BASELINES for key in system.sections}
-    assert listed | of_the_baselines | {"report", "run"} == {key.partition(".")[0] for key in leaf_keys()}
+    beside = {key for system in SYSTEMS if not system.default for key in system.sections}
+    assert listed | beside | {"report", "run"} == {key.partition(".")[0] for key in leaf_keys()}
     assert STAGES["report"]["params"] == [{"params.yaml": None}]
 
 
-# The baselines' own dvc.yaml
+# The dvc.yaml of the groups beside the default run
+
+OF_A_GROUP = [(group, system) for group in GROUPS.values() for system in group.systems]
 
 
-def test_the_baselines_are_stages_that_run_the_command() -> None:
-    assert list(EACH) == [system.stage for system in BASELINES]
-    assert (DO["wdir"], DO["cmd"]) == ("..", "python -m pipeline baseline ${key}")
-    assert DO["outs"] == [{"models/${key}": {"cache": False}}]
-    assert [list(plot) for plot in DO["plots"]] == [["plots/${key}.csv"]]
-    assert [options["cache"] for plot in DO["plots"] for options in plot.values()] == [False]
+def test_a_system_is_in_the_default_run_or_in_one_group() -> None:
+    assert sorted(system.name for system in (*DEFAULT, *(system for _, system in OF_A_GROUP))) == sorted(
+        system.name for system in SYSTEMS
+    )
+    assert [system for system in SYSTEMS if system.default] == list(DEFAULT)
+    assert all(system.stage == system.name for _, system in OF_A_GROUP)
 
 
-@pytest.mark.parametrize("system", BASELINES, ids=lambda system: system.stage)
-def test_a_baseline_depends_on_its_code_its_section_and_on_stages(system: System) -> None:
-    method = EACH[system.stage]["method"]
-    deps = {
-        dep.replace("${item.method}", method).replace("${item.needs}", EACH[system.stage]["needs"])
-        for dep in DO["deps"]
-    }
-    assert DO["params"] == [*COMMON_SECTIONS, "${item.method}"]
-    assert system.sections == (method,)
+@pytest.mark.parametrize("group", GROUPS.values(), ids=lambda group: group.name)
+def test_the_systems_of_a_group_are_stages_that_run_the_command(group: Group) -> None:
+    do = DO[group.name]
+    assert list(EACH[group.name]) == [system.stage for system in group.systems]
+    assert (do["wdir"], do["cmd"]) == ("..", "python -m pipeline baseline ${key}")
+    assert do["outs"] == [{"models/${key}": {"cache": False}}]
+    assert [list(plot) for plot in do["plots"]] == [["plots/${key}.csv"]]
+    assert [options["cache"] for plot in do["plots"] for options in plot.values()] == [False]
+
+
+@pytest.mark.parametrize(("group", "system"), OF_A_GROUP, ids=lambda of: of.stage if isinstance(of, System) else "")
+def test_a_system_of_a_group_depends_on_its_code_its_section_and_on_stages(group: Group, system: System) -> None:
+    item, do = EACH[group.name][system.stage], DO[group.name]
+    method, mlnts = item["method"], "mlnt" in system.sections
+    deps = {dep.replace("${item.method}", method).replace("${item.needs}", item["needs"]) for dep in do["deps"]}
+    own = do["params"][len(COMMON_SECTIONS) :]
+    assert do["params"] == [*COMMON_SECTIONS, *own]
+    assert {item[section.removeprefix("${item.").removesuffix("}")] for section in own} == {*system.sections}
     code = {dep for dep in deps if dep.startswith(("mlnt/", "pipeline/"))}
     needs = needed("pipeline/stages/train.py") | needed(f"pipeline/systems/{method}.py")
     # For the name of cross entropy's stage, whose results it reads as files.
     assert {path for path in needs if not covered(path, code)} <= {"pipeline/systems/mlnt.py"}
     inputs = {"data/seen/weights.csv", "data/dataset.h5", "data/labels.h5", "data/embeddings.h5"}
-    assert deps - code == {*inputs, EACH[system.stage]["needs"]}
-    assert {f"models/{stage}" for stage in system.needs} <= deps
+    assert deps - code == {*inputs, item["needs"]}
+    # Features come from the network of pretrain, whose digest is compared.
+    assert ("data/features.h5" in deps) == mlnts
+    models = {*system.needs, *([system.mentor] if system.mentor else [])} - ({"pretrain"} if mlnts else set())
+    assert {f"models/{stage}" for stage in models} <= deps
 
 
-def test_the_baselines_are_judged_together() -> None:
-    judged = {f"models/{system.stage}" for system in BASELINES if system.in_tables}
-    evaluate = BASELINES_DVC["evaluate"]
-    assert {dep for dep in evaluate["deps"] if dep.startswith("models/")} == judged
+@pytest.mark.parametrize("group", GROUPS.values(), ids=lambda group: group.name)
+def test_the_systems_of_a_group_are_judged_together(group: Group) -> None:
+    judged = [system.stage for system in group.systems if system.in_tables]
+    evaluate, report = (BESIDE[group.name][name] for name in ("evaluate", "report"))
+    assert [dep for dep in evaluate["deps"] if dep.startswith("models/")] == [f"models/{stage}" for stage in judged]
     assert code_deps(evaluate) - code_deps(STAGES["evaluate"]) == {"mlnt/baselines", "pipeline/systems"}
     assert code_deps(evaluate) >= code_deps(STAGES["evaluate"])
     assert evaluate["params"] == STAGES["evaluate"]["params"]
-    assert set(BASELINES_DVC["report"]["deps"]) >= set(STAGES["report"]["deps"]) - {
-        "data/embeddings.h5",
-        "data/features.h5",
-    }
+    assert evaluate["cmd"].endswith(f"evaluate --group {group.name}")
+    assert [next(iter(out)) for out in evaluate["outs"]] == [
+        str(path) for path in (group.evaluation, group.confusions, group.label_issues)
+    ]
+    own = {str(group.evaluation), *(f"plots/{stage}.csv" for stage in judged)}
+    assert set(report["deps"]) == {*STAGES["report"]["deps"], *own}
+    assert report["cmd"].endswith(f"report --group {group.name}")
+    assert [next(iter(out)) for out in report["outs"]] == [str(group.report)]
 
 
 # Outputs
@@ -410,6 +433,12 @@ def test_the_presets_hold_the_papers_recipes(name: str, params_file: Path) -> No
     values = leaves(read_yaml(params_file))
     assert {key: values[key] for key in RECIPES[name]} == RECIPES[name]
     assert 0.3 <= values["mlnt.rho"] <= 0.5
+
+
+def test_the_recipe_for_cifar100_is_that_of_cifar10() -> None:
+    ten, hundred = (leaves(read_yaml(ROOT / f"presets/{name}.yaml")) for name in ("cifar10", "cifar100"))
+    published = {"elr.lambda": 7.0, "elr.beta": 0.9, "sop.u_lr": 1.0, "divide_mix.warm_up": 30}
+    assert hundred == {**ten, "data.source": "cifar100", **published}
 
 
 def test_an_own_preset_is_found_and_a_wrong_one_leaves_the_file_alone(params_file: Path) -> None:

@@ -135,6 +135,21 @@ def test_a_baseline_that_is_more_than_a_network_goes_to_onnx_alone(project: Path
     assert torch.allclose(onnx_logits(images), Classifier.load("models/cnn_crf").logits(images), atol=1e-4)
 
 
+def test_a_pair_of_networks_goes_to_onnx_alone(project: Path) -> None:
+    from mlnt.baselines.pair import PairNetwork
+    from mlnt.networks import create_model
+
+    pair = PairNetwork(*(create_model("preact_resnet_tiny", num_classes=3, in_chans=3, seed=seed) for seed in (0, 1)))
+    save_model("preact_resnet_tiny", [3, 8, 8], "channel", system="divide_mix", network=pair)
+    with pytest.raises(UserError, match=r"divide_mix is more than a network of timm; expected onnx"):
+        exporter.run("timm", Path("models/divide_mix"), None)
+    exporter.run("onnx", Path("models/divide_mix"), None)
+    images = pixels(3, 3, 8, 8)
+    logits = Classifier.load("models/divide_mix").logits(images)
+    assert torch.allclose(onnx_logits(images), logits, atol=1e-4)
+    assert torch.allclose(logits.exp().sum(dim=1), torch.ones(3))
+
+
 # Mistakes
 
 

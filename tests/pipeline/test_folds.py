@@ -28,7 +28,7 @@ from pipeline.params.schema import Params
 from pipeline.stages import evaluate
 from pipeline.store import models
 from pipeline.store.dataset import DECISIONS, DROPPED, TRAIN, read_dataset, read_labels, write_labels
-from pipeline.systems.registry import BY_STAGE, DEFAULT, FINAL
+from pipeline.systems.registry import BY_STAGE, DEFAULT, FINAL, GROUPS
 from pipeline.training import folds
 from pipeline.training import session as session_module
 from pipeline.training.images import image_store
@@ -251,8 +251,8 @@ def test_the_baselines_have_no_folds(plain: Path, finished: Run, project: Path) 
         shutil.copytree(folder / "models/pretrain", "models/pretrain")
         run_stage("forward", params)
         found.append(digests(project, "models/forward"))
-        evaluate.run(params, baselines=True)
-        assert "out of fold" not in files.BASELINE_LABEL_ISSUES.read_text(encoding="utf-8")
+        evaluate.run(params, "baselines")
+        assert "out of fold" not in GROUPS["baselines"].label_issues.read_text(encoding="utf-8")
     assert found[0] == found[1]
 
 

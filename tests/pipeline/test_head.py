@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pipeline.store import models, record
 from pipeline.store.dataset import TRAIN, read_dataset
 from pipeline.systems.registry import BY_STAGE, DEFAULT
 from pipeline.training.session import Session
+from pipeline.training.start import started
 
 EMBEDDINGS = Path("data/embeddings.h5")
 
@@ -61,8 +63,8 @@ def logits_of(stage: str, file: Path, params: Params) -> tuple[Tensor, Tensor]:
         on_embeddings = head(session.images.batch(next(session.images.fetch([rows]))))
         images = torch.from_numpy(np.asarray(session.dataset.images)).float() / 255
     system = BY_STAGE[stage]
-    backbone = create_model("preact_resnet_tiny", num_classes=10 * system.outputs_per_class, in_chans=1, seed=0)
-    whole = backbone if system.wrap is None else system.wrap(backbone, 10)
+    build = partial(create_model, "preact_resnet_tiny", in_chans=1, seed=0)
+    whole = system.network(lambda _, outputs: build(num_classes=outputs), 10)
     whole.load_state_dict(load_file(file))
     statistics = InputStatistics(**load_file(file.parent / "input.safetensors"))
     return on_embeddings.detach(), whole.eval()((images - statistics.mean) / statistics.std).detach()
@@ -87,6 +89,18 @@ def test_a_wrapped_head_is_saved_as_a_whole_too(finished: Run, project: Path) ->
     file = models.weights_file("cnn_crf", "student", "last")
     assert load_file(file)["pairwise"].abs().sum() > 0
     on_embeddings, on_images = logits_of("cnn_crf", file, finished.params)
+    torch.testing.assert_close(on_images, on_embeddings, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["co_teaching", "divide_mix"])
+def test_a_pair_of_heads_is_saved_as_two_networks(stage: str, finished: Run, project: Path) -> None:
+    copy_outputs(finished.folder, project)
+    params = head_params(Path(finished.params.model.weights or ""), divide_mix__warm_up=2)
+    run_stage(stage, params)
+    file = models.weights_file(stage, "student", "last")
+    first, second = (load_file(file)[f"networks.{k}.fc.weight"] for k in (0, 1))
+    assert (first - second).std() > 0.01 * first.std()  # they started apart, or saw other batches
+    on_embeddings, on_images = logits_of(stage, file, params)
     torch.testing.assert_close(on_images, on_embeddings, rtol=1e-4, atol=1e-4)
 
 
@@ -439,3 +453,15 @@ def test_no_stage_after_the_embedding_reads_an_image(stage: str, finished: Run, 
     assert {name for name in before if after[name] != before[name]} == {"data/dataset.h5"}
     with pytest.raises(UserError, match=r"data/dataset.h5: damaged"):
         run_stage("embed", head_params(weights))
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_networks_start_alike_from_the_hub_and_from_its_file(classes: int, hub: Hub) -> None:
+    """With a classifier of PyTorch's initialisation, or with that of the weights, where it has as many classes."""
+    hub.gives(3)
+    file = next(hub.folder.rglob("model.safetensors"))
+    from_hub = make_params(**FROM_HUB).model
+    from_file = from_hub.model_copy(update={"pretrained": False, "weights": str(file)})
+    one, other = (started(model, classes, 3, seed=5).state_dict() for model in (from_hub, from_file))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert torch.equal(one["fc.weight"], load_file(file)["fc.weight"]) == (classes == 1000)

@@ -5,6 +5,7 @@ import dataclasses
 import pickle
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from projects import make_params, write_picture
 
 from mlnt import seeding
 from mlnt.noise import by_image
-from mlnt.noise.matrices import CIFAR10_ASYMMETRIC
+from mlnt.noise.matrices import CIFAR10_ASYMMETRIC, CIFAR100_ASYMMETRIC
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.stages import download, noise
@@ -469,6 +470,69 @@ def test_the_paper_s_mapping_is_that_of_cifar10_s_classes(own: Dataset) -> None:
         expected[i, i] -= 4
         expected[i, j] += 4
     assert np.array_equal(table, expected)
+
+
+@pytest.fixture
+def hundred(project: Path) -> Dataset:
+    """CIFAR-100's classes, ten tiny images of each, as download leaves them."""
+    names = sorted(CIFAR100_ASYMMETRIC)
+    labels = np.repeat(np.arange(100), 10)
+    write_dataset(
+        Dataset(
+            images=np.random.default_rng(0).integers(0, 256, (1000, 1, 2, 2)).astype(np.uint8),
+            labels=labels,
+            split=np.full(1000, TRAIN, np.uint8),
+            source_index=np.arange(1000),
+            names=[f"train/{i}" for i in range(1000)],
+            class_names=names,
+            source="cifar100",
+            labels_are_true=True,
+        )
+    )
+    return read_dataset()
+
+
+def test_the_usual_mapping_on_cifar100_is_that_of_superclasses(hundred: Dataset) -> None:
+    labels, metrics = inject(hundred, kind="asymmetric", rate=0.5, mapping={})
+    names, table = hundred.class_names, counts(hundred, labels)
+    expected = np.diag([4] * 100)
+    for name, following in CIFAR100_ASYMMETRIC.items():
+        expected[names.index(name), names.index(following)] = 4
+    assert np.array_equal(table, expected)
+    assert metrics["realised_rate"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("human", "clean", "expected"),
+    [
+        (lambda labels: (labels + 1) % 100, lambda labels: labels, ""),
+        (
+            lambda labels: labels,
+            lambda labels: labels // 5,
+            "its clean labels differ from the data set's for 990 of 1000 .*cifar100\\)",
+        ),
+        (
+            lambda labels: labels + 1,
+            lambda labels: labels,
+            "its labels go from 1 to 100, expected 0 to 99: .*cifar100\\)",
+        ),
+    ],
+    ids=["right", "other classes", "too many"],
+)
+def test_the_fine_labels_of_cifar100n(
+    human: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    clean: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    expected: str,
+    hundred: Dataset,
+) -> None:
+    torch.save({"clean_label": clean(hundred.labels), "noisy_label": human(hundred.labels)}, "human.pt")
+    chosen = {"kind": "human", "human_file": "human.pt", "human_labels": "noisy_label"}
+    if expected:
+        refused(f"^noise.human_file: human.pt: {expected}", **chosen)
+    else:
+        labels, _ = inject(hundred, **chosen)
+        train = labels.rows(TRAIN)
+        assert np.array_equal(labels.labels[train], (hundred.labels[train] + 1) % 100)
 
 
 def label_file(classes: NDArray[np.int64], **changes: Any) -> tuple[Path, NDArray[np.int64]]:

@@ -246,6 +246,22 @@ def test_the_time_of_stages_by_hand() -> None:
     assert often.training(CROSS_ENTROPY) == pytest.approx(10 + 10 * 2 * 100 * 0.01)
 
 
+def test_the_time_of_two_networks() -> None:
+    found = replace(by_hand(make_params()), steps={"co_teaching": 2.0, "divide_mix": 7.0})
+    assert found.training(BY_STAGE["co_teaching"]) == pytest.approx(10 * 2 + 2 * 4)
+    # Two networks look at 160 samples before each of the two epochs.
+    assert found.training(BY_STAGE["divide_mix"]) == pytest.approx(10 * 7 + 2 * 4 + 2 * 2 * 160 * 0.01)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_the_steps_of_two_networks_are_timed(head: bool) -> None:
+    changes = {"model__train": "head", "model__weights": "any.safetensors"} if head else {}
+    params = make_params(**changes, divide_mix__augmentations=4)
+    pairs = [BY_STAGE[name] for name in ("co_teaching", "divide_mix")]
+    found = estimate.measure(params, SIZES, pairs, CPU, width=32)
+    assert 0 < found.plain < found.steps["co_teaching"] < found.steps["divide_mix"]
+
+
 def test_the_time_of_a_stage_with_a_length_of_its_own() -> None:
     params = make_params(joint_optimization__epochs=9)
     first, second = (BY_STAGE[name] for name in ("joint_optimization_1", "joint_optimization"))
@@ -291,7 +307,7 @@ def test_a_measurement_of_heads_knows_what_embedding_takes() -> None:
 
 def test_a_part_of_a_batch_stands_for_all_of_it_where_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[int] = []
-    monkeypatch.setattr(rehearsal.Stage, "step", lambda stage, _: timed.append(stage._batch_size) or 2.0)
+    monkeypatch.setattr(rehearsal.Stage, "step", lambda stage, *_: timed.append(stage._batch_size) or 2.0)
     params = make_params(train__batch_size=64)
     sizes = SIZES._replace(train=640)
     part = 64 // estimate.FRACTION
@@ -367,7 +383,8 @@ def test_sizes_of_what_is_not_there_yet(project: Path, tmp_path: Path) -> None:
     def sizes(**changes: Any) -> Sizes | None:
         return download.sizes(make_params(data__limit=None, data__limit_test=None, **changes))
 
-    assert sizes(data__source="cifar10") == Sizes((3, 32, 32), 10, 40_000, 10_000, 10_000)
+    for source, classes in (("cifar10", 10), ("cifar100", 100), ("cifar100-coarse", 20)):
+        assert sizes(data__source=source) == Sizes((3, 32, 32), classes, 40_000, 10_000, 10_000)
     root = pictures(tmp_path / "own")
     folder = {"data__source": "imagefolder", "noise__validation_fraction": 0.25, "data__resize": 7}
     assert sizes(**folder, data__root=str(root)) == Sizes((3, 7, 7), 2, 3, 1, 4)

@@ -64,10 +64,14 @@ def test_a_changed_line_counts_for_the_stages_that_run_it_and_a_comment_for_none
 
 def test_a_new_module_of_another_method_changes_nothing(sources: Path) -> None:
     before = {stage: code_now(stage) for stage in BY_STAGE}
-    (sources / "mlnt/baselines/elr.py").write_text("DECAY = 0.7\n", encoding="utf-8")
-    (sources / "pipeline/systems/elr.py").write_text("from mlnt.baselines import elr\n", encoding="utf-8")
+    (sources / "mlnt/baselines/bootstrapping.py").write_text("DECAY = 0.7\n", encoding="utf-8")
+    (sources / "pipeline/systems/bootstrapping.py").write_text(
+        "from mlnt.baselines import bootstrapping\n", encoding="utf-8"
+    )
     registry = sources / "pipeline/systems/registry.py"
-    registry.write_text(registry.read_text().replace("import cnn_crf,", "import cnn_crf, elr,"), encoding="utf-8")
+    registry.write_text(
+        registry.read_text().replace("import cnn_crf,", "import cnn_crf, bootstrapping,"), encoding="utf-8"
+    )
     forget()
     assert {stage: code_now(stage) for stage in BY_STAGE} == before
 

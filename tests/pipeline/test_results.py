@@ -26,3 +26,8 @@ def test_the_papers_column_is_that_of_the_data_and_the_noise(
 @pytest.mark.parametrize(("kind", "rate"), [("symmetric", 0.45), ("asymmetric", 0.9), ("pairflip", 0.3)])
 def test_what_the_paper_did_not_run_has_no_column(kind: str, rate: float) -> None:
     assert paper_column("cifar10", kind, rate) == {}
+
+
+@pytest.mark.parametrize("source", ["cifar100", "cifar100-coarse"])
+def test_the_paper_has_no_cifar100(source: str) -> None:
+    assert paper_column(source, "symmetric", 0.5) == {}

@@ -33,6 +33,7 @@ def test_targets_are_the_ends_of_the_chains() -> None:
     assert set(targets(ALL_STAGES)) == {"meta3", "control3", *baselines, last}
     assert targets(FIRST_ITERATION) == ("meta1",)
     assert targets((*FIRST_ITERATION, "meta2")) == ("meta2",)
+    assert targets(("meta1", "gce")) == ("meta1", "references/dvc.yaml:reference@gce")
     assert targets(("download", "embed")) == ("embed",)
     assert targets(("noise", "features", "pretrain")) == ("features",)
 

@@ -17,7 +17,16 @@ from pipeline.systems.registry import code_now
 from pipeline.workspace import layout, place
 
 LAID_OUT = {
-    *(".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "baselines/dvc.yaml", "dvc.yaml", "params.yaml"),
+    *(
+        ".dvc/.gitignore",
+        ".dvc/config",
+        ".dvcignore",
+        ".gitignore",
+        "baselines/dvc.yaml",
+        "dvc.yaml",
+        "params.yaml",
+        "references/dvc.yaml",
+    ),
     *(f"presets/{path.name}" for path in (ROOT / "presets").glob("*.yaml")),
 }
 

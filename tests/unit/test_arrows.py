@@ -45,9 +45,11 @@ SHELL = {
     "outlook": BASE | {"params", "store", "training", "systems", "stages"},
     "doctor": BASE | {"params", "outlook"},
     "workspace": BASE | {"images", "store", "params", "places", "sources", "training", "outlook"},
+    "lists": BASE | {"places"},
     "prune": BASE | {"store", "systems"},
     "cli": BASE
     | {
+        "lists",
         "prune",
         "params",
         "systems",

@@ -14,11 +14,13 @@ from mlnt.networks import (
     BUILT_IN,
     PreActResNet,
     create_model,
+    load_matching_,
     pre_logit_features,
     preact_resnet32,
     preact_resnet32_narrow,
     preact_resnet_tiny,
     register_in_timm,
+    reset_,
 )
 
 
@@ -329,3 +331,25 @@ def test_a_tensor_of_two_names_may_have_one_in_the_file(tmp_path: Path) -> None:
     path = save(tmp_path / "w.safetensors", kept)
     model = create_model("coat_lite_tiny", num_classes=4, in_chans=3, seed=2, weights=path)
     assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_classifier_that_stayed_fresh_is_named_and_initialised_as_pytorch_does(tmp_path: Path) -> None:
+    """timm's own for an EfficientNet, U(±1/√C), is five times as wide here: fine-tuning begins from noise."""
+    name = "test_efficientnet"
+    path = save(tmp_path / "w.safetensors", create_model(name, num_classes=7, in_chans=3, seed=1).state_dict())
+    model = create_model(name, num_classes=4, in_chans=3, seed=2)
+    assert load_matching_(create_model(name, num_classes=7, in_chans=3, seed=2), path) == []
+    fresh = load_matching_(model, path)
+    assert fresh == ["classifier"]
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    reset_(model, fresh, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    weight = model.get_classifier().weight.detach()
+    bound = weight.shape[1] ** -0.5
+    assert weight.abs().max() <= bound < before["classifier.weight"].abs().max()
+    assert weight.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+    assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items() if "classifier" not in key)
+    again = create_model(name, num_classes=4, in_chans=3, seed=2)
+    reset_(again, fresh, seed=3)
+    assert torch.equal(again.get_classifier().weight, weight)

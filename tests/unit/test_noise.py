@@ -7,6 +7,8 @@ import pytest
 
 from mlnt.noise.matrices import (
     CIFAR10_ASYMMETRIC,
+    CIFAR100_ASYMMETRIC,
+    CIFAR100_SUPERCLASSES,
     Labels,
     Matrix,
     Sampling,
@@ -45,6 +47,30 @@ def test_symmetric_matrix_by_hand() -> None:
 def test_pairflip_matrix_by_hand() -> None:
     expected = [[0.7, 0.3, 0.0], [0.0, 0.7, 0.3], [0.3, 0.0, 0.7]]
     assert pairflip_matrix(3, 0.3) == pytest.approx(np.array(expected))
+
+
+# The coarse label of each fine label, in the order of the label numbers, as CIFAR-100's files have them.
+COARSE = (
+    "4 1 14 8 0 6 7 7 18 3 3 14 9 18 7 11 3 9 7 11 6 11 5 10 7 6 13 15 3 15 0 11 1 10 12 14 16 9 11 5 "
+    "5 19 8 8 15 13 14 17 18 10 16 4 17 4 2 0 17 4 18 17 10 3 2 12 12 16 12 1 9 19 2 10 0 1 16 12 9 13 15 13 "
+    "16 19 2 4 6 19 5 5 8 19 18 1 2 15 6 0 17 8 14 13"
+)
+
+
+def test_asymmetric_cifar100_stays_in_the_superclass_and_goes_round() -> None:
+    names = sorted(CIFAR100_ASYMMETRIC)
+    coarse = np.array([int(number) for number in COARSE.split()])
+    superclasses = list(CIFAR100_SUPERCLASSES)
+    assert superclasses == sorted(superclasses)
+    assert [
+        superclasses.index(above) for name in names for above in superclasses if name in CIFAR100_SUPERCLASSES[above]
+    ] == coarse.tolist()
+    matrix = mapping_matrix(names, CIFAR100_ASYMMETRIC, 0.4)
+    for label, row in enumerate(matrix):
+        own = np.flatnonzero(coarse == coarse[label])
+        following = own[(own.tolist().index(label) + 1) % 5]
+        assert np.flatnonzero(row).tolist() == sorted([label, following])
+        assert row[[label, following]].tolist() == [0.6, 0.4]
 
 
 def test_asymmetric_cifar10_maps_the_classes_of_the_paper() -> None:

@@ -17,8 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mlnt.baselines.cnn_crf import CRFStep, auxiliary_from_transition
+from mlnt.baselines.elr import EarlyLearning, ELRStep
 from mlnt.baselines.forward import ForwardStep
+from mlnt.baselines.gce import TruncatedGCEStep
 from mlnt.baselines.joint_optimization import SoftLabelStep
+from mlnt.baselines.meta_weight_net import MetaWeightNetStep, weight_net
+from mlnt.baselines.sop import SOPStep
 from mlnt.images.batches import MemoryImages
 from mlnt.images.statistics import InputStatistics
 from mlnt.networks import create_model
@@ -151,7 +155,34 @@ def crf_step() -> Training:
     return training_in_float64(step, network=network)
 
 
-STEPS = (mlnt_step, mlnt_step_with_mentor, forward_step, soft_label_step, label_correction_step, crf_step)
+def gce_step() -> Training:
+    kept = torch.ones(27, dtype=torch.bool)
+    options = {"q": 0.7, "threshold": 0.25, "first_pruning": 1, "pruning_every": 2, "kept": kept}
+    return training_in_float64(TruncatedGCEStep(**OPTIMIZER, **options))
+
+
+def elr_step() -> Training:
+    return training_in_float64(
+        ELRStep(**OPTIMIZER, early_learning=EarlyLearning(3.0, 0.7, torch.zeros(27, NUM_CLASSES).double()))
+    )
+
+
+def sop_step() -> Training:
+    u, v = (torch.full(size, 0.1).double() for size in ((27,), (27, NUM_CLASSES)))
+    return training_in_float64(SOPStep(**OPTIMIZER, u_lr=5.0, v_lr=5.0, u=u, v=v))
+
+
+def meta_weight_net_step() -> Training:
+    theta = [each.double() for each in weight_net(5, torch.Generator().manual_seed(8))]
+    images, labels = torch.linspace(-1, 1, 640).double().view(10, 1, 8, 8), torch.arange(10) % NUM_CLASSES
+    step = MetaWeightNetStep(**OPTIMIZER, net_lr=5.0, clean_images=images, clean_labels=labels, weight_net=theta)
+    return training_in_float64(step)
+
+
+STEPS = (
+    *(mlnt_step, mlnt_step_with_mentor, forward_step, soft_label_step, label_correction_step, crf_step),
+    *(gce_step, elr_step, sop_step, meta_weight_net_step),
+)
 
 
 @pytest.mark.parametrize("make", STEPS)
