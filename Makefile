@@ -41,7 +41,7 @@ check: install
 	hadolint Dockerfile
 	shellcheck container/*.sh .ci/run
 
-# One more than there are cores: the tests of DVC's queue wait much of the time.
+# One more than there are cores: the tests of sweeps wait much of the time.
 JOBS := $(shell expr $$(nproc) + 1)
 test: check
 	python -m pytest --numprocesses $(JOBS) --dist loadfile

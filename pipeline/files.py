@@ -36,6 +36,7 @@ REVIEW = REPORTS / "review.html"
 TIMINGS = Path("timings")
 RECORDS = Path("records")
 EXPERIMENTS = (".dvc", "tmp", "exps")
+SWEEP = Path(".dvc/tmp/sweep")
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -50,7 +51,10 @@ def project() -> Path:
     """The folder of the project: this one, or, in an experiment's temporary folder, the one that it was started in.
 
     A person's own files, and what was fetched and unpacked, lie there; an experiment's copy has what git knows alone.
+    A sweep's workers, whose clones lie anywhere, are told by `$MLNT_PROJECT_DIR`.
     """
+    if told := os.environ.get("MLNT_PROJECT_DIR"):
+        return Path(told)
     here = Path.cwd()
     parts = here.parts
     for at in range(len(parts) - len(EXPERIMENTS)):

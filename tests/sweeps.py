@@ -17,7 +17,16 @@ def with_short_preset(folder: Path) -> Path:
     return folder
 
 
+FIGURE3 = (sys.executable, "-m", "pipeline", "sweep", "figure3", "--preset", "short")
+
+
+def variables(folder: Path) -> dict[str, str]:
+    """Clones lie beside the repository."""
+    scratch = folder.parent / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return {"DVC_SITE_CACHE_DIR": str(folder.parent / "site-cache"), "TMPDIR": str(scratch)}
+
+
 def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Two seeds of Figure 3."""
-    command = (sys.executable, "-m", "pipeline", "sweep", "figure3", "--preset", "short", "--seeds", "2", *arguments)
-    return run(folder, *command, timeout=600, DVC_SITE_CACHE_DIR=str(folder.parent / "site-cache"))
+    return run(folder, *FIGURE3, "--seeds", "2", *arguments, timeout=600, **variables(folder))

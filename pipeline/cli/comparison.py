@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,11 @@ def baseline(
         run_training(name, params, debug)
 
 
+class Executor(StrEnum):
+    LOCAL = "local"
+    SLURM = "slurm"
+
+
 @app.command("sweep", cls=Command, rich_help_panel=BESIDE)
 def sweep(
     name: Annotated[str, typer.Argument(help="table1 to table4, figure3 to figure6, noise-kinds, or references.")],
@@ -42,21 +48,46 @@ def sweep(
         list[str] | None,
         typer.Option(help="Only this column, such as `r=0.5`; may be given again.", show_default="all"),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time.")] = 1,
+    part: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only every N-th experiment, from the I-th on, counted from 0.")
+    ] = None,
+    executor: Annotated[Executor, typer.Option(help="This machine, or SLURM.")] = Executor.LOCAL,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Experiments at a time.", show_default="1; slurm: 100")
+    ] = None,
+    gpus_per_job: Annotated[int, typer.Option(min=0, help="GPUs of each experiment, where there are any.")] = 1,
+    git_remote: Annotated[
+        str | None,
+        typer.Option(help="Where results are pushed to: a remote, path or URL.", show_default="one of its own"),
+    ] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="A folder on a local disk, for the workers' clones.", show_default="$TMPDIR")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="slurm: the partition.", show_default="SLURM's")] = None,
+    time: Annotated[
+        str, typer.Option(help="slurm: time limit of a job; at its end it is queued again and goes on.")
+    ] = "4:00:00",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="slurm: any option of sbatch, such as account=vision; repeatable."),
+    ] = None,
     outdated: Annotated[
         bool, typer.Option("--outdated", metavar="", help="Run again what was made by other code than today's.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would be queued.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would run.")] = False,
     debug: Debug = False,
 ) -> None:
     """Run the experiments of a table or figure, as DVC experiments.
 
-    Finished experiments are not repeated: after a stop, run the same command again. `mlnt tables` shows the results.
+    Each in a clone of its own, here or on a cluster. Finished experiments are not repeated: after a stop, run the same
+    command again. `mlnt tables` shows the results.
     """
     with reported(debug):
-        from pipeline.paper import runner
+        from pipeline.sweep.plan import Part
+        from pipeline.sweep.run import Where, run
 
-        runner.run(name, seeds, preset, jobs, dry_run, cell or [], outdated)
+        where = Where(executor, jobs, gpus_per_job, git_remote, scratch, partition, time, slurm or [])
+        run(name, seeds, preset, where, dry_run, cell or [], outdated, None if part is None else Part.parse(part))
 
 
 @app.command("tables", cls=Command, rich_help_panel=BESIDE)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.params.load import changed, leaves
+from pipeline.params import presets
+from pipeline.params.load import changed, leaves, read_yaml
 from pipeline.systems.registry import BASELINES, DEFAULT, REFERENCES
 
 Values = dict[str, Any]
@@ -153,6 +154,15 @@ TAU: dict[str, dict[tuple[str, float], float]] = {
         ("asymmetric", 0.5): 0.1,
     },
 }
+
+
+def read_bases(preset: str) -> tuple[Values, Values]:
+    """params.yaml, and the preset's values, as plain Python.
+
+    Raises:
+        UserError: no such preset, or one that is no mapping of sections.
+    """
+    return read_yaml(PARAMS), presets.read(preset)
 
 
 def source_of(base: Values, preset: Values) -> str:

@@ -10,8 +10,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
-
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.paper.grid import PARAMS, Values
@@ -99,7 +97,12 @@ def identity(params: Values, stages: Sequence[str]) -> str:
     Raises:
         UserError: parameters that do not fit the schema.
     """
-    return json.dumps(_of(read_by(stages), plain(params)), sort_keys=True)
+    return identity_of(plain(params), stages)
+
+
+def identity_of(flat: Mapping[str, Any], stages: Sequence[str]) -> str:
+    """The same of parameters by dotted name."""
+    return json.dumps(_of(read_by(stages), flat), sort_keys=True)
 
 
 def read_by(stages: Iterable[str]) -> set[str]:
@@ -183,12 +186,6 @@ def belongs_here(stage: str, params: Values) -> bool:
     return _belongs(records, stage, wanted)
 
 
-def params_at(revisions: Sequence[str]) -> dict[str, Values]:
-    """Revision → its params.yaml; one that has none is left out."""
-    contents = _contents((revision, "params.yaml") for revision in revisions)
-    return {revision: _yaml(found["params.yaml"]) for revision, found in contents.items() if found}
-
-
 def require_clean() -> None:
     """Refuse a working tree with changes, except of the groups' lock files, which need not be committed.
 
@@ -241,7 +238,3 @@ def _contents(wanted: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
         found[commit][path] = data[at : at + size].decode()
         at += size + 1
     return found
-
-
-def _yaml(text: str) -> Any:
-    return YAML(typ="safe", pure=True).load(text)

@@ -9,10 +9,9 @@ from typing import Any
 from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.paper import figures, gallery, history, pages
-from pipeline.paper.grid import PARAMS, SWEEPS, Sweep, source_of
+from pipeline.paper.grid import PARAMS, SWEEPS, Sweep, read_bases, source_of
 from pipeline.paper.numbers import published
 from pipeline.paper.pages import CHOICES, Cell, Section, SystemTable
-from pipeline.paper.runner import read_bases
 from pipeline.paper.statistics import (
     CROSS_ENTROPY,
     ROWS,

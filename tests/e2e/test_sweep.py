@@ -1,17 +1,19 @@
-"""Sweeps under DVC's queue, in a copy of this project: finished, stopped, killed."""
+"""Sweeps in a copy of this project: finished, stopped, killed; and their results in another clone."""
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from projects import edit_params, environment, git, run
-from sweeps import sweep, with_short_preset
+from projects import TINY, dvc, edit_params, environment, git, run
+from sweeps import FIGURE3, sweep, variables, with_short_preset
 
 
 @pytest.fixture
@@ -22,13 +24,14 @@ def with_preset(tmp_path: Path) -> Path:
 def test_a_sweep_runs_what_is_missing_and_tables_show_it(with_preset: Path) -> None:
     planned = sweep(with_preset, "--dry-run")
     assert planned.returncode == 0, planned.stderr
-    assert "2 experiments: 0 finished, 0 queued, 2 to queue" in planned.stderr
+    assert "2 experiments: 0 finished, 2 to run" in planned.stderr
     first = sweep(with_preset, "--jobs", "2")
     assert first.returncode == 0, first.stderr
     assert "sweep figure3: 2 of 2 finished" in first.stderr
     assert git(with_preset, "status", "--porcelain") == ""
     again = sweep(with_preset)
-    assert "2 experiments: 2 finished, 0 queued, 0 to queue" in again.stderr
+    assert "2 experiments: 2 finished, 0 to run" in again.stderr
+    assert list((with_preset.parent / "scratch").iterdir()) == []
     tables = run(with_preset, sys.executable, "-m", "pipeline", "tables", "--preset", "short")
     assert tables.returncode == 0, tables.stderr
     assert "figure3: 2 experiments" in tables.stderr
@@ -50,44 +53,47 @@ def running_stages(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if "pipeline" in process.cmdline() and Path(process.cwd()).is_relative_to(folder / ".dvc/tmp/exps"):
+            if process.environ().get("MLNT_PROJECT_DIR") == str(folder) and "pipeline" in process.cmdline():
                 found.append(process)
         except psutil.Error:
             continue
     return found
 
 
-def start_sweep(folder: Path, stage: str) -> subprocess.Popen[bytes]:
-    """A sweep of long stages, once such a stage trains."""
-    command = [sys.executable, "-m", "pipeline", "sweep", "figure3", "--preset", "short", "--seeds", "1"]
-    variables = environment(DVC_SITE_CACHE_DIR=str(folder.parent / "site-cache"))
+def logs(folder: Path) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in folder.glob(".dvc/tmp/sweep/jobs/*/*.out"))
+
+
+def start_sweep(folder: Path, there: Callable[[], bool]) -> subprocess.Popen[bytes]:
+    """A sweep of long stages, once it is so far."""
     log = folder.parent / "sweep.log"
     with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=file, stderr=file)
+        command, settings = [*FIGURE3, "--seeds", "1"], environment(**variables(folder))
+        process = subprocess.Popen(command, cwd=folder, env=settings, stdout=file, stderr=file)
     deadline = time.monotonic() + 300
-    while not any(stage in p.cmdline() for p in running_stages(folder)):
-        assert time.monotonic() < deadline, "no stage has started"
+    while not there():
+        assert time.monotonic() < deadline, logs(folder)
         assert process.poll() is None, log.read_text()
         time.sleep(0.2)
     return process
 
 
 def test_a_sweep_that_is_stopped_or_killed_goes_on(with_preset: Path) -> None:
-    """A signal ends everything in order; after kill -9 of all of it, what DVC still calls running is queued anew."""
+    """A signal ends everything in order; after that, and after kill -9 of all of it, the same command goes on."""
     preset = with_preset / "presets/short.yaml"
-    preset.write_text("# Long enough to be stopped\ntrain:\n  epochs: 40\n", encoding="utf-8")
+    preset.write_text("# Long enough to be stopped\ntrain:\n  epochs: 100\n", encoding="utf-8")
     git(with_preset, "commit", "--quiet", "--all", "--message", "longer")
 
-    stopped = start_sweep(with_preset, "meta-train")
+    stopped = start_sweep(with_preset, lambda: any(with_preset.glob("checkpoints/meta1/*/state.safetensors")))
     stopped.send_signal(signal.SIGINT)
     assert stopped.wait(timeout=200) == 130
     assert running_stages(with_preset) == []
     assert git(with_preset, "status", "--porcelain") == ""
 
-    killed = start_sweep(with_preset, "meta-train")
+    killed = start_sweep(with_preset, lambda: "meta1: going on after step" in logs(with_preset))
     for process in psutil.process_iter():
         try:
-            mine = str(with_preset.parent) in process.environ().get("DVC_SITE_CACHE_DIR", "")
+            mine = process.environ().get("TMPDIR") == str(with_preset.parent / "scratch")
         except psutil.Error:
             continue
         if mine:
@@ -95,11 +101,44 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(with_preset: Path) -> None:
     killed.wait(timeout=30)
     assert running_stages(with_preset) == []
 
-    last = run(
-        with_preset,
-        *(sys.executable, "-m", "pipeline", "sweep", "figure3", "--preset", "short", "--seeds", "1"),
-        timeout=600,
-        DVC_SITE_CACHE_DIR=str(with_preset.parent / "site-cache"),
-    )
+    last = sweep(with_preset, "--seeds", "1")
     assert last.returncode == 0, last.stderr
     assert "sweep figure3: 1 of 1 finished" in last.stderr
+    assert logs(with_preset).count("meta1: going on after step") == 2
+    assert list((with_preset.parent / "scratch").iterdir()) == []
+
+
+def test_another_clone_shows_what_a_sweep_has_pushed(with_preset: Path) -> None:
+    """Tables and records from the git remote alone, models from the DVC remote."""
+    results, clone = with_preset.parent / "results.git", with_preset.parent / "laptop"
+    git(with_preset, "init", "--quiet", "--bare", "--initial-branch", "main", str(results))
+    git(with_preset, "remote", "add", "results", str(results))
+    assert (
+        dvc(with_preset, "remote", "add", "--default", "storage", str(with_preset.parent / "storage")).returncode == 0
+    )
+    git(with_preset, "commit", "--quiet", "--all", "--message", "a DVC remote")
+    git(with_preset, "push", "--quiet", "results", "HEAD:main")
+    done = sweep(with_preset, "--seeds", "1", "--git-remote", "results")
+    assert done.returncode == 0, done.stderr
+    assert not (with_preset / ".dvc/tmp/sweep/results.git").exists()
+    pushed = dvc(with_preset, "exp", "push", "--all-commits", "results")
+    assert pushed.returncode == 0, pushed.stderr
+
+    git(with_preset.parent, "clone", "--quiet", str(results), str(clone))
+    pulled = dvc(clone, "exp", "pull", "--all-commits", "--no-cache", "origin")
+    assert pulled.returncode == 0, pulled.stderr
+    planned = sweep(clone, "--seeds", "1", "--dry-run")
+    assert "1 experiments: 1 finished, 0 to run" in planned.stderr
+    assert "other code" not in planned.stderr
+    tables = run(clone, sys.executable, "-m", "pipeline", "tables", "--preset", "short")
+    assert tables.returncode == 0, tables.stderr
+    rows = (clone / "reports/short/figure3.csv").read_text(encoding="utf-8")
+    assert run(with_preset, sys.executable, "-m", "pipeline", "tables", "--preset", "short").returncode == 0
+    assert rows == (with_preset / "reports/short/figure3.csv").read_text(encoding="utf-8")
+    (name,) = git(clone, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+    assert dvc(clone, "exp", "branch", name, "found").returncode == 0
+    git(clone, "switch", "--quiet", "found")
+    record = json.loads((clone / "records/meta1.json").read_text(encoding="utf-8"))[0]
+    assert record["params"]["mlnt.M"] == TINY["mlnt.M"]
+    assert dvc(clone, "pull", "meta1").returncode == 0
+    assert (clone / "models/meta1/model.json").exists()

@@ -19,12 +19,13 @@ from runs import Run, run_all
 
 from pipeline import console, files
 from pipeline.errors import RunError, UserError
-from pipeline.paper import grid, history, runner
+from pipeline.paper import grid, history
 from pipeline.params.load import read_yaml
 from pipeline.params.schema import Params
 from pipeline.stages import download
 from pipeline.store.record import Record
 from pipeline.store.sizes import Sizes
+from pipeline.sweep.plan import seconds as seconds_of
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
 from pipeline.training import estimate, fit, rehearsal
 from pipeline.training.estimate import Estimate
@@ -417,7 +418,7 @@ def test_a_sweep_times_each_kind_of_run_once(monkeypatch: pytest.MonkeyPatch, tm
         runs = [grid.values_of(base, preset, "digits", cell, seed) for cell in sweep.cells for seed in range(seeds)]
         for values in runs:
             values["data"].update(changes)
-        return runner.seconds(runs, sweep.stages)
+        return seconds_of(runs, sweep.stages)
 
     once = seconds("table1", 1)
     assert timed == [5]

@@ -12,22 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from projects import ROOT, default_values, edit_params
+from projects import ROOT, default_values
 
-from pipeline.errors import RunError, UserError
-from pipeline.paper import gallery, pages, queue, runner, tables
+from pipeline.errors import UserError
+from pipeline.paper import gallery, grid, pages, tables
 from pipeline.paper import history as past
 from pipeline.paper import statistics as comparison
 from pipeline.paper.figures import Filtered
 from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, values_of
 from pipeline.paper.history import Finished, identity
 from pipeline.paper.numbers import published
-from pipeline.paper.queue import hydra, targets
-from pipeline.paper.runner import make_plan, only
 from pipeline.paper.statistics import CROSS_ENTROPY, ROWS, Figure, Row
 from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
 from pipeline.store.record import Record
+from pipeline.sweep.plan import Part, make_plan, only
 from pipeline.systems.registry import chain, sections, stages_before
 
 BASE = default_values()
@@ -87,8 +86,8 @@ def write_divergence(folder: Path, stage: str, params: Params, code: str = "") -
     (folder / "diverged.json").write_text(json.dumps(note))
 
 
-def plan(name: str, finished: list[Finished], seeds: int = 3, queued: list[Any] | None = None) -> Any:
-    return make_plan(SWEEPS[name], seeds, BASE, DIGITS, "digits", finished, queued or [])
+def plan(name: str, finished: list[Finished], seeds: int = 3, **more: Any) -> Any:
+    return make_plan(SWEEPS[name], seeds, BASE, DIGITS, "digits", finished, **more)
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -125,25 +124,37 @@ def test_the_tables_have_the_papers_columns() -> None:
 
 def test_a_sweep_wants_every_cell_with_every_seed() -> None:
     found = plan("table3", [])
-    assert (found.total, found.done, found.to_queue) == (24, 0, 24)
+    assert (found.total, found.done, len(found.open)) == (24, 0, 24)
     assert [values["seed"] for values in found.missing[0][1]] == [0, 1, 2]
     assert found.missing[1][1][0]["mlnt"]["order"] == "second"
 
 
-def test_what_is_finished_queued_or_diverged_is_not_wanted_again(tmp_path: Path) -> None:
+def test_what_is_finished_or_diverged_is_not_wanted_again(tmp_path: Path) -> None:
     cells = SWEEPS["table3"].cells
     done = [experiment(cells[0], seed, stages=FIRST_ITERATION) for seed in (0, 2)]
-    queued = [values_of(BASE, DIGITS, "digits", cells[1], 1)]
     folder = tmp_path / "checkpoints/meta1/0123"
     folder.mkdir(parents=True)
     diverging = check(values_of(BASE, DIGITS, "digits", cells[3], 0), Path("params.yaml"))
     write_divergence(folder, "meta1", diverging)
-    found = plan("table3", done, queued=queued)
-    assert (found.done, len(found.waiting), found.diverged, found.to_queue) == (2, 1, 1, 20)
+    found = plan("table3", done)
+    assert (found.done, found.diverged, len(found.open)) == (2, 1, 21)
     missing = {cell.label: [v["seed"] for v in values] for cell, values in found.missing}
     assert missing[cells[0].label] == [1]
-    assert missing[cells[1].label] == [0, 2]
     assert missing[cells[3].label] == [1, 2]
+
+
+def test_the_parts_of_a_sweep_are_all_of_it_and_no_experiment_twice() -> None:
+    """Whatever of it is finished: what the parts are does not depend on that."""
+    done = [experiment(SWEEPS["table3"].cells[0], 0, stages=FIRST_ITERATION)]
+    parts = [plan("table3", done, part=Part(number, 5)) for number in range(5)]
+    assert [found.total for found in parts] == [5, 5, 5, 5, 4]
+    assert sum(found.done for found in parts) == 1
+    wanted = [identity(values, FIRST_ITERATION) for found in parts for values in found.open]
+    assert sorted(wanted) == sorted(identity(v, FIRST_ITERATION) for v in plan("table3", done).open)
+    assert Part.parse("3/5") == Part(3, 5)
+    for wrong in ("5/5", "1", "a/b", "-1/5", "1/0"):
+        with pytest.raises(UserError, match="--part: found"):
+            Part.parse(wrong)
 
 
 def test_an_experiment_of_a_table_serves_a_figure_but_not_the_other_way_round() -> None:
@@ -285,7 +296,7 @@ def test_results_of_other_code_count_are_marked_and_give_way_to_those_of_todays(
     found = comparison.runs_of(sweep, cell, [old], BASE, DIGITS, "digits")
     assert found.outdated() == found.outdated("meta1") == [0]
     assert plan("figure3", [old], seeds=1).done == 1
-    assert make_plan(sweep, 1, BASE, DIGITS, "digits", [old], [], outdated=True).to_queue == 1
+    assert len(plan("figure3", [old], seeds=1, outdated=True).open) == 1
     found = comparison.runs_of(sweep, cell, [new, old], BASE, DIGITS, "digits")
     assert found.outdated() == []
     assert found.accuracies("pretrain", "student", "last") == pytest.approx({0: 60.0})
@@ -397,74 +408,7 @@ def test_the_page_is_one_file_and_escapes_what_it_shows(written: Path) -> None:
     assert not re.search(r"<(script|img|link|iframe)", page)
 
 
-# DVC
-
-
-def test_targets_are_the_ends_of_the_chains() -> None:
-    assert targets(ALL_STAGES) == ["meta3", "control3", "baselines/dvc.yaml:baseline"]
-    assert targets(FIRST_ITERATION) == ["meta1"]
-    assert targets((*FIRST_ITERATION, "meta2")) == ["meta2"]
-    assert targets(("meta1", "joint_optimization")) == ["meta1", "baselines/dvc.yaml:baseline@joint_optimization"]
-    assert targets(SWEEPS["references"].stages) == ["meta3", "control3", "references/dvc.yaml:reference"]
-    assert targets(("meta1", "gce")) == ["meta1", "references/dvc.yaml:reference@gce"]
-
-
-def test_table_4_wants_nothing_that_needs_true_labels() -> None:
-    """On Clothing1M the stages `forward` and `cnn_crf` stop: they need the noise matrix, or some true labels."""
-    assert set(ALL_STAGES) - set(SWEEPS["table4"].stages) == {"forward", "cnn_crf"}
-    assert len(targets(SWEEPS["table4"].stages)) == 5
-
-
-def test_what_was_taken_out_of_the_queue_is_not_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three open experiments one failed and one left no result; the third has no task any more."""
-    left = plan("figure3", [])
-    values = left.open
-    failed, vanished, old = (queue.Task(name, "Failed") for name in ("1111111", "2222222", "3333333"))
-    vanished = queue.Task(vanished.revision, "Success")
-    params = {failed.revision: values[0], vanished.revision: values[2], old.revision: values[1]}
-    now = queue.Queue((failed, vanished, old), workers=False)
-    monkeypatch.setattr(queue, "status", lambda: now)
-    monkeypatch.setattr(runner, "params_at", lambda revisions: {each: params[each] for each in revisions})
-    lost = runner.without_result(left, queue.Queue((old, queue.Task("1111111", "Queued")), workers=True))
-    assert set(lost.values()) == {failed, vanished}
-    again = runner.cut(left, lost)
-    assert again is not None
-    assert [v["seed"] for _, each in again.missing for v in each] == [0, 2]
-    assert runner.cut(left, {}) is None
-
-
-def test_other_workers_wait_until_the_first_stages_are_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What earlier experiments have left in the queue and in their folders does not count."""
-    monkeypatch.setattr(queue, "EXPERIMENTS", tmp_path)
-    old = queue.Queue((queue.Task("1111111", "Success"), queue.Task("2222222", "Queued")), workers=True)
-    (tmp_path / "tmpold/data").mkdir(parents=True)
-    (tmp_path / "tmpold/data/labels.h5").touch()
-    known = {tmp_path / "tmpold"}
-    assert not queue._first_stages_are_cached(old, old, known)
-    ended = queue.Queue((*old.tasks[:1], queue.Task("2222222", "Failed")), workers=True)
-    assert queue._first_stages_are_cached(ended, old, known)
-    (tmp_path / "tmpnew/data").mkdir(parents=True)
-    assert not queue._first_stages_are_cached(old, old, known)
-    (tmp_path / "tmpnew/data/labels.h5").touch()
-    assert queue._first_stages_are_cached(old, old, known)
-
-
-def test_the_reason_of_a_failure_is_the_last_error_of_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    log = "error: a warning of old\nerror: no such luck\nERROR: failed to reproduce 'pretrain': exited with 2\n"
-    monkeypatch.setattr(queue, "_dvc", lambda *arguments: log)
-    assert queue.reason(queue.Task("1111111", "Failed")) == "error: no such luck"
-
-    def no_log(*arguments: str) -> str:
-        raise RunError("dvc queue logs: ERROR: No output logs found")
-
-    monkeypatch.setattr(queue, "_dvc", no_log)
-    monkeypatch.setattr(queue, "CELERY", tmp_path)
-    assert "logs of DVC's workers" in queue.reason(queue.Task("1111111", "Failed"))
-    (tmp_path / "dvc-exp-worker-1.out").write_text(
-        "[INFO] ready\nTask setup raised unexpected: LockError()\n[INFO] done\n"
-    )
-    assert queue.reason(queue.Task("1111111", "Failed")) == "Task setup raised unexpected: LockError()"
-    assert queue.reason(queue.Task("1111111", "Success")) == "Task setup raised unexpected: LockError()"
+# Presets
 
 
 @pytest.mark.parametrize("text", ["# only a comment\n", "- a list\n", "text\n"])
@@ -474,30 +418,4 @@ def test_a_preset_that_has_no_sections_is_refused(text: str, tmp_path: Path, mon
     (tmp_path / "presets/mine.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(UserError, match=r"presets/mine.yaml: expected sections such as `train:`, found"):
-        runner.read_bases("mine")
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("data.root", None),
-        ("data.root", "my data/it's here.zip"),
-        ("data.root", "C:\\images"),
-        ("train.weight_decay", 1e-5),
-        ("train.horizontal_flip", True),
-        ("train.lr_drop_epochs", [40, 80]),
-        ("train.lr_drop_epochs", []),
-        ("mlnt.eta_ramp_length", "2000 steps"),
-        ("train.weight_decay", 1e-4),
-        ("mlnt.M", 15),
-    ],
-)
-def test_a_value_passes_through_dvcs_set_param(key: str, value: Any, tmp_path: Path) -> None:
-    from dvc.utils.hydra import apply_overrides
-
-    path = tmp_path / "params.yaml"
-    path.write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    edit_params(path, {"mlnt.M": 3})
-    apply_overrides(path, [f"{key}={hydra(value)}"])
-    section, _, name = key.partition(".")
-    assert read_yaml(path)[section][name] == value
+        grid.read_bases("mine")

@@ -1,0 +1,1 @@
+"""The experiments of a table, on this machine or on a cluster."""
