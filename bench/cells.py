@@ -30,8 +30,13 @@ from runs import checked, run_stage
 from pipeline import files
 from pipeline.params.load import changed, read_yaml, values_of
 from pipeline.params.schema import Params
-from pipeline.systems.registry import BY_STAGE, DEFAULT, sections, stages_before
+from pipeline.systems.registry import BY_STAGE, DEFAULT, GROUPS, sections, stages_before
 
+JUDGED = {
+    "evaluate": (DEFAULT, files.EVALUATION),
+    **{f"evaluate {name}": (group.systems, group.evaluation) for name, group in GROUPS.items()},
+}
+"""Evaluation → the systems that it judges, and its metrics."""
 ALL = (*(system.stage for system in DEFAULT), "evaluate")
 
 
@@ -47,21 +52,21 @@ class Task:
 
 def stages_of(stage: str, params: Params) -> tuple[str, ...]:
     """The stages that a stage's result directly comes from."""
-    if stage == "evaluate":
-        return tuple(system.stage for system in DEFAULT)
+    if stage in JUDGED:
+        return tuple(system.stage for system in JUDGED[stage][0])
     return stages_before(stage, params.model.train == "head")
 
 
 def sections_of(stage: str, params: Params) -> set[str]:
     """The sections of params.yaml that a result depends on, by its stage or one before."""
-    own = {"evaluate"} if stage == "evaluate" else set(sections(stage))
+    own = {"evaluate"} if stage in JUDGED else set(sections(stage))
     return own.union(*(sections_of(each, params) for each in stages_of(stage, params)))
 
 
 def task(stage: str, params: Params, tasks: dict[str, Task]) -> str:
     """Enter a stage and those before it; return its key."""
     values = json.dumps(values_of(params, sections_of(stage, params)), sort_keys=True)
-    key = f"{stage}-{hashlib.sha256(values.encode()).hexdigest()[:16]}"
+    key = f"{stage.replace(' ', '-')}-{hashlib.sha256(values.encode()).hexdigest()[:16]}"
     if key not in tasks:
         tasks[key] = Task(stage, params, key, tuple(task(each, params, tasks) for each in stages_of(stage, params)))
     return key
@@ -94,8 +99,8 @@ def link(source: str, target: str) -> None:
 def found(one: Task, work: Path) -> dict[str, Any]:
     """What a finished training or evaluation has to say."""
     folder = work / one.key
-    if one.stage == "evaluate":
-        metrics = json.loads((folder / files.EVALUATION).read_text())
+    if one.stage in JUDGED:
+        metrics = json.loads((folder / JUDGED[one.stage][1]).read_text())
         return {system: values["label_issues"] for system, values in metrics.items() if "label_issues" in values}
     history = [
         {key: float(value) if value else None for key, value in row.items()}
@@ -127,7 +132,7 @@ def main() -> None:
     )
     parser.add_argument("--cell", action="append", required=True, metavar="NAME KEY=VALUE…")
     parser.add_argument("--seeds", type=seeds, required=True, help="0-4 or 0,1,2")
-    parser.add_argument("--stages", nargs="*", default=list(ALL), choices=[*BY_STAGE, "evaluate"])
+    parser.add_argument("--stages", nargs="*", default=list(ALL), choices=[*BY_STAGE, *JUDGED])
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--work", type=Path, required=True, help="a folder for data, models and results")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.paper.statistics import standard_error
-from pipeline.systems.registry import BY_STAGE, DEFAULT
+from pipeline.systems.registry import BY_STAGE, SYSTEMS
 
 Results = dict[tuple[str, str], dict[int, dict[str, Any]]]
 """(cell, title of a model) → seed → accuracies."""
@@ -47,7 +47,7 @@ def main() -> None:
         print(f"\n{cell}\n\n| | n | best on validation | last epoch | last, minus {arguments.beside} | kept |")
         print("|---|---|---|---|---|---|")
         reference = results[cell, arguments.beside]
-        for title in (title for system in DEFAULT for _, title, _ in system.models):
+        for title in (title for system in SYSTEMS for _, title, _ in system.models):
             runs = results.get((cell, title), {})
             if not runs:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipeline.paper.statistics import accuracy
 from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params
 from pipeline.stages import download, embed, evaluate, features, noise, train
+from pipeline.systems.registry import GROUPS
 
 
 def checked(values: dict[str, Any], seed: int) -> Params:
@@ -35,6 +37,7 @@ STAGES = {
     "embed": embed.run,
     "features": features.run,
     "evaluate": evaluate.run,
+    **{f"evaluate {name}": partial(evaluate.run, group=name) for name in GROUPS},
 }
 
 
