@@ -68,7 +68,7 @@ def test_a_second_run_runs_nothing_and_leaves_the_tree_clean(repository: Path) -
     before = digests(repository, "dvc.lock", "data", "models", "metrics", "plots", "reports", "timings")
     result = dvc(repository, "repro")
     assert result.returncode == 0
-    assert mentioned(result, "Stage '{}' didn't change, skipping") == list(STAGES)[1:]
+    assert sorted(mentioned(result, "Stage '{}' didn't change, skipping")) == sorted(set(STAGES) - {"look"})
     assert ran(result) == []
     assert digests(repository, "dvc.lock", "data", "models", "metrics", "plots", "reports", "timings") == before
     assert git(repository, "status", "--porcelain") == ""

@@ -42,7 +42,7 @@ def test_an_experiment_that_cannot_run_is_given_up_with_its_reason(with_preset: 
     before_pretrain(with_preset, "echo error: no such luck; exit 2")
     result = sweep(with_preset, "--seeds", "1")
     assert result.returncode == 1
-    assert result.stderr.count("failed: error: no such luck") == 2
+    assert sum("seed0" in line and "failed: error: no such luck" in line for line in result.stderr.splitlines()) == 2
     assert "1 failed: error: no such luck" in result.stderr
     assert "error: 1 experiments are missing" in result.stderr
     assert "Traceback" not in result.stderr
