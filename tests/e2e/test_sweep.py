@@ -98,7 +98,7 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(with_preset: Path) -> None:
             continue
         if mine:
             process.kill()
-    killed.wait(timeout=30)
+    killed.wait(timeout=120)
     assert running_stages(with_preset) == []
 
     last = sweep(with_preset, "--seeds", "1")

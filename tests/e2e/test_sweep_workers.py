@@ -200,7 +200,7 @@ def test_where_a_shared_stage_fails_nothing_else_is_tried(trial: Trial) -> None:
 
 
 def wait_for(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not there():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -6,7 +6,7 @@ import hashlib
 import random
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 import torch
 from projects import ROOT, default_values, digests, make_params, run_stage, write_picture
 from runs import Run, run_all
+from torch import nn
 
 from pipeline import console, files
 from pipeline.errors import RunError, UserError
@@ -253,13 +254,32 @@ def test_the_time_of_two_networks() -> None:
     assert found.training(BY_STAGE["divide_mix"]) == pytest.approx(10 * 7 + 2 * 4 + 2 * 2 * 160 * 0.01)
 
 
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A clock that counts the linear layers that images pass: what a machine does beside moves no test."""
+    images = 0
+
+    def passed(module: nn.Module, inputs: tuple[torch.Tensor], _: object) -> None:
+        nonlocal images
+        images += len(inputs[0]) * isinstance(module, nn.Linear)
+
+    monkeypatch.setattr(rehearsal.Stage, "_now", lambda _: float(images))
+    handle = nn.modules.module.register_module_forward_hook(passed)
+    yield
+    handle.remove()
+
+
+@pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("head", [False, True])
 def test_the_steps_of_two_networks_are_timed(head: bool) -> None:
     changes = {"model__train": "head", "model__weights": "any.safetensors"} if head else {}
     params = make_params(**changes, divide_mix__augmentations=4)
     pairs = [BY_STAGE[name] for name in ("co_teaching", "divide_mix")]
     found = estimate.measure(params, SIZES, pairs, CPU, width=32)
-    assert 0 < found.plain < found.steps["co_teaching"] < found.steps["divide_mix"]
+    assert found.plain == 2 * 32  # the student and its average look at a mini-batch
+    assert found.steps["co_teaching"] == 2 * found.plain
+    # Two networks, each with its average; four augmentations of what they guess labels for, and of what they learn.
+    assert found.steps["divide_mix"] > 4 * found.plain
 
 
 def test_the_time_of_a_stage_with_a_length_of_its_own() -> None:

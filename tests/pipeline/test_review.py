@@ -23,7 +23,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from pipeline import files
 from pipeline.store import features, hdf5
@@ -258,7 +258,7 @@ class Page:
         for left in downloads.iterdir():
             left.unlink()
         self.click("save")
-        until = time.monotonic() + 20
+        until = time.monotonic() + 300
         while not (downloads / "decisions.csv").exists() and time.monotonic() < until:
             time.sleep(0.05)
         return (downloads / "decisions.csv").read_text(encoding="utf-8")
@@ -457,8 +457,8 @@ def test_only_what_is_in_sight_is_in_the_document(page: Page) -> None:
     last = page.options[-1]
     assert last.get_attribute("aria-posinset") == last.get_attribute("aria-setsize") == str(total)
     page.driver.execute_script("list.scrollTop = 0")
-    time.sleep(0.2)
-    assert {"1", str(total)} <= {option.get_attribute("aria-posinset") for option in page.options}
+    wanted = 'return ["1", arguments[0]].every(n => document.querySelector(`[role=option][aria-posinset="${n}"]`))'
+    WebDriverWait(page.driver, 60).until(lambda driver: driver.execute_script(wanted, str(total)))
 
 
 def test_a_screen_reader_is_told_everything(page: Page) -> None:

@@ -958,7 +958,7 @@ def test_damaged_names_are_noticed(text: bytes, copied: Run) -> None:
     write_params(copied.folder)
     # In a process of its own: HDF5 has been seen to read damaged strings for ever.
     try:
-        result = run_pipeline(copied.folder, "inject-noise", timeout=30)
+        result = run_pipeline(copied.folder, "inject-noise", timeout=120)
     except subprocess.TimeoutExpired:
         pytest.fail("reading the damaged file takes for ever")
     assert result.returncode == 2, result.stderr

@@ -171,7 +171,7 @@ def file_store(dataset: Dataset, workers: int) -> FileImages:
 
 
 def gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=120)
     assert alive == []
 
 
