@@ -63,7 +63,7 @@ def divide_mix(**changes: Any) -> DivideMixStep:
         "augmentations": 2,
         "temperature": 0.5,
         "beta": 4.0,
-        "unlabeled_weight": 2.5,
+        "unlabeled_weight": 7.5,
         "ramp_steps": 5,
     }
     return DivideMixStep(**(OPTIMIZER | options | changes))
@@ -397,7 +397,7 @@ def plain_divide_mix(
             if i < M * x:
                 of_labeled = of_labeled - sum(mixed[i][c] * p[c].log() for c in range(C)) / (M * x)
             else:
-                of_unlabeled = of_unlabeled + sum((mixed[i][c] - p[c]) ** 2 for c in range(C)) / (M * u)
+                of_unlabeled = of_unlabeled + sum((mixed[i][c] - p[c]) ** 2 for c in range(C)) / (C * M * u)
         average = sum(probs) / len(probs)
         regularisation = sum(1 / C * math.log(1 / C) - 1 / C * average[c].log() for c in range(C))
         totals.append(of_labeled + weight * of_unlabeled + regularisation)
@@ -426,7 +426,7 @@ def test_divide_mix_beside_plain_loops(augmentations: int) -> None:
         with torch.no_grad():
             for k, network in enumerate(average):
                 correct += int((network(views[0][9 * k : 9 * k + 9]).argmax(1) == labels[9 * k : 9 * k + 9]).sum())
-        losses = plain_divide_mix(plain, views, labels, clean, draws, 2.5 * min(number / 2, 1))
+        losses = plain_divide_mix(plain, views, labels, clean, draws, 7.5 * min(number / 2, 1))
         for loss, optimizer in zip(losses, optimizers, strict=True):
             optimizer.zero_grad()
             loss.backward()
