@@ -2,7 +2,7 @@
 "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels").
 
 Prior knowledge: none. The paper's recipe on CIFAR-10: q 0.7; truncated with k 0.5, pruned from epoch 40 of 120 on,
-every 10 epochs.
+every 10 epochs; on CIFAR-100 from 80 of 150.
 """
 
 from __future__ import annotations
