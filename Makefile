@@ -52,7 +52,7 @@ torture: install
 
 BENCH =
 bench: install
-	python bench/step.py $(BENCH)
+	python bench/speed/step.py $(BENCH)
 
 image:
 	DOCKER_BUILDKIT=1 docker build --tag mlnt .

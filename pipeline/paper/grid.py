@@ -144,7 +144,8 @@ SWEEPS = {
 }
 
 
-# preset → (kind, rate) → filter.tau where it is not the preset's: chosen on validation data, by bench/select_tau.py.
+# preset → (kind, rate) → filter.tau where it is not the preset's, chosen on validation data
+# (bench/accuracy/select_tau.py).
 TAU: dict[str, dict[tuple[str, float], float]] = {
     "digits": {
         ("symmetric", 0.1): 0.1,
@@ -168,6 +169,22 @@ def read_bases(preset: str) -> tuple[Values, Values]:
 def source_of(base: Values, preset: Values) -> str:
     """`data.source` under a preset."""
     return str({**base["data"], **(preset.get("data") or {})}["source"])
+
+
+def on_papers_data(sweep: Sweep, base: Values, preset: Values) -> bool:
+    """Whether the experiments of a table have the paper's data, all of them, and its noise; a cell sets kind and rate.
+
+    Tables 1 to 3 are on CIFAR-10, where a symmetric label may be the true one and classes are confused by no other
+    mapping than the data set's own.
+    """
+    values = changed(base, leaves(preset))
+    data, kind = values["data"], values["noise"]
+    whole = data["limit"] is None and data["limit_test"] is None
+    return (
+        whole
+        and data["source"] == (sweep.source or "cifar10")
+        and not (kind["symmetric_excludes_true"] or kind["mapping"])
+    )
 
 
 def values_of(base: Values, preset: Values, preset_name: str, cell: Cell, seed: int) -> Values:

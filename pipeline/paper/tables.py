@@ -9,8 +9,8 @@ from typing import Any
 from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.paper import figures, gallery, history, pages
-from pipeline.paper.grid import PARAMS, SWEEPS, Sweep, read_bases, source_of
-from pipeline.paper.numbers import published
+from pipeline.paper.grid import PARAMS, SWEEPS, Sweep, Values, on_papers_data, read_bases, source_of
+from pipeline.paper.numbers import Published, published
 from pipeline.paper.pages import CHOICES, Cell, Section, SystemTable
 from pipeline.paper.statistics import (
     CROSS_ENTROPY,
@@ -26,7 +26,7 @@ from pipeline.paper.statistics import (
     p_value,
     runs_of,
 )
-from pipeline.params.load import load, read_yaml
+from pipeline.params.load import changed, leaves, load, read_yaml
 from pipeline.systems.registry import FINAL
 
 STUDENT_OF = {"figure6": "meta2"}
@@ -40,8 +40,8 @@ ALONG_AN_AXIS = (
     "within the row and the noise, p < 0.05."
 )
 PAPER = (
-    "The paper's numbers are those on its own data; in brackets ours minus the paper's, in points and, where both are "
-    "known, in standard errors."
+    "Beside the paper's numbers, in brackets: ours minus the paper's, in points and, where both are known, in standard "
+    "errors."
 )
 
 
@@ -63,14 +63,15 @@ def run(preset: str, out: Path) -> None:
         if not any(runs.by_seed for runs in cells.values()):
             console.say(f"{name}: not run; `mlnt sweep {name} --preset {preset}` runs it")
             continue
-        section = _section(name, sweep, cells, preset)
+        paper = _paper(sweep, base, chosen)
+        section = _section(name, sweep, cells, preset, paper)
         sections.append(section)
-        files.write_csv(out / f"{name}.csv", _records(sweep, cells))
+        files.write_csv(out / f"{name}.csv", _records(sweep, cells, paper))
         count = sum(len(runs.by_seed) for runs in cells.values())
         console.say(f"{name}: {count} experiments → {out / name}.md, .csv" + (", .svg" if section.drawing else ""))
     if not sections:
         raise UserError(f"tables: no experiment of the preset {preset} has finished; `mlnt sweep table1` runs some")
-    if (filtered := _figure7()) is not None:
+    if (filtered := _figure7(base, chosen, preset)) is not None:
         sections.append(filtered)
     for section in sections:
         files.write_text(out / f"{section.name}.md", pages.markdown(section))
@@ -80,9 +81,13 @@ def run(preset: str, out: Path) -> None:
     console.say(f"all of them in one page: {out / 'index.html'}")
 
 
-def _figure7() -> Section | None:
-    """Figure 7 for the run in this folder; None, with a message, where models/ has no finished run of params.yaml."""
+def _figure7(base: Values, chosen: Values, preset: str) -> Section | None:
+    """Figure 7 for the run in this folder; None, with a message, where it has other data than the preset, or where
+    models/ has no finished run of params.yaml."""
     current = load(PARAMS)
+    if base["data"] != changed(base, leaves(chosen))["data"]:
+        console.say(f"figure7: left out; the run in this folder has other data than the preset {preset}")
+        return None
     if not history.belongs_here(FINAL.mentor or "", read_yaml(PARAMS)):
         console.say("figure7: left out; models/ has no finished run of params.yaml (`dvc repro` makes one)")
         return None
@@ -101,13 +106,14 @@ def _figure7() -> Section | None:
     return Section("figure7", title, about, [], figures.gallery(images), [note])
 
 
-def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs], preset: str) -> Section:
+def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs], preset: str, paper: Published) -> Section:
     notes = _notes(name, sweep, cells, preset)
     if name == "figure3":
         progress = figures.progress(next(iter(cells.values())))
         return Section(name, sweep.title, f"Preset {preset}.", [], progress, notes)
     rows = ROWS if sweep.axis is None else [row for row in ROWS if row.stage == STUDENT_OF.get(name, "meta1")]
-    tables = [_table(sweep, cells, [row for row in rows if row.stage in sweep.stages], choice) for choice in CHOICES]
+    rows = [row for row in rows if row.stage in sweep.stages]
+    tables = [_table(sweep, cells, rows, choice, paper) for choice in CHOICES]
     drawing = None
     if sweep.axis is not None and name != "table3":
         drawing = figures.by_value(_lines(sweep, cells, rows[0]), sweep.axis)
@@ -116,8 +122,7 @@ def _section(name: str, sweep: Sweep, cells: Mapping[str, Runs], preset: str) ->
     return Section(name, sweep.title, " ".join(about), tables, drawing, notes)
 
 
-def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice: str) -> SystemTable:
-    paper = published(sweep.paper) if sweep.axis is None else _order_numbers(sweep)
+def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice: str, paper: Published) -> SystemTable:
     columns = {
         label: {row: values for row in rows if (values := runs.accuracies(row.stage, row.model, choice))}
         for label, runs in cells.items()
@@ -141,7 +146,14 @@ def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice:
     return SystemTable(choice, list(cells), table)
 
 
-def _order_numbers(sweep: Sweep) -> dict[str, dict[str, tuple[float, float | None]]]:
+def _paper(sweep: Sweep, base: Values, chosen: Values) -> Published:
+    """The paper's numbers for a sweep; none where its experiments are on other data or other noise than the paper's."""
+    if not on_papers_data(sweep, base, chosen):
+        return {}
+    return published(sweep.paper) if sweep.axis is None else _order_numbers(sweep)
+
+
+def _order_numbers(sweep: Sweep) -> Published:
     """The paper's Table 3 in our layout: it has a row for each order, ours a column for each noise and order."""
     rows = {"first": "First-order approx.", "second": "Full"}
     known = published(sweep.paper)
@@ -191,10 +203,9 @@ def _notes(name: str, sweep: Sweep, cells: Mapping[str, Runs], preset: str) -> l
     return notes
 
 
-def _records(sweep: Sweep, cells: Mapping[str, Runs]) -> list[dict[str, Any]]:
+def _records(sweep: Sweep, cells: Mapping[str, Runs], paper: Published) -> list[dict[str, Any]]:
     """A line for each number: what the Markdown shows, and what it was computed from."""
     records: list[dict[str, Any]] = []
-    paper = published(sweep.paper) if sweep.axis is None else _order_numbers(sweep)
     for label, runs in cells.items():
         for choice in CHOICES:
             reference = runs.accuracies(CROSS_ENTROPY.stage, CROSS_ENTROPY.model, choice)

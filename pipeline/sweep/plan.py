@@ -161,4 +161,4 @@ def show(plan: Plan, preset: str, seconds: float | None, jobs: int) -> None:
 
 def _hours(seconds: float) -> str:
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    return f"{minutes} min" if minutes < 100 else f"{minutes / 60:,.{0 if minutes > 6000 else 1}f} h"

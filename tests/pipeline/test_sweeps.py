@@ -74,7 +74,8 @@ def records_of(values: dict[str, Any], stages: Sequence[str], code: str = "") ->
 
 def experiment(cell: Cell, seed: int, accuracy: float = 0.5, time: int = 0, **more: Any) -> Finished:
     stages, code = more.pop("stages", ALL_STAGES), more.pop("code", "")
-    values = changed(values_of(BASE, DIGITS, "digits", cell, seed), more)
+    preset, name = more.pop("preset", DIGITS), more.pop("preset_name", "digits")
+    values = changed(values_of(BASE, preset, name, cell, seed), more)
     rows = {stage: history(accuracy + 0.01 * (stage != "pretrain")) for stage in stages}
     return Finished(f"exp-{seed}-{time}", time, records_of(values, stages, code), rows)
 
@@ -406,6 +407,58 @@ def test_the_page_is_one_file_and_escapes_what_it_shows(written: Path) -> None:
     assert "<nan>" not in page
     assert "<svg" in page
     assert not re.search(r"<(script|img|link|iframe)", page)
+
+
+# The paper's numbers
+
+
+@pytest.mark.parametrize(
+    ("preset", "change", "beside"),
+    [
+        ("cifar10", {}, True),
+        ("cifar100", {}, False),
+        ("digits", {}, False),
+        ("cifar10", {"data.limit": 5000}, False),
+        ("cifar10", {"noise.symmetric_excludes_true": True}, False),
+        ("cifar10", {"noise.mapping": {"cat": "frog"}}, False),
+    ],
+    ids=str,
+)
+def test_the_papers_numbers_stand_only_beside_its_own_data_and_noise(
+    preset: str, change: dict[str, Any], beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = changed(read_yaml(ROOT / f"presets/{preset}.yaml"), change)
+    found = [
+        experiment(SWEEPS[name].cells[0], 0, stages=SWEEPS[name].stages, preset=chosen, preset_name=preset)
+        for name in ("table1", "table2", "table3")
+    ]
+    monkeypatch.setattr(past, "finished", lambda: found)
+    monkeypatch.setattr(tables, "read_bases", lambda _: (BASE, chosen))
+    tables.run(preset, tmp_path)
+    for name, number in (("table1", "91.84"), ("table2", "91.04"), ("table3", "90.57")):
+        assert (number in (tmp_path / f"{name}.md").read_text(encoding="utf-8")) is beside
+        assert (number in (tmp_path / "index.html").read_text(encoding="utf-8")) is beside
+        rows = past.csv.DictReader((tmp_path / f"{name}.csv").read_text(encoding="utf-8").splitlines())
+        assert (number in {row["paper"] for row in rows}) is beside
+
+
+def test_table_4_is_clothing1m() -> None:
+    chosen = read_yaml(ROOT / "presets/clothing1m.yaml")
+    assert tables._paper(SWEEPS["table4"], BASE, chosen) == published("table4_clothing1m.csv")
+    assert tables._paper(SWEEPS["table1"], BASE, chosen) == {}
+
+
+def test_figure_7_is_left_out_where_the_run_has_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = read_yaml(ROOT / "presets/cifar100.yaml")
+    cell = SWEEPS["table1"].cells[0]
+    monkeypatch.setattr(past, "finished", lambda: [experiment(cell, 0, preset=chosen, preset_name="cifar100")])
+    monkeypatch.setattr(past, "belongs_here", lambda *_: True)
+    monkeypatch.setattr(gallery, "filtered", lambda _: [Filtered(np.zeros((1, 8, 8), np.uint8), "3", 0.0, "8", 1, "8")])
+    tables.run("cifar100", tmp_path)
+    assert not list(tmp_path.glob("figure7*"))
+    assert "figure7: left out" in capsys.readouterr().err
 
 
 # Presets

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,14 +23,22 @@ from pipeline.store.dataset import TEST, TRAIN, read_dataset, read_labels
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-SCRIPTS = sorted(path.stem for path in BENCH.glob("*.py") if "ArgumentParser(" in path.read_text(encoding="utf-8"))
+SCRIPTS = {p.stem: p for p in sorted(BENCH.glob("*/*.py")) if "ArgumentParser(" in p.read_text(encoding="utf-8")}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_script_starts(script: str) -> None:
-    command = [sys.executable, BENCH / f"{script}.py", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, SCRIPTS[script], "--help"], capture_output=True, text=True, check=True)
     assert "usage:" in done.stdout
+
+
+def test_documents_name_every_script_and_no_other() -> None:
+    root = BENCH.parent
+    texts = {p: p.read_text(encoding="utf-8") for p in [*root.glob("*.md"), *root.glob("docs/*.md"), root / "Makefile"]}
+    named = {path for text in texts.values() for path in re.findall(r"bench/[\w/]+\.py", text)}
+    assert {path for path in named if not (root / path).exists()} == set()
+    listed = set(re.findall(r"`(\w+\.py)`", (BENCH / "README.md").read_text(encoding="utf-8")))
+    assert listed == {path.name for path in SCRIPTS.values()}
 
 
 def test_an_epoch_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +48,7 @@ def test_an_epoch_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         run_stage(stage, load(Path("params.yaml")))
     command = [
         sys.executable,
-        BENCH / "profile_epoch.py",
+        SCRIPTS["profile_epoch"],
         "--set",
         "train.epochs=1",
         "--set",
@@ -58,7 +67,7 @@ def test_an_epoch_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_what_runs_on_a_gpu_runs_in_miniature_on_a_cpu(tmp_path: Path) -> None:
     command = [
         sys.executable,
-        BENCH / "gpu.py",
+        SCRIPTS["gpu"],
         "--miniature",
         "--device",
         "cpu",

@@ -1,8 +1,8 @@
 """Images in files (`data.storage: files`): how fast, how much waiting, how much memory, beside torchvision's loader.
 
-python bench/storage.py --quick                          # a minute, small: that it runs
-python bench/storage.py --entries 10000 100000 1000000   # the table of docs/performance.md
-python bench/storage.py --parts decode --photo 500x400 --images 2000
+python bench/many_images/storage.py --quick                          # a minute, small: that it runs
+python bench/many_images/storage.py --entries 10000 100000 1000000   # the table of docs/performance.md
+python bench/many_images/storage.py --parts decode --photo 500x400 --images 2000
 
 Files are generated. A data set of N entries lists the same files again and again: what is measured is the list, not
 the disk. Every row is a process of its own, so that its peak memory is its own.
@@ -94,7 +94,7 @@ def rows_of(args: argparse.Namespace) -> list[Row]:
         sizes = [0] if part in ONCE else [args.decoded] if part in DECODES_ALL else args.entries
         for entries in sizes:
             command = [sys.executable, str(Path(__file__).resolve()), *given, "--parts", part, "--one", str(entries)]
-            paths = os.pathsep.join([str(ROOT), str(ROOT / "bench"), os.environ.get("PYTHONPATH", "")])
+            paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
             done = subprocess.run(  # noqa: S603
                 command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True, check=True
             )

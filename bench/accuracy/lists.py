@@ -1,7 +1,7 @@
 """The lists of images that docs/comparison.md measures on, as CSV files for `data.root`.
 
-    python bench/lists.py garments FOLDER --out garments.csv
-    python bench/lists.py cifar10n FOLDER --labels CIFAR-10_human.pt --label-set worse_label --out worse.csv
+    python bench/accuracy/lists.py garments FOLDER --out garments.csv
+    python bench/accuracy/lists.py cifar10n FOLDER --labels CIFAR-10_human.pt --label-set worse_label --out worse.csv
 
 garments: of a folder of classes in any splits (clothing-dataset-small) 1,500 images to train on, all others for test.
 cifar10n: of CIFAR-10 as CLASS/INDEX.jpg, the index being torchvision's, below train/ and test/, 12,000 images to train

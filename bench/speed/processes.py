@@ -1,7 +1,7 @@
 """Time of a training step by several processes beside that by one, on this machine.
 
-    python bench/processes.py                              # two processes of one thread, the 16/32/64 network, M = 10
-    python bench/processes.py --processes 4 --synthetic 20 --update joint --rounds 5 --out processes.csv
+    python bench/speed/processes.py  # two processes of one thread, the 16/32/64 network, M = 10
+    python bench/speed/processes.py --processes 4 --synthetic 20 --update joint --rounds 5 --out processes.csv
 
 Each process has a GPU, or a thread. They make a step together, then rank 0 makes one alone while the others wait, in
 turns. "ratio" is the median over rounds of the first time divided by the second; "passes" is what the count of forward
@@ -23,8 +23,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from measure import Bench, hardware
+from measure import STEPS, hardware
 from rivals import Setting
+from steps import Runner
 
 from mlnt.training.distributed import ALONE, ProcessRanks, Ranks
 from pipeline.files import write_csv
@@ -35,12 +36,12 @@ class Timed:
     """A step, timed by the clock and by what this process computed."""
 
     def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
-        self._bench = Bench(args.update, Setting(args.network, 32, 128, args.synthetic), device)
+        self._runner = Runner(STEPS[args.update], Setting(args.network, 32, 128, args.synthetic), device)
 
     def __call__(self, ranks: Ranks) -> tuple[float, float]:
-        self._bench.step.ranks = ranks
+        self._runner.own.ranks = ranks
         before = time.process_time()
-        return self._bench(), time.process_time() - before
+        return self._runner.timed(), time.process_time() - before
 
 
 def work(rank: int, args: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from steps import now
 
 from mlnt.images.batches import Augmentation, ImageStore, MemoryImages
 from mlnt.images.files import FileImages
@@ -26,12 +26,6 @@ from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.loop import Training
 
 Row = dict[str, Any]
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 class Pictures:

@@ -1,6 +1,6 @@
 """Class batches from D′, as the paper has them, beside the package's: batches of D, the loss over their kept samples.
 
-    python bench/filtered_batches.py --out docs/results/filtered_batches_digits.csv
+    python bench/accuracy/filtered_batches.py --out docs/results/filtered_batches_digits.csv
 
 Iteration 2 of MLNT, and of CE + filter, on digits, with the same mentor, seeds and number of steps. In the variant the
 meta part of a step (Algorithm 1, lines 5-11) works on the same batch of D, the class part on another, drawn from D′
@@ -42,7 +42,7 @@ from pipeline.systems.registry import BY_STAGE
 from pipeline.training.filtering import kept_by
 from pipeline.training.session import Session
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOISES = (("symmetric", 0.5, 0.2), ("asymmetric", 0.4, 0.1))
 """Kind, rate and τ, as in the tables."""
 

@@ -1,6 +1,6 @@
 """How the time and memory of a step grow with M, k and the number of classes, and the time of an epoch with N.
 
-    python bench/scaling.py --out docs/results/scaling_cpu
+    python bench/speed/scaling.py --out docs/results/scaling_cpu
 
 writes a CSV and a plot: one panel for each variable, measured points over the line that theory gives through the
 first point. Theory counts passes, a backward pass as two forward ones: 4 + 5M for `joint`, 5 + 5M for `sequential`,
@@ -22,11 +22,13 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
-from measure import Setting, Worker, hardware, package_step
+from measure import Worker, hardware
+from rivals import Setting
 
 from mlnt.images.batches import Augmentation, MemoryImages
 from mlnt.images.statistics import input_statistics
 from mlnt.method.schedules import Schedule
+from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.loop import Training
@@ -107,7 +109,7 @@ def epoch_rows(device: torch.device, repeats: int) -> list[dict[str, Any]]:
         module = create_model("preact_resnet_tiny", num_classes=10, in_chans=1, seed=0).to(device)
         training = Training(
             module.to(memory_format=torch.channels_last),
-            package_step(2, "sequential"),
+            MLNTStep(2, 0.5, 10, 0.2, 0.9, 1e-4, update="sequential"),
             data,
             schedule,
             seed=0,

@@ -1,8 +1,9 @@
 """Many runs at a time on one machine, without DVC: cells of a table, each over seeds, or settings to choose from.
 
-    python bench/cells.py --seeds 0-4 --jobs 2 --work /tmp/work --out results.jsonl \
+    python bench/accuracy/cells.py --seeds 0-4 --jobs 2 --work /tmp/work --out results.jsonl \
         --cell "symmetric" --cell "asymmetric noise.kind=\"asymmetric\" noise.rate=0.4"
-    python bench/cells.py --seeds 100,101 --stages meta1 --cell "eta 0.2 mlnt.eta=0.2" --cell "eta 0.4 mlnt.eta=0.4"
+    python bench/accuracy/cells.py --seeds 100,101 --stages meta1 \
+        --cell "eta 0.2 mlnt.eta=0.2" --cell "eta 0.4 mlnt.eta=0.4"
 
 A cell is a name and changed parameters, their values as JSON. A stage that several cells have in common, with the same
 parameters before it, runs once; what is in the work folder is not repeated. Each finished training is a line of JSON:
@@ -28,6 +29,7 @@ from typing import Any
 from runs import checked, run_stage
 
 from pipeline import files
+from pipeline.paper.statistics import accuracy
 from pipeline.params.load import changed, read_yaml, values_of
 from pipeline.params.schema import Params
 from pipeline.systems.registry import BY_STAGE, DEFAULT, GROUPS, sections, stages_before
@@ -102,17 +104,13 @@ def found(one: Task, work: Path) -> dict[str, Any]:
     if one.stage in JUDGED:
         metrics = json.loads((folder / JUDGED[one.stage][1]).read_text())
         return {system: values["label_issues"] for system, values in metrics.items() if "label_issues" in values}
-    history = [
-        {key: float(value) if value else None for key, value in row.items()}
-        for row in files.read_csv(folder / files.PLOTS / f"{one.stage}.csv")
-    ]
+    history = files.read_csv(folder / files.PLOTS / f"{one.stage}.csv")
     result: dict[str, Any] = {}
     for model in ("student", "teacher"):
-        best = max(history, key=lambda row: row[f"{model}_validation_accuracy"] or 0.0)
-        for choice, row in (("best", best), ("last", history[-1])):
+        for choice in ("best", "last"):
             for split in ("validation", "test"):
-                accuracy = row.get(f"{model}_{split}_accuracy")
-                result[f"{model}_{choice}_{split}"] = None if accuracy is None else round(100 * accuracy, 3)
+                found = accuracy(history, model, choice, split)
+                result[f"{model}_{choice}_{split}"] = None if found is None else round(100 * found, 3)
     card = json.loads((folder / files.MODELS / one.stage / "model.json").read_text())
     result |= {key: card[key] for key in ("mentor", "kept_fraction", "kept_purity")}
     return result

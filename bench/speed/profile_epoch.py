@@ -1,7 +1,7 @@
 """What share of a training epoch is the step itself? The rest: batches, augmentation, evaluation, bookkeeping.
 
-python bench/profile_epoch.py                         # the data and parameters of this session, after `dvc repro`
-python bench/profile_epoch.py --set train.epochs=2
+python bench/speed/profile_epoch.py                         # the data and parameters of this session, after `dvc repro`
+python bench/speed/profile_epoch.py --set train.epochs=2
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
-from runs import checked
 
 from mlnt.method.step import MLNTStep
 from mlnt.training.loop import Training
-from pipeline.params.load import changed, read_yaml
+from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params
 from pipeline.stages import train
 
@@ -73,7 +72,7 @@ def main() -> None:
     for item in args.set:
         key, _, value = item.partition("=")
         values = changed(values, {key: YAML(typ="safe").load(value)})
-    params = checked(values, values["seed"])
+    params = check(values, args.params)
 
     watch = Watch()
     for name, title in PARTS.items():

@@ -1,9 +1,9 @@
 """Which rule `filter.tau: auto` should be, selected on noisy labels alone.
 
-    python bench/select_filter.py FOLDER... --out results.csv
+    python bench/accuracy/select_filter.py FOLDER... --out results.csv
 
-FOLDER is a run of `model.train: head` with `train.folds`, such as a folder pretrain-… that bench/cells.py leaves. By
-the out-of-fold probabilities of cross entropy each rule keeps samples; logistic regression learns those outside of a
+FOLDER is a run of `model.train: head` with `train.folds`, such as a folder pretrain-… that cells.py leaves. By the
+out-of-fold probabilities of cross entropy each rule keeps samples; logistic regression learns those outside of a
 part, and is judged by how many of the given, noisy labels of the whole part it predicts. No true label is read.
 """
 

@@ -1,9 +1,9 @@
 """Time and memory of one training step, beside rivals and beside the bound that its passes set.
 
-    python bench/step.py                       # all settings; a table for each
-    python bench/step.py --setting narrow --rounds 5 --out step.csv
-    python bench/step.py --steps "joint, bfloat16"
-    python bench/step.py --baseline CE-EMA --steps "joint, classifier" "sequential, classifier" joint
+    python bench/speed/step.py                       # all settings; a table for each
+    python bench/speed/step.py --setting narrow --rounds 5 --out step.csv
+    python bench/speed/step.py --steps "joint, bfloat16"
+    python bench/speed/step.py --baseline CE-EMA --steps "joint, classifier" "sequential, classifier" joint
 
 Each step has a process of its own; they take turns, after a warm-up each. "ratio" is the median over rounds of this
 step's time divided by that of the baseline, the package's `joint` step, in the same round. Peak memory is what a step
@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import STEPS, Setting, Worker, hardware
+from measure import STEPS, Worker, hardware
 from rich.console import Console
 from rich.table import Table
+from rivals import Setting
 
 from pipeline.files import write_csv
 

@@ -1,7 +1,7 @@
 """cleanlab beside this package: on the embeddings of a run of `model.train: head` whose true labels are known.
 
-    python bench/own_images.py FOLDER --cell garments --seed 0 --out results.jsonl
-    python bench/own_images.py FOLDER --pred-probs out_of_fold.npz --out results.jsonl
+    python bench/accuracy/own_images.py FOLDER --cell garments --seed 0 --out results.jsonl
+    python bench/accuracy/own_images.py FOLDER --pred-probs out_of_fold.npz --out results.jsonl
 
 FOLDER has data/dataset.h5, labels.h5 and embeddings.h5. The labels are those that the run has for training and
 validation, judged are all of them and those for training. Appended is a line of JSON, like those of cells.py: test

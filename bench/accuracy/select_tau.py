@@ -1,6 +1,6 @@
 """The mentor's threshold τ for each noise of Tables 1 and 2 on digits, chosen on validation accuracy alone.
 
-    python bench/select_tau.py --out docs/results/tau_selection.csv
+    python bench/accuracy/select_tau.py --out docs/results/tau_selection.csv
 
 Seeds 100 and 101, of the search for the recipe; no number of the test split is read. The criterion is that of
 select_recipe.py, judged by iteration 2; the first value, the default recipe's, stays unless another is better by more

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from runs import checked, read_changed
 
 from mlnt.method.step import MLNTStep
 from mlnt.training.loop import MODELS
 from pipeline import files
 from pipeline.images.decode import ImageOptions
 from pipeline.images.files import ImageFiles
+from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params
 from pipeline.sources import imagefolder
 from pipeline.sources.listing import FileOptions
@@ -38,7 +37,7 @@ from pipeline.systems.registry import DEFAULT
 from pipeline.training.plan import Plan
 from pipeline.training.session import Session
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 14
 
 
@@ -72,9 +71,10 @@ def make_params(args: argparse.Namespace, **changes: Any) -> Params:
         "train.lr_drop_epochs": [],
         "compute.threads": args.threads,
         "mlnt.M": args.m,
+        "seed": 0,
         **changes,
     }
-    return checked(read_changed(ROOT / "params.yaml", [f"{k}={json.dumps(v)}" for k, v in settings.items()]), 0)
+    return check(changed(read_yaml(ROOT / "params.yaml"), settings), Path("params.yaml"))
 
 
 def repeated(entries: int, args: argparse.Namespace) -> Dataset:

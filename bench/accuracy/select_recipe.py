@@ -1,9 +1,9 @@
 """How the digits recipe was selected: a coordinate search on validation accuracy alone.
 
-    python bench/select_recipe.py --round 1 --out docs/results/recipe_selection_1.csv
-    python bench/select_recipe.py --round 2 --out docs/results/recipe_selection_2.csv
-    python bench/select_recipe.py --round 3 --out docs/results/recipe_selection_control.csv
-    python bench/select_recipe.py --round 4 --out docs/results/recipe_selection_baselines.csv
+    python bench/accuracy/select_recipe.py --round 1 --out docs/results/recipe_selection_1.csv
+    python bench/accuracy/select_recipe.py --round 2 --out docs/results/recipe_selection_2.csv
+    python bench/accuracy/select_recipe.py --round 3 --out docs/results/recipe_selection_control.csv
+    python bench/accuracy/select_recipe.py --round 4 --out docs/results/recipe_selection_baselines.csv
 
 Seeds 100-104 are used here and nowhere else; no number of the test split is read. The criterion of a setting is the
 mean validation accuracy of student and teacher, best and last epoch. A value replaces the first one tried (the

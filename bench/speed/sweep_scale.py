@@ -1,6 +1,6 @@
 """How sweeps scale: many experiments with trivial stages, through the workers of `mlnt sweep`.
 
-    python bench/sweep_scale.py --experiments 1000 --jobs 16
+    python bench/speed/sweep_scale.py --experiments 1000 --jobs 16
 
 Prints experiments a minute, failures, seconds of an experiment as their number grows, what the cache and the repository
 of results weigh, and how long the sweep's own questions take.
@@ -26,7 +26,7 @@ from pipeline.sweep.executors import Local
 from pipeline.sweep.run import Where, prepared, work_off
 from pipeline.sweep.worker import Job, Place
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LATE = "error: the time was over"
 DVC_YAML = """
 stages:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,22 +43,3 @@ STAGES = {
 def run_stage(params: Params, stage: str) -> None:
     """A stage in this process, in this folder."""
     STAGES[stage](params) if stage in STAGES else train.run(params, stage)
-
-
-def run_pipeline(params: Params, folder: Path) -> None:
-    """Every stage but the report, in this process, in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chdir(folder)
-    for stage in (
-        "download",
-        "noise",
-        "pretrain",
-        "features",
-        "meta1",
-        "meta2",
-        "meta3",
-        "control2",
-        "control3",
-        "evaluate",
-    ):
-        run_stage(params, stage)
