@@ -171,22 +171,6 @@ def source_of(base: Values, preset: Values) -> str:
     return str({**base["data"], **(preset.get("data") or {})}["source"])
 
 
-def on_papers_data(sweep: Sweep, base: Values, preset: Values) -> bool:
-    """Whether the experiments of a table have the paper's data, all of them, and its noise; a cell sets kind and rate.
-
-    Tables 1 to 3 are on CIFAR-10, where a symmetric label may be the true one and classes are confused by no other
-    mapping than the data set's own.
-    """
-    values = changed(base, leaves(preset))
-    data, kind = values["data"], values["noise"]
-    whole = data["limit"] is None and data["limit_test"] is None
-    return (
-        whole
-        and data["source"] == (sweep.source or "cifar10")
-        and not (kind["symmetric_excludes_true"] or kind["mapping"])
-    )
-
-
 def values_of(base: Values, preset: Values, preset_name: str, cell: Cell, seed: int) -> Values:
     """The parameters of one experiment: params.yaml, the preset over it, the threshold for this noise, the cell."""
     changes: dict[str, Any] = {"seed": seed}

@@ -82,7 +82,7 @@ def markdown(section: Section) -> str:
         for row, cells in table.rows:
             lines.append(_line([row.title, *(f"**{cell.text}**" if cell.bold else cell.text for cell in cells)]))
         if table.has_paper:
-            lines += ["", "The paper's numbers:", "", _line(["", *table.columns]), _rule(table)]
+            lines += ["", "The paper's numbers, on its own data:", "", _line(["", *table.columns]), _rule(table)]
             for row, cells in table.rows:
                 if any(cell.paper for cell in cells):
                     lines.append(_line([row.title, *(cell.beside for cell in cells)]))
