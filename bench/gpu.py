@@ -1,6 +1,6 @@
 """Does every kind of step run on this GPU, is it right, how fast is it? One command, one table, at most nine minutes.
 
-    PYTHONPATH=. python bench/speed/gpu.py --images cifar10-jpeg.tar.xz --out docs/results/gpu
+    python bench/gpu.py --images cifar10-jpeg.tar.xz --out docs/results/gpu
 
 It needs torch, timm, numpy and Pillow, nothing else of the package's requirements. `--images` is an archive with
 CIFAR-10 as images, `…/train/CLASS/FILE` and `…/test/CLASS/FILE`; without it scikit-learn's digits take its place. Each
@@ -29,6 +29,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench/speed")]  # nothing is installed where this runs
 
 import torch
 import torch.nn.functional as F
