@@ -37,7 +37,8 @@ known before training."""
 
 
 def code_digest(*modules: str) -> str:
-    """SHA-256 over everything of this project that the modules import, wherever in them an import stands.
+    """SHA-256 over everything of this project that the modules import, wherever in them an import stands, save those
+    for the type checker alone.
 
     A comment, a docstring, the way a line is broken or a module that is not imported changes nothing, nor does the
     version of Python that parses it.
@@ -68,7 +69,9 @@ def _tree(module: str) -> ast.Module:
 @cache
 def _imported(module: str) -> list[str]:
     names: list[str] = []
-    for node in ast.walk(_tree(module)):
+    tree = _tree(module)
+    typed = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    for node in {*ast.walk(tree)}.difference(*map(ast.walk, typed)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
