@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -176,17 +175,15 @@ def create_model(
     in_chans: int,
     seed: int,
     pretrained: bool = False,
-    weights: Path | None = None,
 ) -> nn.Module:
     """Build a network with an initialisation that depends on `seed` alone; the global generator is left alone.
 
     Args:
         name: one of `BUILT_IN`, or any name that `timm.create_model` knows.
         pretrained: load timm's ImageNet weights (needs a network or timm's cache); the head stays fresh.
-        weights: a file to start from instead: see `load_matching_`.
 
     Raises:
-        ValueError: unknown name (with the nearest ones), or weights that fit nowhere.
+        ValueError: unknown name (with the nearest ones).
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reaches the GPUs as well
@@ -203,52 +200,7 @@ def create_model(
                     f"built in: {', '.join(BUILT_IN)}; `timm.list_models()` lists the others"
                 )
             model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans)
-    if weights is not None:
-        load_matching_(model, weights)
     return model
-
-
-def load_matching_(model: nn.Module, path: Path) -> list[str]:
-    """Start from the weights of a file, safetensors or PyTorch's; mutates `model`.
-
-    A prefix of all names (`module.`, `model.`, `state_dict.module.`) is taken off. Classifiers that are missing, or of
-    another number of classes, stay fresh. Weights for three channels are summed up for one, and those for one spread
-    over three, as timm does it: grey images give the same values either way. Other tensors of the file are ignored.
-
-    Returns:
-        The names of the classifiers that stayed fresh.
-
-    Raises:
-        ValueError: other tensors are missing or of another shape: which; or the file cannot be read.
-    """
-    tensors = _read_tensors(path)
-    state = model.state_dict()
-    fresh = tuple(f"{name}." for name in classifier_names(model))
-    prefix = _prefix(path, tensors, [name for name in state if not name.startswith(fresh)])
-    found = {name: _fitted(tensors[prefix + name], state[name]) for name in state if prefix + name in tensors}
-    other = {name: value for name, value in found.items() if _kind(value) != _kind(state[name])}
-    found = {name: value for name, value in found.items() if name not in other}
-    for classifier in fresh:  # as a whole: its weight with another one's bias is no classifier
-        if any(name.startswith(classifier) and name not in found for name in state):
-            found = {name: value for name, value in found.items() if not name.startswith(classifier)}
-    filled = {state[name].data_ptr() for name in found}  # a tensor that has several names may have one in the file
-    # Whole numbers are tables and counters, which the network has made itself.
-    left = [
-        name
-        for name, tensor in state.items()
-        if tensor.is_floating_point() and tensor.data_ptr() not in filled and not name.startswith(fresh)
-    ]
-    missing = [name for name in left if name not in other]
-    differ = [f"{prefix}{n} is {_kind(other[n])}, expected {_kind(state[n])}" for n in left if n in other]
-    if missing or differ:
-        reasons = [f"{len(missing)} of {len(state)} tensors are missing ({_first(missing)})"] if missing else []
-        reasons += [f"{len(differ)} of {len(state)} have another shape or type ({_first(differ)})"] if differ else []
-        if len(missing) + len(differ) > len(state) / 2:
-            own = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
-            reasons.append(f"its own begin with {_first(own)}: it is of another network")
-        raise ValueError(f"{path}: does not fit: {'; '.join(reasons)}")
-    model.load_state_dict(found, strict=False)
-    return [name.removesuffix(".") for name in fresh if not any(other.startswith(name) for other in found)]
 
 
 def reset_(model: nn.Module, names: Sequence[str], seed: int) -> None:
@@ -264,58 +216,6 @@ def reset_(model: nn.Module, names: Sequence[str], seed: int) -> None:
             for module in model.get_submodule(name).modules():
                 if isinstance(module, nn.Linear | nn.Conv2d):
                     module.reset_parameters()
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """A file's tensors by name; those in dictionaries within dictionaries by all names, joined by dots."""
-    from safetensors.torch import load_file
-
-    with path.open("rb") as file:
-        pickled = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
-    if not pickled:
-        return load_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged, or Python objects beside the tensors
-        raise ValueError(
-            f"{path}: found a PyTorch file that is damaged or holds more than tensors ({str(error).splitlines()[0]}); "
-            "expected tensors alone: if you trust it, save the state_dict in it by safetensors.torch.save_file"
-        ) from error
-    return dict(_flat(content))
-
-
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(content, Tensor):
-        yield prefix.removesuffix("."), content
-    elif isinstance(content, Mapping):
-        for name, value in content.items():
-            yield from _flat(value, f"{prefix}{name}.")
-
-
-def _prefix(path: Path, tensors: Mapping[str, Tensor], names: Sequence[str]) -> str:
-    """What stands before most of the names in a file.
-
-    Raises:
-        ValueError: two networks in it fit equally well.
-    """
-    some = names[:: max(1, len(names) // 8)]
-    ends = {key.removesuffix(name) for name in some for key in tensors if f".{key}".endswith(f".{name}")} | {""}
-    fitting = {prefix: sum(prefix + name in tensors for name in names) for prefix in ends}
-    best = sorted(prefix for prefix, count in fitting.items() if count == max(fitting.values()))
-    if len(best) > 1 and "" not in best:
-        raise ValueError(f"{path}: holds several networks, whose names begin with {_first(best)}; leave one in it")
-    return "" if "" in best else best[0]
-
-
-def _fitted(value: Tensor, expected: Tensor) -> Tensor:
-    """A tensor as it is, or the weight of a first convolution for another number of channels."""
-    if value.ndim == 4 and value.shape[0] == expected.shape[0] and value.shape[2:] == expected.shape[2:]:
-        channels = value.shape[1], expected.shape[1]
-        if channels == (3, 1):
-            return value.float().sum(dim=1, keepdim=True)
-        if channels == (1, 3):
-            return value.float().expand(-1, 3, -1, -1) / 3
-    return value
 
 
 def classifier_names(model: Any) -> list[str]:
@@ -336,16 +236,6 @@ def linear_classifier(model: Any) -> str:
     if not isinstance(layer, nn.Linear) or layer.bias is None:
         raise ValueError("its classifier is not one linear layer with a bias")
     return names[0]
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def _kind(tensor: Tensor) -> str:
-    """Its shape, and its type where that is no floating-point number."""
-    shape = " × ".join(map(str, tensor.shape)) or "a number"
-    return shape if tensor.is_floating_point() else f"{shape} of {tensor.dtype}".replace("torch.", "")
 
 
 def pre_logit_features(model: Any, images: Tensor) -> Tensor:

@@ -35,10 +35,10 @@ def time(params: Params) -> str:
     Raises:
         UserError: the data cannot be looked at, or nothing can be timed with these parameters.
     """
+    from pipeline.before_training import estimate
     from pipeline.stages.download import sizes
     from pipeline.store.sizes import Sizes
     from pipeline.systems.registry import DEFAULT
-    from pipeline.training import estimate
     from pipeline.training.device import prepare
 
     data = params.data

@@ -62,7 +62,7 @@ def export_model(
     It is read back by timm or by onnxruntime, and its logits are compared, before it is left there.
     """
     with reported(debug):
-        from pipeline.export import model as command
+        from pipeline.export import model_formats as command
 
         console.say(command.run(kind, model, out))
 

@@ -1,4 +1,5 @@
-"""The schema of params.yaml: every parameter, its type and its range. Nothing has a default here.
+"""The schema of params.yaml: every parameter, its type and its range. Nothing has a default here. The sections that
+single systems read, those of the methods, are in `pipeline.params.systems`.
 
 Every value stands in params.yaml, so that `dvc params diff` shows all that differs between two runs.
 """
@@ -14,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.params import systems
 from pipeline.params.values import (
     Colour,
     Count,
@@ -27,7 +29,6 @@ from pipeline.params.values import (
     Processes,
     Rate,
     Section,
-    Tau,
 )
 
 
@@ -134,107 +135,6 @@ class Compute(Section):
     eval_batch_size: Positive
 
 
-class Mlnt(Section):
-    M: Count
-    rho: Fraction
-    neighbors: Positive
-    alpha: PositiveRate
-    eta: Rate
-    eta_ramp: Literal["linear", "sigmoid"]
-    eta_ramp_length: Length
-    eta_ramp_iterations: Annotated[int, Field(ge=0, le=3)]
-    eta_decays: bool
-    fast_weights: Literal["all", "classifier"] = Field(json_schema_extra={"neutral": "all"})
-    order: Literal["first", "second"]
-    update: Literal["sequential", "joint"]
-    kl_reduction: Literal["batchmean", "mean"]
-
-
-class Filter(Section):
-    tau: Tau
-
-
-class Mentor(Section):
-    lambda_: Annotated[Fraction, Field(alias="lambda")]
-    lambda_ramp: Literal["linear", "constant"]
-
-
-class Forward(Section):
-    percentile: Annotated[float, Field(gt=0, le=100)]
-
-
-class JointOptimization(Section):
-    epochs: Positive
-    lr: PositiveRate
-    lr_drop_epochs: Epochs
-    alpha: Rate
-    beta: Rate
-    first_update: Positive
-    average_epochs: Positive
-
-    @model_validator(mode="after")
-    def _corrects(self) -> JointOptimization:
-        if self.first_update > self.epochs:
-            raise ValueError(f"first_update is {self.first_update}, expected at most epochs, {self.epochs}")
-        return self
-
-
-class CnnCrf(Section):
-    auxiliary: Literal["clean_set", "transition_matrix"]
-    clean_fraction: Fraction
-    weight_start: Rate
-    weight_end: Rate
-    weight_epochs: Count
-
-    @model_validator(mode="after")
-    def _clean_set(self) -> CnnCrf:
-        if (self.auxiliary == "clean_set") != (self.clean_fraction > 0):
-            raise ValueError(
-                f"auxiliary is {self.auxiliary} and clean_fraction {self.clean_fraction}; expected a clean_fraction "
-                "above 0 with clean_set, and 0 with transition_matrix"
-            )
-        return self
-
-
-class Gce(Section):
-    q: Annotated[float, Field(gt=0, le=1)]
-    k: Annotated[float, Field(gt=0, lt=1)]
-    first_pruning: Count
-    pruning_every: Positive
-
-
-class MetaWeightNet(Section):
-    clean_fraction: Annotated[float, Field(gt=0, le=1)]
-    hidden: Positive
-    lr: Rate
-
-
-class Elr(Section):
-    lambda_: Annotated[Rate, Field(alias="lambda")]
-    beta: Annotated[float, Field(ge=0, lt=1)]
-
-
-class Sop(Section):
-    u_lr: Rate
-    v_lr: Rate
-
-
-class CoTeaching(Section):
-    noise_rate: Annotated[float, Field(ge=0, lt=1)] | None
-    ramp_epochs: Positive
-
-
-class DivideMix(Section):
-    warm_up: Count
-    confidence_penalty: bool
-    threshold: Fraction
-    augmentations: Positive
-    temperature: Annotated[float, Field(gt=0, le=1)]
-    beta: PositiveRate
-    unlabeled_weight: Rate
-    unlabeled_ramp_length: Length
-
-
 class Features(Section):
     dtype: Literal["float32", "float16"]
 
@@ -279,18 +179,18 @@ class Params(Section):
     teacher: Teacher
     compute: Compute
     features: Features
-    mlnt: Mlnt
-    filter: Filter
-    mentor: Mentor
-    forward: Forward
-    joint_optimization: JointOptimization
-    cnn_crf: CnnCrf
-    gce: Gce
-    meta_weight_net: MetaWeightNet
-    elr: Elr
-    sop: Sop
-    co_teaching: CoTeaching
-    divide_mix: DivideMix
+    mlnt: systems.Mlnt
+    filter: systems.Filter
+    mentor: systems.Mentor
+    forward: systems.Forward
+    joint_optimization: systems.JointOptimization
+    cnn_crf: systems.CnnCrf
+    gce: systems.Gce
+    meta_weight_net: systems.MetaWeightNet
+    elr: systems.Elr
+    sop: systems.Sop
+    co_teaching: systems.CoTeaching
+    divide_mix: systems.DivideMix
     evaluate: Evaluate
     report: Report
     run: Run

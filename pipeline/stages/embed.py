@@ -48,12 +48,12 @@ def run(params: Params) -> str:
 
 def _embed(params: Params, own: Mapping[str, Any]) -> str:
     from mlnt.networks import linear_classifier
+    from pipeline.start_weights.pretrained import repository
+    from pipeline.start_weights.start import identity, start_digest, started
     from pipeline.store import checkpoints, embeddings
     from pipeline.store.dataset import TRAIN, read_dataset
     from pipeline.training.device import place, prepare
     from pipeline.training.images import image_store
-    from pipeline.training.pretrained import repository
-    from pipeline.training.start import identity, start_digest, started
 
     device, dataset, model = prepare(params.compute), read_dataset(params.data.root), params.model
     module = started(model, len(dataset.class_names), dataset.images.shape[1], seed=0)

@@ -30,7 +30,7 @@ def run(params: Params, code: bool = False) -> str:
     """
     own: dict[str, str | None] = {"model.weights": params.model.weights}
     if params.model.pretrained:
-        from pipeline.training.pretrained import weights_file  # imports timm
+        from pipeline.start_weights.pretrained import weights_file  # imports timm
 
         if (found := weights_file(params.model)) is not None:
             own["model.pretrained"] = str(found)

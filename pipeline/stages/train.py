@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 
 from pipeline import console
+from pipeline.before_training import estimate, trial
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store.sizes import sizes_of
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
-from pipeline.training import device, estimate, folds
+from pipeline.training import device, folds
 from pipeline.training.filtering import kept_by
 from pipeline.training.fit import fit
 from pipeline.training.plan import System
@@ -51,6 +52,7 @@ def run(params: Params, stage: str) -> str:
 
 
 def _train(session: Session, system: System) -> str:
+    trial.try_start(session, system)
     # θ*: the best model of the iteration before, in eval mode.
     mentor = BY_STAGE[system.mentor] if system.mentor else None
     network, used, kept = None, {}, None
@@ -67,7 +69,7 @@ def _train(session: Session, system: System) -> str:
 def _seconds(session: Session, system: System) -> float | None:
     """How long the stage will take; the first one says it of all."""
     params, device, sizes = session.params, session.device, sizes_of(session.dataset, session.labels)
-    first, alone = system is CROSS_ENTROPY, system.rehearse is not None and not system.default
+    first, alone = system is CROSS_ENTROPY, system.timed_step is not None and not system.default
     found = None if first or alone else estimate.kept(params, sizes, device)
     if found is None:
         try:

@@ -13,28 +13,32 @@ PACKAGES = ("mlnt", "pipeline")
 NO_NUMBERS = (
     "mlnt",
     "pipeline",
+    "pipeline.before_training",
+    "pipeline.before_training.estimate",
+    "pipeline.before_training.timing",
+    "pipeline.before_training.trial",
     "pipeline.console",
     "pipeline.errors",
     "pipeline.locks",
     "pipeline.params",
     "pipeline.params.load",
     "pipeline.params.schema",
+    "pipeline.params.systems",
     "pipeline.params.values",
     "pipeline.signals",
     "pipeline.store.code",
     "pipeline.store.record",
     "pipeline.store.sizes",
     "pipeline.systems.registry",
-    "pipeline.training.estimate",
     "pipeline.training.processes",
-    "pipeline.training.rehearsal",
-    "pipeline.training.trial",
 )
-"""Modules that are not looked at, nor what they alone import: messages, the schema, the list of all systems."""
+"""Modules that are not looked at, nor what they alone import: messages, the schema, the list of all systems, what is
+known before training."""
 
 
 def code_digest(*modules: str) -> str:
-    """SHA-256 over everything of this project that the modules import, wherever in them an import stands.
+    """SHA-256 over everything of this project that the modules import, wherever in them an import stands, save those
+    for the type checker alone.
 
     A comment, a docstring, the way a line is broken or a module that is not imported changes nothing, nor does the
     version of Python that parses it.
@@ -65,7 +69,9 @@ def _tree(module: str) -> ast.Module:
 @cache
 def _imported(module: str) -> list[str]:
     names: list[str] = []
-    for node in ast.walk(_tree(module)):
+    tree = _tree(module)
+    typed = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    for node in {*ast.walk(tree)}.difference(*map(ast.walk, typed)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

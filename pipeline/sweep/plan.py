@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import console
+from pipeline.before_training import estimate
 from pipeline.errors import UserError
 from pipeline.paper.grid import PARAMS, Cell, Sweep, Values, values_of
 from pipeline.paper.history import Finished
@@ -18,7 +19,6 @@ from pipeline.paper.statistics import has_all, runs_of
 from pipeline.params.load import check
 from pipeline.stages import download
 from pipeline.systems.registry import BY_STAGE
-from pipeline.training import estimate
 from pipeline.training.device import prepare
 
 

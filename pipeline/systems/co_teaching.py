@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.training.plan import Plan, System
+from pipeline.systems.pair import pair_network
+from pipeline.training.plan import Plan, System, optimizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
-    from torch import nn
 
     from mlnt.baselines.co_teaching import CoTeachingStep
     from mlnt.training.state import Network
@@ -33,7 +31,7 @@ def _build(session: Session, _: Network | None) -> Plan:
     return Plan(_step(session.params, rate, session.device))
 
 
-def _rehearsal(params: Params, _: int, device: torch.device) -> CoTeachingStep:
+def _timed_step(params: Params, _: int, device: torch.device) -> CoTeachingStep:
     return _step(params, 0.5, device)
 
 
@@ -41,19 +39,11 @@ def _step(params: Params, noise_rate: float, device: torch.device) -> CoTeaching
     from mlnt.baselines.co_teaching import CoTeachingStep
 
     return CoTeachingStep(
-        params.train.momentum,
-        params.train.weight_decay,
-        params.teacher.batch_norm,
+        *optimizer(params),
         noise_rate=noise_rate,
         ramp_epochs=params.co_teaching.ramp_epochs,
         device=device,
     )
-
-
-def _network(backbones: Sequence[nn.Module], _: int) -> nn.Module:
-    from mlnt.baselines.pair import PairNetwork
-
-    return PairNetwork(*backbones)
 
 
 SYSTEMS = (
@@ -63,8 +53,8 @@ SYSTEMS = (
         _build,
         sections=("co_teaching",),
         prior="the share of wrong labels",
-        rehearse=_rehearsal,
+        timed_step=_timed_step,
         backbones=2,
-        wrap=_network,
+        wrap=pair_network,
     ),
 )

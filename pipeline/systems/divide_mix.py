@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.training.plan import Plan, System
+from pipeline.systems.pair import pair_network
+from pipeline.training.plan import Plan, System, optimizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
-    from torch import nn
 
     from mlnt.baselines.divide_mix import DivideMixStep
     from mlnt.training.state import Network
@@ -27,7 +25,7 @@ def _build(session: Session, _: Network | None) -> Plan:
     return Plan(_step(session.params, len(session.labels.rows(TRAIN)), session.device, chosen.warm_up, ramp_steps))
 
 
-def _rehearsal(params: Params, num_samples: int, device: torch.device) -> DivideMixStep:
+def _timed_step(params: Params, num_samples: int, device: torch.device) -> DivideMixStep:
     """The steps after the warm-up: most, and the longer ones."""
     return _step(params, num_samples, device, warm_up=0, ramp_steps=0)
 
@@ -37,9 +35,7 @@ def _step(params: Params, num_samples: int, device: torch.device, warm_up: int, 
 
     chosen = params.divide_mix
     return DivideMixStep(
-        params.train.momentum,
-        params.train.weight_decay,
-        params.teacher.batch_norm,
+        *optimizer(params),
         num_samples=num_samples,
         device=device,
         warm_up=warm_up,
@@ -53,21 +49,15 @@ def _step(params: Params, num_samples: int, device: torch.device, warm_up: int, 
     )
 
 
-def _network(backbones: Sequence[nn.Module], _: int) -> nn.Module:
-    from mlnt.baselines.pair import PairNetwork
-
-    return PairNetwork(*backbones)
-
-
 SYSTEMS = (
     System(
         "divide_mix",
         "DivideMix",
         _build,
         sections=("divide_mix",),
-        rehearse=_rehearsal,
+        timed_step=_timed_step,
         backbones=2,
-        wrap=_network,
+        wrap=pair_network,
         predictions=2,
     ),
 )

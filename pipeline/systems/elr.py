@@ -42,5 +42,7 @@ def _early_learning(session: Session) -> EarlyLearning:
 SYSTEMS = (
     System("elr", "ELR", _plain, sections=("elr",)),
     System("elr_filter", "ELR + filter", _plain, sections=("elr", "filter"), iteration=2, mentor="elr"),
-    System("elr_meta", "ELR + meta", _meta, sections=("elr", "mlnt"), needs=("pretrain",), rehearse=MLNT[0].rehearse),
+    System(
+        "elr_meta", "ELR + meta", _meta, sections=("elr", "mlnt"), needs=("pretrain",), timed_step=MLNT[0].timed_step
+    ),
 )

@@ -39,7 +39,7 @@ def _build(session: Session, _: Network | None) -> Plan:
     return Plan(step)
 
 
-def _rehearsal(params: Params, *_: object) -> StepFunction:
+def _timed_step(params: Params, *_: object) -> StepFunction:
     """MLNT with one synthetic mini-batch, second order, in one SGD step makes the same passes: one of the network at θ,
     one at other weights, and what differentiates through both."""
     from mlnt.method.step import MLNTStep
@@ -55,6 +55,6 @@ SYSTEMS = (
         _build,
         sections=("meta_weight_net",),
         prior="a small clean set",
-        rehearse=_rehearsal,
+        timed_step=_timed_step,
     ),
 )

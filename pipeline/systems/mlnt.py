@@ -51,7 +51,7 @@ def _mlnt(session: Session, mentor: Network | None) -> Plan:
     return Plan(step, inputs, features, meta=True, lower=lower)
 
 
-def _rehearsal(params: Params, *_: object) -> StepFunction:
+def _timed_step(params: Params, *_: object) -> StepFunction:
     from mlnt.method.step import MLNTStep
 
     return MLNTStep(**step_options(params))
@@ -111,7 +111,7 @@ def _iteration(iteration: int, ordinal: str, mentor: str | None) -> System:
         needs=("pretrain",),
         paper=(f"MLNT-student ({ordinal} iter.)", f"MLNT-teacher ({ordinal} iter.)"),
         default=True,
-        rehearse=_rehearsal,
+        timed_step=_timed_step,
         splits=_splits,
         own_stage=f"meta{iteration}",
         model_titles=(f"{title} student", f"{title} teacher"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,12 +11,11 @@ from torch import nn
 from mlnt import networks, seeding
 from pipeline import files
 from pipeline.params.schema import Params
+from pipeline.start_weights.start import started
 from pipeline.store import cards, models
 from pipeline.store.dataset import Dataset, Labels
-from pipeline.training import trial
 from pipeline.training.device import place
 from pipeline.training.plan import System
-from pipeline.training.start import started
 
 
 def fresh_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:
@@ -25,27 +25,20 @@ def fresh_network(system: System, params: Params, dataset: Dataset, device: torc
     MLNT start alike in iteration 1 and their difference is that of the method. A second backbone has its own.
 
     Raises:
-        UserError: unknown name, weights of another network, weights that cannot be had, or a network that
-            cannot do what the run asks of it.
+        UserError: unknown name, weights of another network, or weights that cannot be had.
     """
-    model = params.model
-    backbones: list[nn.Module] = []
+    backbone = fresh_backbone(system, params, dataset)
+    return place(system.network(backbone, len(dataset.class_names)), params.compute, device)
+
+
+def fresh_backbone(system: System, params: Params, dataset: Dataset) -> Callable[[int, int], nn.Module]:
+    """What makes the backbone of a number, from 0, with so many outputs, as a system starts from it."""
 
     def backbone(number: int, outputs: int) -> nn.Module:
         seed = seeding.derive(params.seed, "initialisation", *system.address(number))
-        backbones.append(started(model, outputs, dataset.images.shape[1], seed))
-        return backbones[-1]
+        return started(params.model, outputs, dataset.images.shape[1], seed)
 
-    network = place(system.network(backbone, len(dataset.class_names)), params.compute, device)
-    if model.name not in networks.BUILT_IN:
-        asked = trial.Asked(
-            dataset.images.shape[1:],
-            len(dataset.class_names),
-            meta=system.default,
-            compiled=not (system.mentor or system.needs),  # later stages compile what an earlier one has tried
-        )
-        trial.try_network(network, backbones[0], params, asked, device)
-    return network
+    return backbone
 
 
 def empty_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:

@@ -18,11 +18,11 @@ from mlnt.images.embeddings import FileEmbeddings, MemoryEmbeddings, SampleRows,
 from mlnt.networks import LinearHead
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
+from pipeline.start_weights.start import digest_here, identity
 from pipeline.store import models
 from pipeline.store.dataset import TRAIN, Dataset, Labels
 from pipeline.store.embeddings import EmbeddingFile
 from pipeline.training.plan import System
-from pipeline.training.start import digest_here, identity
 
 
 class Heads:

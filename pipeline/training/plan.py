@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait
     import torch
     from torch import Tensor, nn
 
+    from mlnt.method.teacher import TeacherBatchNorm
     from mlnt.training.data import FeatureRows
     from mlnt.training.state import Network, StepFunction
     from pipeline.params.schema import Params
@@ -17,6 +18,11 @@ if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait
 
 COMMON_SECTIONS = ("seed", "model", "train", "teacher", "compute")
 """The sections of params.yaml that every system reads; the data and the labels come as files."""
+
+
+def optimizer(params: Params) -> tuple[float, float, TeacherBatchNorm]:
+    """The first arguments of a `LossStep`: momentum, weight decay, source of the teacher's BatchNorm statistics."""
+    return params.train.momentum, params.train.weight_decay, params.teacher.batch_norm
 
 
 class Recipe(NamedTuple):
@@ -50,7 +56,7 @@ class Plan:
     finish: Callable[[], Mapping[str, str]] = dict
 
 
-Rehearsal = Callable[["Params", int, "torch.device"], "StepFunction"]
+TimedStep = Callable[["Params", int, "torch.device"], "StepFunction"]
 """Makes a step without data, of the parameters, a number of samples and the device."""
 
 
@@ -74,7 +80,7 @@ class System:
         in_tables: False for a stage that only prepares another one.
         outputs_per_class: how many outputs a backbone has for each class.
         epochs: how long it is trained, where that is not `train.epochs`.
-        rehearse: makes a step that takes as long as its own; None where cross entropy's does.
+        timed_step: makes a step that takes as long as its own; None where cross entropy's does.
         splits: over how many processes its step can be divided; None where it cannot.
         backbones: how many networks of `model.name` are in its network.
         wrap: makes the network of the backbones and the number of classes; None takes the one backbone as it is.
@@ -94,7 +100,7 @@ class System:
     in_tables: bool = True
     outputs_per_class: int = 1
     epochs: Callable[[Params], int] | None = None
-    rehearse: Rehearsal | None = None
+    timed_step: TimedStep | None = None
     splits: Callable[[Params], int] | None = None
     backbones: int = 1
     wrap: Callable[[Sequence[nn.Module], int], nn.Module] | None = None

@@ -25,14 +25,14 @@ from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.params.values import Length
+from pipeline.start_weights.start import start_digest
 from pipeline.store import models
 from pipeline.store.dataset import DROPPED, TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels
 from pipeline.training.build import best_weights, empty_network, fresh_network
 from pipeline.training.device import amp_dtype, prepare, require_compiler
 from pipeline.training.head import Heads
 from pipeline.training.images import image_store
-from pipeline.training.plan import Plan, Recipe, System
-from pipeline.training.start import start_digest
+from pipeline.training.plan import Plan, Recipe, System, optimizer
 
 
 def in_steps(length: Length, steps_per_epoch: int) -> int:
@@ -96,8 +96,8 @@ class Session:
 
     @property
     def optimizer(self) -> tuple[float, float, TeacherBatchNorm]:
-        """The first arguments of a `LossStep`: momentum, weight decay, source of the teacher's BatchNorm statistics."""
-        return self.params.train.momentum, self.params.train.weight_decay, self.params.teacher.batch_norm
+        """As `plan.optimizer` says it of these parameters."""
+        return optimizer(self.params)
 
     def split(self, split: int) -> LabeledSet:
         rows = self.labels.rows(split)

@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.params import presets
 from pipeline.params.load import changed, load
 from pipeline.places.folder import file_type
-from pipeline.training.pretrained import weights_file
+from pipeline.start_weights.pretrained import weights_file
 from pipeline.workspace import layout, pictures, place, repository
 
 PRESET = "imagefolder-quick"

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.errors import RunError, UserError
-from pipeline.export import model as exporter
+from pipeline.export import model_formats as exporter
 from pipeline.export import onnx_model
 from pipeline.prediction.classifier import Classifier
 

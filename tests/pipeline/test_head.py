@@ -27,11 +27,11 @@ from pipeline.errors import UserError
 from pipeline.export import labels as export_labels
 from pipeline.params.schema import Params
 from pipeline.stages import embed
+from pipeline.start_weights.start import started
 from pipeline.store import models, record
 from pipeline.store.dataset import TRAIN, read_dataset
 from pipeline.systems.registry import BY_STAGE, DEFAULT
 from pipeline.training.session import Session
-from pipeline.training.start import started
 
 EMBEDDINGS = Path("data/embeddings.h5")
 
@@ -120,7 +120,7 @@ def test_training_learns_and_is_judged(finished: Run) -> None:
 
 
 def test_the_embeddings_are_the_networks_features(finished: Run, weights: Path) -> None:
-    network = create_model("preact_resnet_tiny", num_classes=10, in_chans=1, seed=1, weights=weights).eval()
+    network = started(make_params(model__weights=str(weights)).model, 10, 1, seed=1).eval()
     statistics = InputStatistics(**load_file(finished.folder / "models/pretrain/input.safetensors"))
     with h5py.File(finished.folder / "data/dataset.h5") as data, h5py.File(finished.folder / EMBEDDINGS) as found:
         images = torch.from_numpy(data["images"][:]).float() / 255

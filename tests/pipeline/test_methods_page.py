@@ -44,9 +44,11 @@ def test_the_example_becomes_a_system_that_is_trained_and_judged(tmp_path: Path)
         ("REFERENCES = (", "REFERENCES = (*bootstrapping.SYSTEMS, "),
         ("from pipeline.systems import (", "from pipeline.systems import (\n    bootstrapping,"),
     )
+    with (tmp_path / "pipeline/params/systems.py").open("a", encoding="utf-8") as file:
+        file.write(f"\n\n{section}")
     changed(
         tmp_path / "pipeline/params/schema.py",
-        ("class Params(Section):\n", f"{section}\n\nclass Params(Section):\n    bootstrapping: Bootstrapping\n"),
+        ("class Params(Section):\n", "class Params(Section):\n    bootstrapping: systems.Bootstrapping\n"),
     )
     write_params(tmp_path, train__epochs=1)
     with (tmp_path / "params.yaml").open("a", encoding="utf-8") as file:

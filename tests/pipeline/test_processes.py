@@ -23,13 +23,13 @@ from safetensors.torch import load_file
 
 from mlnt.training.distributed import Ranks
 from mlnt.training.state import Network
+from pipeline.before_training.estimate import Estimate
 from pipeline.errors import UserError
 from pipeline.stages import train
 from pipeline.store.record import Record
 from pipeline.store.sizes import Sizes
 from pipeline.systems.registry import BY_STAGE
 from pipeline.training import device
-from pipeline.training.estimate import Estimate
 from pipeline.training.processes import require_same
 from pipeline.training.session import Session
 

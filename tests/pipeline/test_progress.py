@@ -19,6 +19,8 @@ from runs import Run, run_all
 from torch import nn
 
 from pipeline import console, files
+from pipeline.before_training import estimate, timing
+from pipeline.before_training.estimate import Estimate
 from pipeline.errors import RunError, UserError
 from pipeline.paper import grid, history
 from pipeline.params.load import read_yaml
@@ -28,8 +30,7 @@ from pipeline.store.record import Record
 from pipeline.store.sizes import Sizes
 from pipeline.sweep.plan import seconds as seconds_of
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
-from pipeline.training import estimate, fit, rehearsal
-from pipeline.training.estimate import Estimate
+from pipeline.training import fit
 
 CPU = torch.device("cpu")
 
@@ -263,7 +264,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         nonlocal images
         images += len(inputs[0]) * isinstance(module, nn.Linear)
 
-    monkeypatch.setattr(rehearsal.Stage, "_now", lambda _: float(images))
+    monkeypatch.setattr(timing.Stage, "_now", lambda _: float(images))
     handle = nn.modules.module.register_module_forward_hook(passed)
     yield
     handle.remove()
@@ -327,7 +328,7 @@ def test_a_measurement_of_heads_knows_what_embedding_takes() -> None:
 
 def test_a_part_of_a_batch_stands_for_all_of_it_where_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[int] = []
-    monkeypatch.setattr(rehearsal.Stage, "step", lambda stage, *_: timed.append(stage._batch_size) or 2.0)
+    monkeypatch.setattr(timing.Stage, "step", lambda stage, *_: timed.append(stage._batch_size) or 2.0)
     params = make_params(train__batch_size=64)
     sizes = SIZES._replace(train=640)
     part = 64 // estimate.FRACTION

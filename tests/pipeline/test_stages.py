@@ -41,6 +41,7 @@ from mlnt.method.confident import LabelScores, issue_threshold
 from mlnt.networks import PreActResNet, create_model, pre_logit_features
 from mlnt.training.loop import Training
 from pipeline import console, files
+from pipeline.before_training.trial import try_start
 from pipeline.errors import RunError, UserError
 from pipeline.paper import gallery
 from pipeline.params.load import check, read_yaml
@@ -990,16 +991,18 @@ def test_weights_to_start_from_are_taken(copied: Run) -> None:
 
 
 def test_a_network_of_timm_is_tried_and_left_as_it_was(copied: Run) -> None:
-    params, dataset = make_params(model__name="resnet10t"), read_dataset()
+    params = make_params(model__name="resnet10t")
     images: list[torch.Size] = []
     before = torch.get_rng_state()
     hook = register_module_forward_pre_hook(
         lambda module, given: images.append(given[0].shape[1:]) if hasattr(module, "pretrained_cfg") else None
     )
-    try:
-        module = fresh_network(CROSS_ENTROPY, params, dataset, torch.device("cpu"))
-    finally:
-        hook.remove()
+    with closing(Session.open(params)) as session:
+        try:
+            try_start(session, CROSS_ENTROPY)
+        finally:
+            hook.remove()
+        module = fresh_network(CROSS_ENTROPY, params, session.dataset, session.device)
     assert set(images) == {(1, 8, 8)}
     assert torch.equal(torch.get_rng_state(), before)
     seed = seeding.derive(params.seed, "initialisation", 1)
@@ -1010,7 +1013,8 @@ def test_a_network_of_timm_is_tried_and_left_as_it_was(copied: Run) -> None:
 
 def test_a_built_in_network_is_not_tried(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(PreActResNet, "forward")
-    fresh_network(CROSS_ENTROPY, copied.params, read_dataset(), torch.device("cpu"))
+    with closing(Session.open(copied.params)) as session:
+        try_start(session, CROSS_ENTROPY)
 
 
 def test_a_gpu_that_is_not_there_is_refused(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from mlnt import networks
 from mlnt.training import loop
 from mlnt.training.state import TrainState
+from pipeline.before_training import trial
+from pipeline.before_training.trial import Asked, try_network
 from pipeline.errors import UserError
-from pipeline.training import trial
-from pipeline.training.trial import Asked, try_network
 
 ASKED = Asked((1, 8, 8), classes=3, meta=True, compiled=True)
 CPU = torch.device("cpu")

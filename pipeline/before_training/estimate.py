@@ -18,13 +18,13 @@ import torch
 
 from mlnt.method.step import MLNTStep
 from pipeline import files
+from pipeline.before_training import timing
 from pipeline.errors import RunError, UserError
 from pipeline.params.schema import Params
 from pipeline.store.sizes import Sizes
-from pipeline.training import rehearsal
 from pipeline.training.device import describe, processes
 from pipeline.training.folds import require_batch
-from pipeline.training.plan import Rehearsal, System
+from pipeline.training.plan import System, TimedStep
 from pipeline.training.session import steps_between
 
 CHEAP_S, SHARE, DEAR_S = 0.5, 0.01, 10.0
@@ -70,7 +70,7 @@ class Estimate:
         images = 2 * evaluations * (sizes.validation + sizes.test) * system.backbones
         images += sizes.train * (bool(system.mentor) + system.predictions * (steps // max(1, per_epoch)))
         of_step = self.plain
-        if system.rehearse is not None:
+        if system.timed_step is not None:
             # The mentor looks at each batch as well, where it joins the target.
             of_mentor = train.batch_size * self.image if system.mentor else 0.0
             of_step = self.steps[system.stage] * self._share(system) + of_mentor
@@ -117,7 +117,7 @@ def measure(
     try:
         if params.model.train == "head":
             return _measure_head(params, sizes, systems, device, width)
-        small = _measured(rehearsal.Images(params, sizes, device, part), systems)
+        small = _measured(timing.Images(params, sizes, device, part), systems)
     except ValueError as error:
         raise UserError(f"model: {error}") from error
     times = batch / part
@@ -126,7 +126,7 @@ def measure(
     )
     whole = 2 * (found.plain + sum(set(found.steps.values())))  # seconds that two steps of each kind will take
     if whole < CHEAP_S or whole < min(SHARE * found.run(systems, 0), DEAR_S):
-        found = _measured(rehearsal.Images(params, sizes, device, batch), systems)
+        found = _measured(timing.Images(params, sizes, device, batch), systems)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what follows, or another process, wants the memory
     return found
@@ -141,9 +141,9 @@ def _measure_head(
         torch.set_num_threads(1)
     try:
         if width is None:
-            images = rehearsal.Images(params, sizes, device, EMBEDDED)
+            images = timing.Images(params, sizes, device, EMBEDDED)
             embedding, width = images.image() / (cores if device.type == "cpu" else 1), images.width()
-        found = _measured(rehearsal.Embeddings(params, sizes, device, width), systems)
+        found = _measured(timing.Embeddings(params, sizes, device, width), systems)
         return replace(found, embedding=embedding, start_up=start_up)
     finally:
         torch.set_num_threads(cores)
@@ -155,17 +155,17 @@ def _start_up() -> float:
     return time.process_time()
 
 
-def _measured(stage: rehearsal.Stage, systems: Sequence[System]) -> Estimate:
+def _measured(stage: timing.Stage, systems: Sequence[System]) -> Estimate:
     start_up, train, teacher = _start_up(), stage.params.train, stage.params.teacher
     plain = MLNTStep(0, 0.0, 1, 0.0, train.momentum, train.weight_decay, teacher_bn=teacher.batch_norm)
     of_plain = stage.step(plain)
-    kinds: dict[Rehearsal, float] = {}
+    kinds: dict[TimedStep, float] = {}
     steps: dict[str, float] = {}
     for system in systems:
-        if system.rehearse is not None:
-            if system.rehearse not in kinds:
-                kinds[system.rehearse] = stage.of(system, system.rehearse)
-            steps[system.stage] = kinds[system.rehearse]
+        if system.timed_step is not None:
+            if system.timed_step not in kinds:
+                kinds[system.timed_step] = stage.of(system, system.timed_step)
+            steps[system.stage] = kinds[system.timed_step]
     return Estimate(stage.params, stage.sizes, start_up, stage.image(), of_plain, steps)
 
 

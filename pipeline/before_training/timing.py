@@ -1,4 +1,4 @@
-"""A rehearsal: steps and predictions of a network on random images or embeddings, timed here and now.
+"""Steps and predictions of a network on random images or embeddings, timed here and now.
 
 The steps are those of the loop. Nothing random of a run is drawn for them.
 """
@@ -26,7 +26,7 @@ from mlnt.training.state import Network, Rates, StepFunction
 from pipeline.params.schema import Params
 from pipeline.store.sizes import Sizes
 from pipeline.training.device import amp_dtype, place
-from pipeline.training.plan import Rehearsal, System
+from pipeline.training.plan import System, TimedStep
 
 STEPS = 12
 """Most steps of a kind that are timed; the first half of them warms up."""
@@ -35,11 +35,11 @@ SOON_S = 0.4
 
 
 class _Enough(Exception):  # noqa: N818
-    """Ends a rehearsal."""
+    """Ends a training of which enough steps are timed."""
 
 
 class Stage:
-    """A network and random images for it, to rehearse steps with."""
+    """A network and random images for it, to time steps with."""
 
     def __init__(
         self,
@@ -58,12 +58,12 @@ class Stage:
         self._module = backbone(0, sizes.classes)
         self._images = images
         self._rows = torch.arange(STEPS * batch_size) % batch_size
-        labels = torch.randint(sizes.classes, (len(self._rows),), generator=seeding.generator(0, "rehearsal"))
+        labels = torch.randint(sizes.classes, (len(self._rows),), generator=seeding.generator(0, "timing"))
         self._train = LabeledSet(self._rows, labels)
 
-    def of(self, system: System, rehearse: Rehearsal) -> float:
+    def of(self, system: System, timed_step: TimedStep) -> float:
         """Seconds of one step of a system that has another than cross entropy's."""
-        step = rehearse(self.params, len(self._rows), self._device)
+        step = timed_step(self.params, len(self._rows), self._device)
         return self.step(step, system.network(self._backbone, self.sizes.classes).to(self._device))
 
     def step(self, step: StepFunction, module: nn.Module | None = None) -> float:
@@ -114,7 +114,7 @@ class Stage:
             return int(pre_logit_features(self._module.eval(), self._images.batch(self._rows[:1])).shape[1])
 
     def _features(self) -> torch.Tensor:
-        return torch.randn(len(self._rows), self.width(), generator=seeding.generator(0, "rehearsal"))
+        return torch.randn(len(self._rows), self.width(), generator=seeding.generator(0, "timing"))
 
     def _timed(self, work: Callable[[], object]) -> float:
         start = self._now()
@@ -135,7 +135,7 @@ class Images(Stage):
             made = create_model(params.model.name, num_classes=outputs, in_chans=sizes.shape[0], seed=number)
             return place(made, params.compute, device)
 
-        generator = seeding.generator(0, "rehearsal")
+        generator = seeding.generator(0, "timing")
         pixels = torch.randint(256, (batch_size, *sizes.shape), dtype=torch.uint8, generator=generator)
         statistics = InputStatistics(torch.tensor(0.5), torch.tensor(0.25))
         images = MemoryImages(pixels, statistics, device, params.compute.channels_last)
@@ -148,7 +148,7 @@ class Embeddings(Stage):
     def __init__(self, params: Params, sizes: Sizes, device: torch.device, width: int) -> None:
         batch_size = params.train.batch_size
         self._width = width
-        rows = torch.randn(batch_size, width, generator=seeding.generator(0, "rehearsal"))
+        rows = torch.randn(batch_size, width, generator=seeding.generator(0, "timing"))
         store = MemoryEmbeddings(rows, Standardization.of([rows]), device)
 
         def backbone(_: int, outputs: int) -> nn.Module:

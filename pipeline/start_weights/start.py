@@ -1,4 +1,4 @@
-"""What a network starts from: nothing, timm's trained weights, or a file."""
+"""The network of params.yaml with its start weights, and which these are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from mlnt import networks
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.params.schema import Model
-from pipeline.training import pretrained
+from pipeline.start_weights import pretrained
+from pipeline.start_weights.matching import load_matching_
 
 
 def started(model: Model, num_classes: int, in_chans: int, seed: int) -> nn.Module:
@@ -47,7 +48,7 @@ def _start_from(backbone: nn.Module, weights: Path) -> list[str]:
         UserError: no such file, a damaged one, or weights that do not fit.
     """
     try:
-        return networks.load_matching_(backbone, weights)
+        return load_matching_(backbone, weights)
     except FileNotFoundError as error:
         raise UserError(f"model.weights: {weights}: no such file") from error
     except ValueError as error:

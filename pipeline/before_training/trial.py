@@ -17,13 +17,16 @@ from torch import Tensor, nn
 
 from mlnt.method.fast_weights import Order
 from mlnt.method.step import MLNTStep
-from mlnt.networks import pre_logit_features
+from mlnt.networks import BUILT_IN, pre_logit_features
 from mlnt.training.draws import layer_randomness
 from mlnt.training.state import Batch, Network, Rates, TrainState
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store import models
-from pipeline.training.device import amp_dtype
+from pipeline.training.build import fresh_backbone
+from pipeline.training.device import amp_dtype, place
+from pipeline.training.plan import System
+from pipeline.training.session import Session
 
 FEW = 2
 """Images of a trial: enough for BatchNorm, and for one neighbour each."""
@@ -46,6 +49,29 @@ class Asked:
     classes: int
     meta: bool
     compiled: bool
+
+
+def try_start(session: Session, system: System) -> None:
+    """Try the network that a system will start from; not one that is built in, nor a head on embeddings.
+
+    Raises:
+        UserError: it cannot be built, or something that the run asks of it fails; names the parameter.
+    """
+    params, dataset, device = session.params, session.dataset, session.device
+    if session.heads is not None or params.model.name in BUILT_IN:
+        return
+    fresh, made = fresh_backbone(system, params, dataset), list[nn.Module]()
+
+    def backbone(number: int, outputs: int) -> nn.Module:
+        made.append(fresh(number, outputs))
+        return made[-1]
+
+    classes = len(dataset.class_names)
+    network = place(system.network(backbone, classes), params.compute, device)
+    # Later stages compile what an earlier one has tried.
+    compiled = not (system.mentor or system.needs)
+    asked = Asked(dataset.images.shape[1:], classes, meta=system.default, compiled=compiled)
+    try_network(network, made[0], params, asked, device)
 
 
 def try_network(network: nn.Module, backbone: nn.Module, params: Params, asked: Asked, device: torch.device) -> None:

@@ -1,0 +1,1 @@
+"""What a network starts from: nothing, timm's trained weights, or those of a file."""
