@@ -7,13 +7,29 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import NoReturn
 
+from pipeline import console
 from pipeline.errors import RunError
 
 PATIENCE_S = 120
 """Seconds that processes have, after a signal, to end a step and save."""
 STOPPED = tuple(128 + number for number in (signal.SIGINT, signal.SIGTERM))
+
+
+def run(processes: int, stage: Callable[[], str]) -> None:
+    """Run a stage in so many processes, and say what it gives. Of those that a launcher has already started, all run
+    it, or where it is worth but one, rank 0.
+
+    Raises:
+        RunError, SystemExit: as `launch`; and what the stage raises.
+    """
+    launched = {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+    if processes > 1 and not launched:
+        launch(processes)
+    elif processes > 1 or not launched or os.environ["RANK"] == "0":
+        console.say(stage())
 
 
 def launch(processes: int) -> None:
@@ -65,6 +81,6 @@ def _end(processes: int, statuses: list[int]) -> NoReturn:
         names = ", ".join(sorted({signal.Signals(number).name for number in killed}))
         raise RunError(
             f"{len(killed)} of {processes} processes ended by {names}; out of memory? The same command goes on from "
-            "the last checkpoint"
+            "what is saved"
         )
     raise SystemExit(max(told or statuses))

@@ -8,12 +8,16 @@ the network in the place of 4 + 5M.
 Nothing that a rank computes in other bits than the others, by kernels of a GPU that add up in any order or on another
 kind of processor, can grow: θ moves by gradients alone, and those are the same bits everywhere. A gradient of its own
 would be taken at other weights from then on, and training is chaotic.
+
+What is computed sample by sample, predictions, features and embeddings, is divided by whole batches, each of which is
+the same wherever it is made: rank r makes the batches r, r + W, …, and all ranks get the results of all in their order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -52,6 +56,20 @@ class Ranks:
         """What `make` gives on rank 0, the only one that calls it. It must pickle."""
         return make()
 
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Those that this rank works on: r, r + W, …"""
+        return items[self.rank :: self.size]
+
+    def in_order(self, made: Iterable[T]) -> Iterator[T]:
+        """What all ranks make, in the order of the items whose `share` each of them has; the same on every rank.
+
+        At most W results are there at a time. They must pickle, and lie on the CPU.
+
+        Args:
+            made: of this rank's share, in order; it is asked for the next one when those before are used up.
+        """
+        yield from made
+
 
 ALONE = Ranks()
 
@@ -84,6 +102,15 @@ class ProcessRanks(Ranks):
         box: list[T | None] = [None if self.rank else make()]
         self._told(lambda: dist.broadcast_object_list(box, group=self._group, group_src=0))
         return box[0]  # type: ignore[return-value]
+
+    def in_order(self, made: Iterable[T]) -> Iterator[T]:
+        own = iter(made)
+        while True:
+            found: list[Any] = [None] * self.size
+            self._told(partial(dist.all_gather_object, found, next(own, None), group=self._group))
+            if found[0] is None:  # the last to have none
+                return
+            yield from (each for each in found if each is not None)
 
     @torch.no_grad()
     def _at_once_(self, tensors: Sequence[Tensor], tell: Callable[[Tensor], object]) -> None:

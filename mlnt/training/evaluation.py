@@ -26,20 +26,17 @@ def predict_logits(
     """Logits [N, C] of each network, on the CPU: eval mode, un-augmented images, each read once for all networks.
 
     After each batch `on_batch` is called with the number of samples done. The modules' modes are restored afterwards.
-    Each of several ranks takes every W-th batch, and all get the logits of all: the same bits as by one.
+    Several ranks divide the batches, and all get the logits of all: the same bits as by one.
     """
     batches = list(index_batches(indices, batch_size))
-    if len(batches) < ranks.size:
-        ranks = ALONE  # each makes all of them
-    own = range(ranks.rank, len(batches), ranks.size)
     results: list[Tensor] = []
-    for number, logits in zip(own, logits_by_batch(networks, images, [batches[i] for i in own]), strict=True):
-        results = results or [part.new_zeros(len(indices), part.shape[1]) for part in logits]
-        start = number * batch_size
+    done = 0
+    for logits in ranks.in_order(logits_by_batch(networks, images, ranks.share(batches))):
+        results = results or [part.new_empty(len(indices), part.shape[1]) for part in logits]
         for result, part in zip(results, logits, strict=True):
-            result[start : start + len(part)] = part
-        on_batch(start + len(logits[0]))
-    ranks.sum_(results)
+            result[done : done + len(part)] = part
+        done += len(logits[0])
+        on_batch(done)
     return tuple(results)
 
 

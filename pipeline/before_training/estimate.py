@@ -89,12 +89,13 @@ class Estimate:
     def run(self, systems: Sequence[System], others: int, evaluated: bool = True) -> float:
         """Of these training stages and the features, what evaluates and reports them, if that is done, and others that
         take little but their start."""
-        sizes = self.sizes
+        sizes, apart = self.sizes, processes(self.params)  # what embeds; what predicts, where that is a whole network
         stages = len(systems) + 1 + 2 * evaluated + others
-        embedding = sizes.samples * self.embedding
+        embedding = sizes.samples * self.embedding / apart
         judged = 4 * (sizes.validation + sizes.test) + sizes.train if evaluated else 0
         images = sizes.samples + sum(system.backbones for system in systems) * judged
-        return stages * (self.start_up + DVC_S) + embedding + images * self.image + sum(map(self.training, systems))
+        predicting = images * self.image / (apart if self.params.model.train == "all" else 1)
+        return stages * (self.start_up + DVC_S) + embedding + predicting + sum(map(self.training, systems))
 
 
 def measure(

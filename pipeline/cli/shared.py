@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline import console
+from pipeline import console, launch
 from pipeline.cli.flags import Group
 from pipeline.errors import RunError, UserError
 
@@ -78,10 +77,4 @@ def run_training(stage: str, params: Path, debug: bool) -> None:
         checked = checked_params(params)
         from pipeline.stages import train
 
-        processes = train.processes(checked, stage)
-        if processes == 1 or "RANK" in os.environ:
-            console.say(train.run(checked, stage))
-            return
-        from pipeline.launch import launch
-
-        launch(processes)  # this command again, so many times
+        launch.run(train.processes(checked, stage), lambda: train.run(checked, stage))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import console
+from pipeline import console, launch
 from pipeline.cli.flags import Command
 from pipeline.cli.shared import PARAMS, Beside, Debug, ParamsFile, app, checked_params, reported, run_training
 
@@ -68,7 +68,7 @@ def embed(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         checked = checked_params(params)
         from pipeline.stages import embed as stage
 
-        console.say(stage.run(checked))
+        launch.run(stage.processes(checked), lambda: stage.run(checked))
 
 
 @app.command("pretrain", cls=Command, rich_help_panel=STAGES)
@@ -90,7 +90,7 @@ def extract_features(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
         checked = checked_params(params)
         from pipeline.stages import features as stage
 
-        console.say(stage.run(checked))
+        launch.run(stage.processes(checked), lambda: stage.run(checked))
 
 
 @app.command("meta-train", cls=Command, rich_help_panel=STAGES)
@@ -124,7 +124,7 @@ def evaluate(group: Beside = None, params: ParamsFile = PARAMS, debug: Debug = F
         checked = checked_params(params)
         from pipeline.stages import evaluate as stage
 
-        console.say(stage.run(checked, group))
+        launch.run(stage.processes(checked), lambda: stage.run(checked, group))
 
 
 @app.command("report", cls=Command, rich_help_panel=STAGES)

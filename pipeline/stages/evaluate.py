@@ -17,13 +17,16 @@ from mlnt.training.loop import MODELS
 from mlnt.training.state import Network
 from pipeline import files
 from pipeline.errors import UserError
+from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.stages.label_issues import LabelIssues, other_labels
 from pipeline.store import cards, models
 from pipeline.store.dataset import DROPPED, SPLITS, TEST, TRAIN, VALIDATION
+from pipeline.store.record import Record
 from pipeline.systems.registry import DEFAULT, FINAL, GROUPS, Group, GroupName
-from pipeline.training import folds
+from pipeline.training import device, folds
 from pipeline.training.plan import System
+from pipeline.training.processes import joined, require_same
 from pipeline.training.session import Session
 
 SUMMARY = files.METRICS / "summary.json"
@@ -31,8 +34,15 @@ CONFUSION = files.PLOTS / "confusion.csv"
 ESTIMATED = files.REPORTS / "noise_estimated.csv"
 
 
+def processes(params: Params) -> int:
+    """How many processes the stage is worth: `run.processes`, where whole networks predict."""
+    return 1 if params.model.train == "head" else device.processes(params)
+
+
 def run(params: Params, group: GroupName | None = None) -> str:
     """Write accuracies, confusion matrices and the table of label issues; what cannot be known is left out.
+
+    Processes that a launcher has started divide the predictions, and rank 0 writes.
 
     Args:
         group: evaluate those of this group that were trained, instead of the systems of the default run.
@@ -40,20 +50,32 @@ def run(params: Params, group: GroupName | None = None) -> str:
     Raises:
         UserError: inputs are missing, damaged or from another run.
     """
-    with closing(Session.open(params)) as session:
+    with joined(params, processes(params)) as ranks, closing(Session.open(params, ranks)) as session:
+        if ranks.size > 1:
+            require_same(ranks, _about(session))
         evaluation = Evaluation(session)
         return _default(evaluation) if group is None else _of_group(evaluation, GROUPS[group])
+
+
+def _about(session: Session) -> Record:
+    """What the numbers come from, of all models that there are."""
+    weights = {str(path): files.file_digest(path) for path in files.MODELS.glob("*/*.safetensors")}
+    inputs = {"labels": session.labels.digest, **weights}
+    return Record.of("evaluate", values_of(session.params, ("model", "compute", "evaluate")), [__name__], inputs)
 
 
 def _default(evaluation: Evaluation) -> str:
     metrics, confusions, issues = evaluation.judge(DEFAULT)
     final = issues[FINAL]
+    predictions = evaluation.final_predictions()
+    every = evaluation.with_held_out({FINAL: final})[FINAL]
+    if evaluation.session.ranks.rank:
+        return ""
     files.write_json(files.EVALUATION, metrics)
     files.write_json(SUMMARY, _summary(metrics))
     files.write_csv(files.CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
-    files.write_csv(CONFUSION, evaluation.final_predictions())
+    files.write_csv(CONFUSION, predictions)
     files.write_csv(ESTIMATED, evaluation.estimated_matrix(final))
-    every = evaluation.with_held_out({FINAL: final})[FINAL]
     files.write_csv(files.LABEL_ISSUES, evaluation.issue_rows(FINAL, every))
     return f"evaluate: {len(DEFAULT)} systems; probably wrong are {evaluation.doubted(every)} labels"
 
@@ -63,10 +85,12 @@ def _of_group(evaluation: Evaluation, group: Group) -> str:
     if not trained:
         raise UserError(f"{files.MODELS}: no {group.stage} was trained; `dvc repro {group.dvc_yaml}` trains them")
     metrics, confusions, issues = evaluation.judge(trained)
+    every = evaluation.with_held_out(issues)
+    if evaluation.session.ranks.rank:
+        return ""
     # With the digest of their labels: they may be older than the default run.
     files.write_json(group.evaluation, {"labels_digest": evaluation.labels.digest, **metrics})
     files.write_csv(group.confusions, _confusion_rows(evaluation.dataset.class_names, confusions))
-    every = evaluation.with_held_out(issues)
     rows = ({"system": system.name, **row} for system, of in every.items() for row in evaluation.issue_rows(system, of))
     files.write_csv(group.label_issues, rows)
     return f"evaluate: {len(trained)} {group.name}: {', '.join(system.title for system in trained)}"

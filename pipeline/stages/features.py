@@ -6,18 +6,19 @@ Torch is imported inside a function: a run that trains heads does not wait for i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import console, files
+from pipeline import files
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.store import hdf5
-from pipeline.store.dataset import TRAIN, Dataset, Labels, read_dataset, read_labels
+from pipeline.store.dataset import TRAIN, read_dataset, read_labels
 from pipeline.store.record import Record
 from pipeline.systems.registry import CROSS_ENTROPY, sections
 
@@ -25,27 +26,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def processes(params: Params) -> int:
+    """How many processes the stage is worth: `run.processes`, where whole networks are trained."""
+    if params.model.train == "head":
+        return 1
+    from pipeline.training import device
+
+    return device.processes(params)
+
+
 def run(params: Params) -> str:
     """Write one row of pre-logit features per sample: best weights on validation, eval mode, un-augmented.
+
+    Processes that a launcher has started divide the samples, and rank 0 writes.
 
     Raises:
         UserError: inputs are missing, damaged or from another run.
     """
-    dataset = read_dataset(params.data.root)
-    labels = read_labels(dataset)
     own = values_of(params, sections("features"))
     if params.model.train == "all":
-        inputs, outputs, said = _extract(params, dataset, labels)
-    else:
-        with hdf5.create(files.FEATURES) as (file, _):
-            hdf5.store(file, {}, {"labels_digest": labels.digest})
-        inputs, outputs, said = {}, {}, "none; neighbours are found by the embeddings (model.train: head)"
-    Record.of("features", own, [__name__], {"labels": labels.digest, **inputs}, outputs).write()
-    return f"features: {said}"
+        return _extract(params, own)
+    labels = read_labels(read_dataset(params.data.root))
+    with hdf5.create(files.FEATURES) as (file, _):
+        hdf5.store(file, {}, {"labels_digest": labels.digest})
+    Record.of("features", own, [__name__], {"labels": labels.digest}).write()
+    return "features: none; neighbours are found by the embeddings (model.train: head)"
 
 
-def _extract(params: Params, dataset: Dataset, labels: Labels) -> tuple[dict[str, str], dict[str, str], str]:
-    """The digests of what they come from and of what they are, by name, and a line about them."""
+def _extract(params: Params, own: Mapping[str, Any]) -> str:
     import torch
 
     from mlnt.images.batches import index_batches
@@ -54,25 +62,37 @@ def _extract(params: Params, dataset: Dataset, labels: Labels) -> tuple[dict[str
     from pipeline.training.build import load_best
     from pipeline.training.device import prepare
     from pipeline.training.images import image_store
+    from pipeline.training.processes import joined, progress, require_same
 
-    device = prepare(params.compute)
-    module, digest = load_best(CROSS_ENTROPY, params, dataset, labels, device)
-    images, _ = image_store(params, dataset, labels.rows(TRAIN), device)
-    rows = torch.arange(len(images))
+    with joined(params, processes(params)) as ranks:
+        device, dataset = prepare(params.compute), read_dataset(params.data.root)
+        labels = read_labels(dataset)
+        module, digest = load_best(CROSS_ENTROPY, params, dataset, labels, device)
+        outputs = {"features": features.identity(digest, params.features.dtype)}
+        record = Record.of("features", own, [__name__], {"labels": labels.digest, "pretrain": digest}, outputs)
+        require_same(ranks, record)
+        images, _ = image_store(params, dataset, labels.rows(TRAIN), device)
 
-    @torch.no_grad()
-    def chunks(batches: Iterable[Tensor]) -> Iterator[NDArray[np.floating]]:
-        with console.progress("features", len(rows)) as bar:
-            done = -1
+        @torch.no_grad()
+        def made(batches: Iterable[Tensor]) -> Iterator[NDArray[np.floating]]:
             for fetched in images.fetch(batches):
-                features: NDArray[np.floating] = pre_logit_features(module, images.batch(fetched)).float().cpu().numpy()
-                done += len(features)
-                bar.at(done)
-                yield features
+                yield pre_logit_features(module, images.batch(fetched)).float().cpu().numpy()
 
-    with closing(images):
-        width = next(chunks([rows[:1]])).shape[1]
-        batches = index_batches(rows, params.compute.eval_batch_size)
-        features.write_features(chunks(batches), len(rows), width, params.features.dtype, labels, digest)
-    outputs = {"features": features.identity(digest, params.features.dtype)}
-    return {"pretrain": digest}, outputs, f"{len(rows)} rows of {width} numbers"
+        count = len(images)
+        batches = list(index_batches(torch.arange(count), params.compute.eval_batch_size))
+        with closing(images), progress(ranks, "features", count) as at:
+            width = next(made([batches[0][:1]])).shape[1]
+
+            def rows() -> Iterator[NDArray[np.floating]]:
+                done = 0
+                for part in ranks.in_order(made(ranks.share(batches))):
+                    done += len(part)
+                    yield part
+                    at(done)
+
+            if ranks.rank:
+                deque(rows(), 0)
+                return ""
+            features.write_features(rows(), count, width, params.features.dtype, labels, digest)
+        record.write()
+    return f"features: {count} rows of {width} numbers"

@@ -14,7 +14,7 @@ from pipeline.training import device, folds
 from pipeline.training.filtering import kept_by
 from pipeline.training.fit import fit
 from pipeline.training.plan import System
-from pipeline.training.processes import joined, rank_here
+from pipeline.training.processes import joined
 from pipeline.training.session import Session
 
 
@@ -31,23 +31,17 @@ def processes(params: Params, stage: str) -> int:
 def run(params: Params, stage: str) -> str:
     """Train one system; write its models, history and metrics; return a line that sums it up.
 
-    In a process that a launcher has started it trains together with the others, or, where there is nothing to divide,
-    rank 0 trains alone.
+    In a process that a launcher has started it trains together with the others, where there is something to divide.
 
     Raises:
         UserError: parameters or inputs do not fit, or prior knowledge is missing.
         RunError: the loss was not finite.
     """
     system = BY_STAGE[stage]
-    if system.splits is None or system.splits(params) == 1:
-        if rank_here():
-            console.mute()
-            return ""
-        if rank_here() is not None or params.run.processes != 1:
-            console.say(f"{system.title}: by one process; several divide the M passes of MLNT with all weights fast")
-        with closing(Session.open(params)) as session:
-            return _train(session, system)
-    with joined(params) as ranks, closing(Session.open(params, ranks)) as session:
+    count = processes(params, stage)
+    if count == 1 and device.processes(params) > 1:
+        console.say(f"{system.title}: by one process; several divide the M passes of MLNT with all weights fast")
+    with joined(params, count) as ranks, closing(Session.open(params, ranks)) as session:
         return _train(session, system)
 
 

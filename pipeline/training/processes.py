@@ -1,4 +1,4 @@
-"""A training stage in several processes: how they find each other, end together, and share one checkpoint.
+"""A stage in several processes: how they find each other, end together, and share one checkpoint.
 
 Each is a process of this stage that a launcher has started with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its
 environment: `pipeline.launch`, or torchrun by hand, on one machine or many.
@@ -10,8 +10,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -34,14 +34,10 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 TOLD, STATUS = "mlnt/told", "mlnt/status"
 
 
-def rank_here() -> int | None:
-    """The rank that a launcher has given to this process; None without one."""
-    return int(os.environ["RANK"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else None
-
-
 @contextmanager
-def joined(params: Params) -> Iterator[Ranks]:
-    """The ranks of this training, once all are there; a process that nobody has launched is alone.
+def joined(params: Params, count: int) -> Iterator[Ranks]:
+    """The ranks of this stage, once all are there; a process that nobody has launched is alone, and so is that of a
+    stage that is worth no more than one (`count`).
 
     Only rank 0 speaks. Of an error that ends several processes, the first one to have it raises it, and the others end
     in silence with the same exit status.
@@ -49,7 +45,7 @@ def joined(params: Params) -> Iterator[Ranks]:
     Raises:
         RunError: another process was lost.
     """
-    if rank_here() is None or int(os.environ["WORLD_SIZE"]) == 1:
+    if count == 1 or not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         yield ALONE
         return
     _end_with_launcher()
@@ -68,10 +64,30 @@ def joined(params: Params) -> Iterator[Ranks]:
         if isinstance(error, LostRankError):
             raise RunError(
                 f"another of {size} processes ended, or was not heard of for {TIMEOUT}: was it killed, or out of "
-                "memory? The same command goes on from the last checkpoint"
+                "memory? The same command goes on from what is saved"
             ) from error
         raise
     dist.destroy_process_group()
+
+
+@contextmanager
+def progress(ranks: Ranks, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """How far the ranks are with something that all of them go through in the same order; the block calls what it is
+    given with the number of samples that are done. A signal to one of several ranks ends all of them there."""
+    with ExitStack() as stack:
+        stop = stack.enter_context(signals.deferred()) if ranks.size > 1 else signals.Stop()
+        bar = stack.enter_context(console.progress(title, total))
+
+        def end_if_asked() -> None:
+            if signal := ranks.largest(stop.requested):
+                signals.end(signal)
+
+        def at(done: int) -> None:
+            bar.at(done - 1)
+            end_if_asked()
+
+        yield at
+        end_if_asked()
 
 
 def _end_with_launcher() -> None:
@@ -84,7 +100,7 @@ def _end_with_launcher() -> None:
 def require_same(ranks: Ranks, record: Record) -> None:
     """
     Raises:
-        UserError: the training of rank 0 would end in another record: on another machine something else lies.
+        UserError: the stage of rank 0 would end in another record: on another machine something else lies.
     """
     own = asdict(record)
     theirs = ranks.shared(lambda: own)
@@ -105,20 +121,20 @@ class SharedCheckpoint:
         self._own = of_rank_0
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self._ranks.shared(lambda: self._kept.load())  # noqa: PLW0108 (only rank 0 has it)
+        return self._ranks.shared(lambda: self.of_rank_0.load())  # noqa: PLW0108 (only rank 0 has it)
 
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """It is saved when this returns, on every rank: no process ends before."""
-        self._ranks.shared(lambda: self._kept.save(tensors, values))
+        self._ranks.shared(lambda: self.of_rank_0.save(tensors, values))
 
     def has_piece(self, number: int) -> bool:
-        return self._ranks.shared(lambda: self._kept.has_piece(number))
+        return self._ranks.shared(lambda: self.of_rank_0.has_piece(number))
 
     def save_piece(self, number: int, tensors: Mapping[str, Tensor]) -> None:
-        self._ranks.shared(lambda: self._kept.save_piece(number, tensors))
+        self._ranks.shared(lambda: self.of_rank_0.save_piece(number, tensors))
 
     def load_piece(self, number: int) -> dict[str, Tensor]:
-        return self._ranks.shared(lambda: self._kept.load_piece(number))
+        return self._ranks.shared(lambda: self.of_rank_0.load_piece(number))
 
     def note_divergence(self, params: Mapping[str, Any], message: str) -> None:
         """By rank 0, whom another rank that has diverged and ended first would not interrupt."""
@@ -127,10 +143,11 @@ class SharedCheckpoint:
                 self._own.note_divergence(params, message)
 
     def remove(self) -> None:
-        self._kept.remove()
+        self.of_rank_0.remove()
 
     @property
-    def _kept(self) -> checkpoints.Checkpoint:
+    def of_rank_0(self) -> checkpoints.Checkpoint:
+        """On rank 0 alone: the checkpoint itself, of which no other rank hears."""
         assert self._own is not None  # noqa: S101
         return self._own
 

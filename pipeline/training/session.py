@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from mlnt.training.draws import draws_at_random
 from mlnt.training.evaluation import logits_by_batch, predict_logits
 from mlnt.training.loop import Training, steps_per_epoch
 from mlnt.training.state import Network
-from pipeline import console, files
+from pipeline import files
 from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.params.values import Length
@@ -33,6 +33,7 @@ from pipeline.training.device import amp_dtype, prepare, require_compiler
 from pipeline.training.head import Heads
 from pipeline.training.images import image_store
 from pipeline.training.plan import Plan, Recipe, System, optimizer
+from pipeline.training.processes import progress
 
 
 def in_steps(length: Length, steps_per_epoch: int) -> int:
@@ -150,27 +151,28 @@ class Session:
     def logits(self, networks: Sequence[Network], split: int, title: str) -> tuple[Tensor, ...]:
         """The logits [N, C] of each network, from one reading of the images; `title` names the progress bar."""
         indices = self.split(split).indices
-        with console.progress(title, len(indices)) as bar:
-            size = self.params.compute.eval_batch_size
-            return predict_logits(networks, self.images, indices, size, lambda done: bar.at(done - 1), self.ranks)
+        with progress(self.ranks, title, len(indices)) as at:
+            return predict_logits(networks, self.images, indices, self.params.compute.eval_batch_size, at, self.ranks)
 
     def label_scores(self, networks: Sequence[Network], split: int, title: str) -> list[LabelScores]:
         """The scores of a split's labels by each network, from one reading of the images.
 
         Logits are reduced batch by batch: those of a million samples and a thousand classes would take gigabytes.
         """
-        labeled = self.split(split)
-        found: list[list[LabelScores]] = [[] for _ in networks]
-        done = 0
-        with console.progress(title, len(labeled.indices)) as bar:
-            batches = index_batches(labeled.indices, self.params.compute.eval_batch_size)
-            for logits in logits_by_batch(networks, self.images, batches):
-                rows = slice(done, done + len(logits[0]))
-                for scores, part in zip(found, logits, strict=True):
-                    scores.append(LabelScores.of(part.softmax(dim=1), labeled.labels[rows]))
-                done = rows.stop
-                bar.at(done - 1)
-        return [LabelScores(*map(torch.cat, zip(*scores, strict=True))) for scores in found]
+        labeled, ranks, size = self.split(split), self.ranks, self.params.compute.eval_batch_size
+        batches, labels = (list(index_batches(each, size)) for each in (labeled.indices, labeled.labels))
+
+        def scored() -> Iterator[list[LabelScores]]:
+            logits = logits_by_batch(networks, self.images, ranks.share(batches))
+            for of_batch, given in zip(logits, ranks.share(labels), strict=True):
+                yield [LabelScores.of(part.softmax(dim=1), given) for part in of_batch]
+
+        found: list[list[LabelScores]] = []
+        with progress(ranks, title, len(labeled.indices)) as at:
+            for scores in ranks.in_order(scored()):
+                found.append(scores)
+                at(min(len(found) * size, len(labeled.indices)))
+        return [LabelScores(*map(torch.cat, zip(*scores, strict=True))) for scores in zip(*found, strict=True)]
 
     def correct(self) -> Tensor | None:
         """Which training labels are right, boolean [n]; None where the true labels are unknown."""

@@ -20,10 +20,12 @@ import pytest
 import torch
 from projects import copy_outputs, digests, environment, make_params, run_pipeline, run_stage, write_params, written_by
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from mlnt.training.distributed import Ranks
 from mlnt.training.state import Network
 from pipeline.before_training.estimate import Estimate
+from pipeline.cli import app
 from pipeline.errors import UserError
 from pipeline.stages import train
 from pipeline.store.record import Record
@@ -214,10 +216,11 @@ def test_what_cannot_be_divided_is_trained_by_one_process(
     once = make_params(run__processes=2, train__epochs=1, train__lr_drop_epochs=[])
     run_stage("pretrain", once)
     assert "Cross Entropy: by one process" in capsys.readouterr().err
+    write_params(copied, train__epochs=1, train__lr_drop_epochs=[])
     before = digests(copied)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert train.run(once, "pretrain") == ""
+    assert CliRunner().invoke(app, ["pretrain"]).output == ""
     assert digests(copied) == before
 
 
@@ -270,3 +273,14 @@ def test_the_time_of_a_stage_is_that_of_the_passes_of_one_process() -> None:
     assert seconds(4, mlnt__update="joint") == pytest.approx(19)
     assert seconds(2) == pytest.approx(54 * 30 / 55)
     assert seconds(2, mlnt__fast_weights="classifier") == 54
+
+
+def test_the_time_of_what_is_divided_by_images() -> None:
+    sizes = Sizes((1, 8, 8), 10, train=64, validation=0, test=0)
+
+    def seconds(processes: int, **measured: float) -> float:
+        params = make_params(run__processes=processes)
+        return Estimate(params, sizes, **{"start_up": 0.0, "image": 0.0, "plain": 1.0, **measured}, steps={}).run([], 0)
+
+    for kind in ("image", "embedding"):
+        assert seconds(4, **{kind: 2.0}) - seconds(4) == pytest.approx((seconds(1, **{kind: 2.0}) - seconds(1)) / 4)

@@ -21,7 +21,11 @@ from test_step import BATCH_SIZE, KEPT, make_batch, make_rates, make_state, make
 from torch import Tensor
 
 import mlnt.method.step
+from mlnt.images.batches import MemoryImages
+from mlnt.images.statistics import InputStatistics
 from mlnt.training.distributed import ProcessRanks, Ranks
+from mlnt.training.evaluation import predict_logits
+from mlnt.training.state import Network
 
 SIZES = (1, 2, 3)
 CASES = [
@@ -39,6 +43,9 @@ CASES = [
 """The switches, and whether there is a mentor that has kept some samples. With two mini-batches the third of three
 ranks has none, with five they have unequal numbers of them."""
 ERRING = "erring"
+COUNTS = (0, 1, 2, 3, 7)
+IMAGES = 7
+BATCH = 2
 
 
 def steps(h: Hyper, with_mentor: bool, ranks: Ranks) -> dict[str, Tensor]:
@@ -66,11 +73,29 @@ def erring(rank: int) -> Iterator[None]:
         mlnt.method.step._gradient_of = exact
 
 
+def items(count: int) -> list[Tensor]:
+    """Of several lengths, with numbers that a sum would not keep."""
+    return [torch.tensor([-0.0, torch.nan, 1.0 + i])[: 1 + i % 3] for i in range(count)]
+
+
+def predictions(ranks: Ranks) -> dict[str, Tensor]:
+    """The logits of two networks, of more and of fewer batches than there are ranks."""
+    pixels = torch.randint(256, (IMAGES, 1, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    images = MemoryImages(pixels, InputStatistics(torch.zeros(()), torch.ones(())), torch.device("cpu"))
+    networks = [Network(preact(seed).float()) for seed in (3, 4)]
+    found: dict[str, Tensor] = {}
+    for size in (BATCH, IMAGES):
+        logits = predict_logits(networks, images, torch.arange(IMAGES), size, ranks=ranks)
+        found |= {f"{size}/{number}": each for number, each in enumerate(logits)}
+    assert all(network.module.training for network in networks)
+    return found
+
+
 def main(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=max(SIZES), timeout=timedelta(minutes=2))
-    found: dict[Any, dict[str, Tensor]] = {}
+    found: dict[Any, Any] = {}
     for size in SIZES:
         group = dist.new_group(list(range(size)))
         if rank < size:
@@ -79,6 +104,9 @@ def main(folder: Path, rank: int) -> None:
                 found[size, case] = steps(h, with_mentor, ranks)
             with erring(rank):
                 found[size, ERRING] = steps(*CASES[-4], ranks)
+            found[size, "predictions"] = predictions(ranks)
+            for count in COUNTS:
+                found[size, "items", count] = list(ranks.in_order(iter(ranks.share(items(count)))))
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 import torch
 from projects import environment
-from ranks import CASES, ERRING, SIZES, steps
+from ranks import CASES, COUNTS, ERRING, SIZES, items, predictions, steps
 from test_step import assert_close, assert_same_bits
-from torch import Tensor
 
 from mlnt.training.distributed import ALONE
 
 HERE = Path(__file__).parent
 
-Found = list[dict[Any, dict[str, Tensor]]]
+Found = list[dict[Any, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +56,18 @@ def test_ranks_that_compute_other_bits_stay_together(found: Found) -> None:
         for rank in range(size):
             assert_same_bits(found[rank][size, ERRING], found[0][size, ERRING])
             assert_close(found[rank][size, ERRING], found[0][1, ERRING], rtol=1e-12)
+
+
+def test_all_ranks_get_what_each_has_made_in_order_and_to_the_bit(found: Found) -> None:
+    for size in SIZES:
+        for rank in range(size):
+            for count in COUNTS:
+                theirs, expected = found[rank][size, "items", count], items(count)
+                assert [each.numpy().tobytes() for each in theirs] == [each.numpy().tobytes() for each in expected]
+
+
+def test_predictions_by_several_ranks_have_the_bits_of_one(found: Found) -> None:
+    alone = predictions(ALONE)
+    for size in SIZES:
+        for rank in range(size):
+            assert_same_bits(found[rank][size, "predictions"], alone)
