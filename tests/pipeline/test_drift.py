@@ -450,7 +450,7 @@ def test_the_presets_hold_the_papers_recipes(name: str, params_file: Path) -> No
 
 def test_the_recipe_for_cifar100_is_that_of_cifar10() -> None:
     ten, hundred = (leaves(read_yaml(ROOT / f"presets/{name}.yaml")) for name in ("cifar10", "cifar100"))
-    published = {"elr.lambda": 7.0, "elr.beta": 0.9, "sop.u_lr": 1.0, "divide_mix.warm_up": 30}
+    published = {"gce.first_pruning": 80, "elr.lambda": 7.0, "elr.beta": 0.9, "sop.u_lr": 1.0, "divide_mix.warm_up": 30}
     assert hundred == {**ten, "data.source": "cifar100", **published}
 
 
