@@ -67,7 +67,9 @@ def joined(params: Params, count: int) -> Iterator[Ranks]:
                 "memory? The same command goes on from what is saved"
             ) from error
         raise
-    dist.destroy_process_group()
+    finally:
+        if dist.is_initialized():  # else its threads may end the process by SIGABRT, whatever status it has
+            dist.destroy_process_group()
 
 
 @contextmanager
