@@ -1,4 +1,4 @@
-"""The lists of images that docs/comparison.md measures on, as CSV files for `data.root`.
+"""The lists of images that docs/photographs.md measures on, as CSV files for `data.root`.
 
     python bench/accuracy/lists.py garments FOLDER --out garments.csv
     python bench/accuracy/lists.py cifar10n FOLDER --labels CIFAR-10_human.pt --label-set worse_label --out worse.csv
