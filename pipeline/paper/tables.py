@@ -10,7 +10,6 @@ from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.paper import figures, gallery, history, pages
 from pipeline.paper.grid import PARAMS, SWEEPS, Sweep, Values, read_bases, source_of
-from pipeline.paper.numbers import Published, published
 from pipeline.paper.pages import CHOICES, Cell, Section, SystemTable
 from pipeline.paper.statistics import (
     CROSS_ENTROPY,
@@ -27,6 +26,7 @@ from pipeline.paper.statistics import (
     runs_of,
 )
 from pipeline.params.load import changed, leaves, load, read_yaml
+from pipeline.report.numbers import Published, published
 from pipeline.systems.registry import FINAL
 
 STUDENT_OF = {"figure6": "meta2"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import files
-from pipeline.paper.numbers import published
+from pipeline.report.numbers import published
 from pipeline.store import cards
 from pipeline.systems.registry import CROSS_ENTROPY, MLNT, SYSTEMS, Group
 

@@ -21,10 +21,10 @@ from pipeline.paper import statistics as comparison
 from pipeline.paper.figures import Filtered
 from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, values_of
 from pipeline.paper.history import Finished, identity
-from pipeline.paper.numbers import published
 from pipeline.paper.statistics import CROSS_ENTROPY, ROWS, Figure, Row
 from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
+from pipeline.report.numbers import published
 from pipeline.store.record import Record
 from pipeline.sweep.plan import Part, make_plan, only
 from pipeline.systems.registry import chain, sections, stages_before

@@ -37,8 +37,7 @@ SHELL = {
     "training": BASE | {"images", "store", "params", "start_weights"},
     "before_training": BASE | {"store", "params", "training"},
     "systems": BASE | {"store", "params", "training"},
-    "paper.numbers": set(),
-    "report": BASE | {"store", "systems", "paper.numbers"},
+    "report": BASE | {"store", "systems"},
     "stages": BASE
     | {
         "images",
@@ -54,7 +53,7 @@ SHELL = {
     },
     "prediction": BASE | {"images", "store", "places", "sources", "systems"},
     "export": BASE | {"store", "params", "places", "training", "systems", "prediction"},
-    "paper": BASE | {"store", "params", "training", "systems", "report", "paper.numbers"},
+    "paper": BASE | {"store", "params", "training", "systems", "report"},
     "sweep": BASE | {"params", "training", "before_training", "systems", "stages", "paper"},
     "outlook": BASE | {"params", "store", "training", "before_training", "systems", "stages"},
     "doctor": BASE | {"params", "outlook"},
@@ -83,11 +82,9 @@ SHELL = {
 }
 
 
-def part(module: str, known: dict[str, set[str]]) -> str:
-    """`pipeline.paper.numbers.x` → `paper.numbers`, `mlnt.method.step` → `method`."""
-    names = module.split(".")[1:]
-    two = ".".join(names[:2])
-    return two if two in known else (names or [""])[0]
+def part(module: str) -> str:
+    """`mlnt.method.step` → `method`; nothing for the package itself."""
+    return (module.split(".")[1:] or [""])[0]
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -109,9 +106,9 @@ def test_imports_only_descend(package: str, allowed: dict[str, set[str]]) -> Non
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         if path.name == "__init__.py" and path.parent.name == package:
             continue  # the names that the library exports
-        source = part(module.removesuffix(".__init__"), allowed)
+        source = part(module.removesuffix(".__init__"))
         assert source in allowed, f"{module}: a new part; give it a row in this table"
-        targets = {part(name, allowed) for name in imports(path) if name.split(".")[0] == package}
+        targets = {part(name) for name in imports(path) if name.split(".")[0] == package}
         found |= {(source, target) for target in targets - {source}}
     assert {arrow for arrow in found if arrow[1] not in allowed[arrow[0]]} == set()
     unused = {(source, target) for source, targets in allowed.items() for target in targets - BASE} - found
