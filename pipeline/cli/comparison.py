@@ -39,6 +39,16 @@ class Executor(StrEnum):
     SLURM = "slurm"
 
 
+Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SYSTEM",
+        help="One more system in a table of systems, such as elr, or your own; may be given again.",
+        show_default="none",
+    ),
+]
+
+
 @app.command("sweep", cls=Command, rich_help_panel=BESIDE)
 def sweep(
     name: Annotated[str, typer.Argument(help="table1 to table4, figure3 to figure6, noise-kinds, or references.")],
@@ -48,6 +58,7 @@ def sweep(
         list[str] | None,
         typer.Option(help="Only this column, such as `r=0.5`; may be given again.", show_default="all"),
     ] = None,
+    also: Also = None,
     part: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only every N-th experiment, from the I-th on, counted from 0.")
     ] = None,
@@ -87,17 +98,19 @@ def sweep(
         from pipeline.sweep.run import Where, run
 
         where = Where(executor, jobs, gpus_per_job, git_remote, scratch, partition, time, slurm or [])
-        run(name, seeds, preset, where, dry_run, cell or [], outdated, None if part is None else Part.parse(part))
+        share = None if part is None else Part.parse(part)
+        run(name, seeds, preset, where, dry_run, cell or [], outdated, share, also or [])
 
 
 @app.command("tables", cls=Command, rich_help_panel=BESIDE)
 def tables(
     preset: Annotated[str, typer.Option(help="The recipe that the sweeps were run with.")] = "digits",
     out: Annotated[Path | None, typer.Option(help="A folder for the files; reports/PRESET unless given.")] = None,
+    also: Also = None,
     debug: Debug = False,
 ) -> None:
     """Gather finished experiments into the paper's tables and figures → reports/PRESET/index.html, .md, .csv, .svg."""
     with reported(debug):
         from pipeline.paper import tables as writer
 
-        writer.run(preset, out or Path("reports") / preset)
+        writer.run(preset, out or Path("reports") / preset, also or [])

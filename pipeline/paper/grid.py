@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.params import presets
 from pipeline.params.load import changed, leaves, read_yaml
-from pipeline.systems.registry import BASELINES, DEFAULT, REFERENCES
+from pipeline.systems.registry import BASELINES, BY_STAGE, DEFAULT, FINAL, REFERENCES
 
 Values = dict[str, Any]
 PARAMS = Path("params.yaml")
@@ -43,7 +44,7 @@ class Sweep:
         cells: in the order of the columns.
         stages: training stages whose results it shows.
         axis: what differs from cell to cell within a group; None for tables of systems.
-        paper: file below pipeline/paper/ with the paper's numbers.
+        paper: file below pipeline/report/numbers/ with the paper's numbers.
         source: the only `data.source` that it makes sense with; None for any.
     """
 
@@ -142,6 +143,27 @@ SWEEPS = {
         tuple(system.stage for system in (*DEFAULT, *REFERENCES)),
     ),
 }
+
+
+SYSTEM_TABLES = tuple(name for name, sweep in SWEEPS.items() if FINAL.stage in sweep.stages)
+"""The sweeps that compare all systems."""
+
+
+def sweep_named(name: str, also: Sequence[str] = ()) -> Sweep:
+    """A sweep, with the stages of other systems beside its own.
+
+    Raises:
+        UserError: there is no such sweep or system, or the sweep does not compare systems.
+    """
+    if name not in SWEEPS:
+        raise UserError(f"sweep: found {name!r}; expected one of {', '.join(SWEEPS)}")
+    sweep = SWEEPS[name]
+    others = [stage for stage in BY_STAGE if stage not in sweep.stages]
+    if unknown := [stage for stage in also if stage not in BY_STAGE]:
+        raise UserError(f"--also: found {unknown[0]!r}, expected one of {', '.join(others)}")
+    if also and name not in SYSTEM_TABLES:
+        raise UserError(f"--also: {name} does not compare systems; expected one of {', '.join(SYSTEM_TABLES)}")
+    return replace(sweep, stages=(*sweep.stages, *(stage for stage in others if stage in also)))
 
 
 # preset → (kind, rate) → filter.tau where it is not the preset's, chosen on validation data

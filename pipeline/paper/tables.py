@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.paper import figures, gallery, history, pages
-from pipeline.paper.grid import PARAMS, SWEEPS, Sweep, Values, read_bases, source_of
+from pipeline.paper.grid import PARAMS, SWEEPS, SYSTEM_TABLES, Sweep, Values, read_bases, source_of, sweep_named
 from pipeline.paper.pages import CHOICES, Cell, Section, SystemTable
 from pipeline.paper.statistics import (
     CROSS_ENTROPY,
@@ -45,17 +45,21 @@ PAPER = (
 )
 
 
-def run(preset: str, out: Path) -> None:
+def run(preset: str, out: Path, also: Sequence[str] = ()) -> None:
     """Write the tables and figures of every sweep that has a finished experiment.
 
+    Args:
+        also: stages of systems that the tables of systems show beside their own.
+
     Raises:
-        UserError: unknown preset, no repository, or no finished experiment.
+        UserError: unknown preset or system, no repository, or no finished experiment.
         RunError: a file could not be written.
     """
     base, chosen = read_bases(preset)
     finished = history.finished()
     sections: list[Section] = []
-    for name, sweep in SWEEPS.items():
+    for name in SWEEPS:
+        sweep = sweep_named(name, also if name in SYSTEM_TABLES else ())
         if sweep.source not in (None, source_of(base, chosen)):
             console.say(f"{name}: not run; it needs the data set {sweep.source}")
             continue

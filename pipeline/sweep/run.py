@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline import console, files
 from pipeline.errors import RunError, UserError
 from pipeline.paper import history
-from pipeline.paper.grid import SWEEPS, read_bases, source_of
+from pipeline.paper.grid import read_bases, source_of, sweep_named
 from pipeline.sweep import remote
 from pipeline.sweep.executors import Executor, Local, Slurm, gpus_here, last_error, minutes, settings
 from pipeline.sweep.jobs import jobs
@@ -73,6 +73,7 @@ def run(
     cells: Sequence[str] = (),
     outdated: bool = False,
     part: Part | None = None,
+    also: Sequence[str] = (),
 ) -> None:
     """Plan, say what there is to do, do it.
 
@@ -80,14 +81,13 @@ def run(
         cells: labels of the columns to run; none for all.
         outdated: run again what was made by other code than today's.
         part: only this share of the experiments.
+        also: stages of systems that are trained beside those of the table.
 
     Raises:
         UserError: unknown names, or a working tree with changes that are not committed.
         RunError: experiments failed.
     """
-    if name not in SWEEPS:
-        raise UserError(f"sweep: found {name!r}; expected one of {', '.join(SWEEPS)}")
-    sweep = only(SWEEPS[name], name, cells)
+    sweep = only(sweep_named(name, also), name, cells)
     base, chosen = read_bases(preset)
     if sweep.source not in (None, source_of(base, chosen)):
         raise UserError(f"sweep: {name} is on {sweep.source}, found --preset {preset}, expected one of that data set")

@@ -19,7 +19,7 @@ from pipeline.paper import gallery, grid, pages, tables
 from pipeline.paper import history as past
 from pipeline.paper import statistics as comparison
 from pipeline.paper.figures import Filtered
-from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, values_of
+from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, sweep_named, values_of
 from pipeline.paper.history import Finished, identity
 from pipeline.paper.statistics import CROSS_ENTROPY, ROWS, Figure, Row
 from pipeline.params.load import changed, check, read_yaml
@@ -109,6 +109,31 @@ def test_a_sweep_can_be_cut_down_to_some_cells() -> None:
     assert only(table, "table1", []) == table
     with pytest.raises(UserError, match=r"--cell: found 'r=0.2', expected one of those of table1: r=0; r=0.1; r=0.3"):
         only(table, "table1", ["r=0.5", "r=0.2"])
+
+
+def test_a_table_of_systems_takes_others_beside_its_own() -> None:
+    more = sweep_named("table1", ["elr", "elr"])
+    cell, also = more.cells[3], (*ALL_STAGES, "elr")
+    assert more.stages == also
+    found = [experiment(cell, 0), experiment(cell, 1, stages=also)]
+    assert make_plan(more, 2, BASE, DIGITS, "digits", found).done == 1
+    assert plan("table1", found, seeds=2).done == 2  # what has more counts for the table itself too
+    with pytest.raises(UserError, match=r"--also: found 'bootstrapping'.*gce"):
+        sweep_named("table1", ["bootstrapping"])
+    with pytest.raises(UserError, match=r"figure4 does not compare systems.*table1"):
+        sweep_named("figure4", ["elr"])
+
+
+def test_tables_show_a_system_beside_the_papers_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [experiment(SWEEPS["table1"].cells[3], 0, stages=(*ALL_STAGES, "elr"))]
+    found += [experiment(SWEEPS["figure4"].cells[0], 0, stages=FIRST_ITERATION)]
+    monkeypatch.setattr(past, "finished", lambda: found)
+    monkeypatch.setattr(past, "belongs_here", lambda *_: False)
+    for also in [], ["elr"]:
+        tables.run("digits", tmp_path, also)
+        assert ("| ELR |" in (tmp_path / "table1.md").read_text(encoding="utf-8")) == bool(also)
 
 
 def test_the_tables_have_the_papers_columns() -> None:
