@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlnt.networks import classifier_names
+from pipeline import console
 
 
 def load_matching_(model: nn.Module, path: Path) -> list[str]:
@@ -17,13 +19,15 @@ def load_matching_(model: nn.Module, path: Path) -> list[str]:
 
     A prefix of all names (`module.`, `model.`, `state_dict.module.`) is taken off. Classifiers that are missing, or of
     another number of classes, stay fresh. Weights for three channels are summed up for one, and those for one spread
-    over three, as timm does it: grey images give the same values either way. Other tensors of the file are ignored.
+    over three, as timm does it: grey images give the same values either way. Other tensors of the file are ignored,
+    with a warning where they have the prefix.
 
     Returns:
         The names of the classifiers that stayed fresh.
 
     Raises:
-        ValueError: other tensors are missing or of another shape: which; or the file cannot be read.
+        ValueError: other tensors are missing or of another shape: which; the file's network has more of what this one
+            has, such as layers, or values that are no finite numbers; or the file cannot be read.
     """
     tensors = _read_tensors(path)
     state = model.state_dict()
@@ -51,6 +55,13 @@ def load_matching_(model: nn.Module, path: Path) -> list[str]:
             own = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
             reasons.append(f"its own begin with {_first(own)}: it is of another network")
         raise ValueError(f"{path}: does not fit: {'; '.join(reasons)}")
+    _look_at_the_rest(path, tensors, prefix, [name for name in state if not name.startswith(fresh)], fresh)
+    for name, value in found.items():  # a few networks have limits that are infinite
+        if not value.float().isfinite().all() and state[name].isfinite().all():
+            raise ValueError(
+                f"{path}: {prefix}{name} holds values that are nan or infinite, expected finite numbers: the training "
+                "that it is from has failed, or the file is damaged; take weights from before that"
+            )
     model.load_state_dict(found, strict=False)
     return [name.removesuffix(".") for name in fresh if not any(other.startswith(name) for other in found)]
 
@@ -94,6 +105,38 @@ def _prefix(path: Path, tensors: Mapping[str, Tensor], names: Sequence[str]) -> 
     if len(best) > 1 and "" not in best:
         raise ValueError(f"{path}: holds several networks, whose names begin with {_first(best)}; leave one in it")
     return "" if "" in best else best[0]
+
+
+def _look_at_the_rest(
+    path: Path, tensors: Mapping[str, Tensor], prefix: str, names: Sequence[str], fresh: tuple[str, ...]
+) -> None:
+    """Warn of tensors that the network has no place for, such as a head of self-supervised training.
+
+    Args:
+        names: the network's tensors, classifiers aside.
+        fresh: what the names of its classifiers begin with.
+
+    Raises:
+        ValueError: some belong where others are taken from: a deeper network would be cut off.
+    """
+    here = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    own, lists = set(names), {_list(name) for name in names}
+    rest = [n for n, t in here.items() if t.is_floating_point() and n not in own and not n.startswith(fresh)]
+    if cut := [prefix + name for name in rest if _list(name) in lists]:
+        raise ValueError(
+            f"{path}: does not fit: {len(cut)} of its {len(here)} tensors have no place in this network "
+            f"({_first(cut)}): it is of another network, which has more layers; set model.name to that one"
+        )
+    if rest:
+        console.warn(
+            f"model.weights: {path}: {len(rest)} of its {len(here)} tensors have no place in this network, and are "
+            f"left out ({_first([prefix + name for name in rest])})"
+        )
+
+
+def _list(name: str) -> str:
+    """Where a tensor stands: its name up to the first number, without which it is alone."""
+    return re.split(r"\d", name, maxsplit=1)[0]
 
 
 def _fitted(value: Tensor, expected: Tensor) -> Tensor:

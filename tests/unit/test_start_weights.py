@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from test_networks import randomize_
 from torch import Tensor
 
-from mlnt.networks import create_model, preact_resnet32_narrow, preact_resnet_tiny, reset_
+from mlnt.networks import PreActResNet, create_model, preact_resnet32_narrow, preact_resnet_tiny, reset_
 from pipeline.start_weights.matching import load_matching_
 
 
@@ -53,10 +53,16 @@ def test_classifier_of_another_size_stays_fresh(tmp_path: Path) -> None:
     assert torch.equal(model.blocks[1].conv2.weight, source.blocks[1].conv2.weight)
 
 
-def test_classifier_may_be_missing_and_other_tensors_are_ignored(tmp_path: Path) -> None:
+def test_classifier_may_be_missing_and_other_tensors_are_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = tiny(seed=1)
     tensors = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("fc.")}
-    model = started(save(tmp_path / "w.safetensors", tensors | {"decoder.weight": torch.ones(3)}))
+    others = {"decoder.0.weight": torch.ones(3), "ema.blocks.7.weight": torch.ones(2), "step": torch.tensor(5)}
+    model = started(save(tmp_path / "w.safetensors", tensors | others))
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"2 of its {len(tensors) + 3} tensors have no place" in said
+    assert "(decoder.0.weight, ema.blocks.7.weight)" in said
     assert torch.equal(model.stem.weight, source.stem.weight)
     assert torch.equal(model.fc.weight, tiny(2).fc.weight)
 
@@ -95,11 +101,40 @@ def test_weights_of_another_network_are_refused_with_the_reason(
     assert all(text in str(caught.value) for text in expected), caught.value
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    ("name", "deeper", "cut"),
+    [
+        ("preact_resnet_tiny", PreActResNet((16, 32), (1, 2), 7, 1), "blocks.2."),
+        ("resnet18", "resnet34", "layer1.2."),
+        ("efficientnet_b0", "efficientnet_b1", "blocks.0.1."),
+    ],
+)
+def test_a_deeper_network_is_not_cut_off(name: str, deeper: Any, cut: str, prefix: str, tmp_path: Path) -> None:
+    source = started(None, 1, deeper, classes=7) if isinstance(deeper, str) else deeper
+    path = save(tmp_path / "w.safetensors", {prefix + key: tensor for key, tensor in source.state_dict().items()})
+    with pytest.raises(ValueError, match=r"have no place .*of another network.*model.name") as caught:
+        started(path, name=name)
+    assert prefix + cut in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["blocks.1.conv1.weight", "norm.running_var"])
+def test_values_that_are_not_finite_are_refused(value: float, name: str, tmp_path: Path) -> None:
+    tensors = {key: tensor.clone() for key, tensor in tiny(1).state_dict().items()}
+    tensors[name].view(-1)[3] = value
+    path = save(tmp_path / "w.safetensors", {f"module.{key}": tensor for key, tensor in tensors.items()})
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: module.{re.escape(name)} holds .* finite"):
+        started(path)
+
+
 @pytest.mark.parametrize("prefix", ["module.", "model.", "state_dict.module.", "backbone.encoder."])
-def test_a_prefix_of_all_names_is_taken_off(tmp_path: Path, prefix: str) -> None:
+def test_a_prefix_of_all_names_is_taken_off(tmp_path: Path, prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
     source = tiny(seed=1)
     tensors = {prefix + name: tensor for name, tensor in source.state_dict().items()}
-    model = started(save(tmp_path / "w.safetensors", tensors | {"optimizer.stem.weight": torch.ones(3)}))
+    others = {"optimizer.stem.weight": torch.ones(3), "optimizer.blocks.0.weight": torch.ones(3)}
+    model = started(save(tmp_path / "w.safetensors", tensors | others))
+    assert capsys.readouterr().err == ""
     assert all(torch.equal(t, source.state_dict()[name]) for name, t in model.state_dict().items())
 
 
