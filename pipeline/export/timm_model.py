@@ -52,7 +52,7 @@ def write(classifier: Classifier, folder: Path) -> None:
     network.load_state_dict(weights)
     prepared = {
         "input_size": card.shape,
-        "interpolation": "bilinear",
+        "interpolation": classifier.options.interpolation,
         "crop_mode": "squash",  # to a square, whatever the image's sides
         "crop_pct": _crop_share(classifier),
         "mean": mean,

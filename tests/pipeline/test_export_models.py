@@ -56,8 +56,9 @@ def test_timm_loads_a_network_of_its_own_with_equal_logits(channels: int, projec
     assert (config()["architecture"], config()["num_classes"]) == ("resnet10t", 3)
 
 
-def test_timms_transform_prepares_a_photograph_as_the_model_wants_it(project: Path) -> None:
-    save_model("resnet10t", [3, 32, 32], "channel", options=OPTIONS)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_timms_transform_prepares_a_photograph_as_the_model_wants_it(interpolation: str, project: Path) -> None:
+    save_model("resnet10t", [3, 32, 32], "channel", options={**OPTIONS, "interpolation": interpolation})
     exporter.run("timm", Path("models/meta3"), None)
     write_picture(Path("a.png"), 0, size=(61, 47))
     network = timm.create_model("local-dir:exports/timm", pretrained=True)
