@@ -168,6 +168,22 @@ def _timm_entry_point(name: str, build: Callable[..., PreActResNet]) -> Callable
     return entry_point
 
 
+def check_name(name: str) -> None:
+    """
+    Raises:
+        ValueError: no network is called so; names the nearest ones.
+    """
+    import timm
+
+    register_in_timm()
+    if not timm.is_model(name.split(".", maxsplit=1)[0]) and ":" not in name:
+        near = difflib.get_close_matches(name, timm.list_models(), n=5)
+        raise ValueError(
+            f"no network is called {name!r}; near it: {', '.join(near) or 'nothing'}; "
+            f"built in: {', '.join(BUILT_IN)}; `timm.list_models()` lists the others"
+        )
+
+
 def create_model(
     name: str,
     *,
@@ -192,13 +208,7 @@ def create_model(
         else:
             import timm
 
-            register_in_timm()
-            if not timm.is_model(name.split(".", maxsplit=1)[0]) and ":" not in name:
-                near = difflib.get_close_matches(name, timm.list_models(), n=5)
-                raise ValueError(
-                    f"no network is called {name!r}; near it: {', '.join(near) or 'nothing'}; "
-                    f"built in: {', '.join(BUILT_IN)}; `timm.list_models()` lists the others"
-                )
+            check_name(name)
             model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans)
     return model
 

@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlnt import networks
 from mlnt.images.statistics import InputStatistics
 from pipeline.errors import UserError
 from pipeline.params.schema import Model
@@ -34,7 +35,7 @@ def repository(model: Model) -> str:
     """The repository of the weights of `model.pretrained` on the Hugging Face hub, "" where they lie elsewhere.
 
     Raises:
-        UserError: timm knows of no trained weights of this network.
+        UserError: no network has this name, or timm knows of no trained weights of it.
     """
     return _configuration("model.pretrained: found true", model.name, "false").hub or ""
 
@@ -80,7 +81,7 @@ def input_statistics(name: str, channels: int) -> InputStatistics:
     """`model.normalize: pretrained`. Of grey images one value counts for all three channels, by their mean.
 
     Raises:
-        UserError: timm has no data configuration of this network.
+        UserError: no network has this name, or timm has no data configuration of it.
     """
     import torch
 
@@ -100,7 +101,11 @@ def _configuration(found: str, name: str, expected: str) -> Configuration:
     """Nothing is fetched, save the description of a network that lies on the hub itself."""
     import timm
 
-    cfg: Any = timm.create_model(name).pretrained_cfg if ":" in name else timm.get_pretrained_cfg(name)
+    try:
+        networks.check_name(name)
+        cfg: Any = timm.create_model(name).pretrained_cfg if ":" in name else timm.get_pretrained_cfg(name)
+    except (ValueError, RuntimeError, OSError) as error:  # no such network, tag or description on the hub
+        raise UserError(f"model.name: {' '.join(str(error).split())}") from error
     values: dict[str, Any] = cfg if isinstance(cfg, dict) else {} if cfg is None else cfg.to_dict()
     if not (values.get("hf_hub_id") or values.get("url") or values.get("file")):
         raise UserError(

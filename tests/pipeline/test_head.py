@@ -27,6 +27,7 @@ from pipeline.errors import UserError
 from pipeline.export import labels as export_labels
 from pipeline.params.schema import Params
 from pipeline.stages import embed
+from pipeline.start_weights.pretrained import input_statistics
 from pipeline.start_weights.start import started
 from pipeline.store import models, record
 from pipeline.store.dataset import TRAIN, read_dataset
@@ -315,6 +316,21 @@ def test_a_network_without_trained_weights(project: Path) -> None:
         UserError, match=r"model.pretrained: found true, but timm knows of no trained weights of preact"
     ):
         run_stage("look", make_params(model__pretrained=True))
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet10t.foo", r"Invalid pretrained tag \(foo\) for resnet10t"),
+        ("resnet1ot", r"no network is called 'resnet1ot'; near it: .*resnet10t"),
+    ],
+)
+def test_a_misspelt_network_of_trained_weights(name: str, message: str, project: Path) -> None:
+    with pytest.raises(UserError, match=f"^model.name: {message}"):
+        run_stage("look", make_params(model__name=name, model__pretrained=True))
+    with pytest.raises(UserError, match=f"^model.name: {message}"):
+        input_statistics(name, 3)
 
 
 class Hub:
