@@ -13,7 +13,8 @@ from pipeline.errors import RunError, UserError
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out`, which takes its place when the block ends well, and is removed otherwise.
+    """Yield an empty folder beside `out`, which takes its place when the block ends well, and is removed otherwise. An
+    empty folder at `out` is there until then.
 
     Nothing is replaced: an older export may have files that the new one lacks, and the folder may be a person's own.
 
@@ -21,11 +22,10 @@ def new_folder(out: Path) -> Iterator[Path]:
         UserError: there is something at `out`.
         RunError: the disk is full, or the folder cannot be written.
     """
-    if out.is_dir() and not any(out.iterdir()):
-        out.rmdir()
-    if out.exists() or out.is_symlink():
-        raise UserError(f"--out: {out} is there already; remove it, or name another folder")
     try:
+        empty = out.is_dir() and not out.is_mount() and not any(out.iterdir())
+        if out.is_symlink() or (out.exists() and not empty):
+            raise UserError(f"--out: {out} is there already; remove it, or name another folder")
         out.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:

@@ -187,6 +187,32 @@ def test_what_is_there_stays_there(project: Path) -> None:
     assert names("mine") == ["notes.txt"]
 
 
+def test_an_empty_folder_is_there_until_the_export_takes_its_place(project: Path) -> None:
+    save_model("resnet10t", [3, 32, 32], "mean_image")
+    Path("mine").mkdir()
+    with pytest.raises(UserError, match="expected onnx"):
+        exporter.run("timm", Path("models/meta3"), Path("mine"))
+    assert names("mine") == []
+    exporter.run("onnx", Path("models/meta3"), Path("mine"))
+    assert names("mine") == ["model.onnx"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_an_empty_folder_that_cannot_be_replaced_is_refused(
+    link: bool, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to one, and one that another disk is mounted at."""
+    Path("mine").mkdir()
+    if link:
+        Path("mine").rename("elsewhere")
+        Path("mine").symlink_to("elsewhere")
+    else:
+        monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "mine")
+    with pytest.raises(UserError, match=r"--out: mine is there already"):
+        exporter.run("timm", Path("models/meta3"), Path("mine"))
+    assert names("mine") == []
+
+
 def test_commands_and_their_mistakes(project: Path) -> None:
     save_model("preact_resnet_tiny", [1, 8, 8], "channel")
 
