@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline import files
+from pipeline.errors import UserError
 from pipeline.export.pictures import Pictures
 from pipeline.export.samples import LabelExport
 
@@ -11,7 +12,18 @@ SPLIT = {"train": "train", "validation": "val", "test": "test"}
 
 def write(export: LabelExport) -> str:
     """labels.csv: path (relative to it), label, split; beside them what the model says, which `data.root` leaves
-    alone. Returns how to read it."""
+    alone. Returns how to read it.
+
+    Raises:
+        UserError: read back, two classes would be one.
+    """
+    stripped: dict[str, str] = {}
+    for name in export.dataset.class_names:
+        if (other := stripped.setdefault(name.strip(), name)) != name:
+            raise UserError(
+                f"--format: found csv, but the classes {other!r} and {name!r} differ in blanks around them alone, "
+                "which a CSV list does not keep; expected another format, or other names in data.root"
+            )
     pictures = Pictures(export)
     files.write_csv(
         export.folder / "labels.csv",

@@ -135,13 +135,13 @@ def _doubts(dataset: Dataset, labels: Labels) -> dict[int, Doubt]:
     Raises:
         UserError: the table is missing, damaged, or belongs to other labels.
     """
-    path, found = files.LABEL_ISSUES, {}
+    path, found, classes = files.LABEL_ISSUES, {}, set(dataset.class_names)
     for line in files.csv_rows(path):
         try:
             row = int(line["index"])
             doubt = Doubt(line["is_label_issue"] == "True", float(line["label_score"]), line["predicted_label"])
             expected = dataset.names[row], dataset.class_names[labels.labels[row]]
-            fits = (line["name"], line["given_label"]) == expected and doubt.predicted in dataset.class_names
+            fits = (line["name"], line["given_label"]) == expected and doubt.predicted in classes
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise UserError(f"{path}: damaged ({error!r}); delete it and run `dvc repro` again") from error
         if not fits:

@@ -12,8 +12,9 @@ from pipeline.places.folder import printable, readable
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
-_BLANK_AFTER_QUOTE = re.compile(r'(?<!")" +(?=[,;\t\r\n]|$)')
-"""What the strict reader, which alone finds a quote that nobody closes, would refuse."""
+_QUOTED = re.compile(r'(?<![^,;\t])( *"[^"]*(?:""[^"]*)*") *(?=[,;\t\r\n]|$)')
+"""A quoted field with the blanks after it, which the strict reader, which alone finds a quote that nobody closes, would
+refuse."""
 
 
 def rows(
@@ -45,7 +46,7 @@ def rows(
 def _rows(
     place: str, lines: Iterable[str], needed: Sequence[str], optional: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    numbered = enumerate((_BLANK_AFTER_QUOTE.sub('"', line) for line in lines), start=1)
+    numbered = enumerate((_QUOTED.sub(r"\1", line) for line in lines), start=1)
     first, header = next(((number, line) for number, line in numbered if line.strip()), (0, ""))
     delimiter, columns = _columns(place, header, needed, optional)
     at = {name: columns.index(name) for name in (*needed, *optional) if name in columns}

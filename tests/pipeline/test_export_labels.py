@@ -55,6 +55,24 @@ def issues() -> dict[str, dict[str, str]]:
     return {name: row for name, row in rows.items() if row["is_label_issue"] == "True"}
 
 
+def doubt_all(root: str) -> None:
+    """Write label issues of the data set that was downloaded; the model takes all for cats."""
+    dataset = read_dataset(root)
+    labels = read_labels(dataset)
+    judged = [
+        {
+            "index": row,
+            "name": dataset.names[row],
+            "is_label_issue": True,
+            "label_score": 0.1,
+            "given_label": dataset.class_names[labels.labels[row]],
+            "predicted_label": "cat",
+        }
+        for row in range(len(dataset.names))
+    ]
+    files.write_csv(files.LABEL_ISSUES, judged)
+
+
 # Policies
 
 
@@ -183,20 +201,7 @@ def test_a_list_may_name_a_file_twice_and_files_anywhere(copy: Run) -> None:
     )
     for stage in ("download", "noise"):
         run_stage(stage, params)
-    dataset = read_dataset("lists/list.csv")
-    labels = read_labels(dataset)
-    judged = [
-        {
-            "index": row,
-            "name": dataset.names[row],
-            "is_label_issue": True,
-            "label_score": 0.1,
-            "given_label": dataset.class_names[labels.labels[row]],
-            "predicted_label": "cat",
-        }
-        for row in range(len(dataset.names))
-    ]
-    files.write_csv(files.LABEL_ISSUES, judged)
+    doubt_all("lists/list.csv")
     export(params, "hf")
     written = [f"out/{s}/{row['file_name']}" for s in names("out") for row in table(f"out/{s}/metadata.csv")]
     assert len(written) == len(set(written)) == 14
@@ -365,6 +370,21 @@ def test_pictures_that_are_gone_are_named(copy: Run) -> None:
     with pytest.raises(UserError, match=f"1 of 60 listed files are missing: .*{gone.name}"):
         export(copy.params, "hf")
     assert not Path("out").exists()
+
+
+def test_classes_that_a_list_would_make_one_are_named(copy: Run) -> None:
+    for folder in Path("own").glob("*/dog"):
+        folder.rename(folder.with_name("cat "))
+    for stage in ("download", "noise"):
+        run_stage(stage, copy.params)
+    doubt_all("own")
+    with pytest.raises(UserError, match=r"--format: found csv, but the classes 'cat' and 'cat ' differ in blanks"):
+        export(copy.params, "csv")
+    assert not Path("out").exists()
+    export(copy.params, "fiftyone")
+    labels = json.loads(Path("out/train/labels.json").read_text(encoding="utf-8"))
+    assert labels["classes"][:2] == ["cat", "cat "]
+    assert {each["label"] for each in labels["labels"].values()} == {0, 1, 2}
 
 
 def test_changed_only_of_drop_has_nothing_to_show(copy: Run) -> None:

@@ -14,6 +14,7 @@ from projects import make_params, write_picture
 
 from pipeline.errors import UserError
 from pipeline.images.decode import ImageOptions
+from pipeline.places import delimited
 from pipeline.sources import imagefolder
 from pipeline.sources.classes import in_order
 from pipeline.sources.listing import FileOptions
@@ -80,6 +81,25 @@ def test_a_table_may_be_written_in_many_ways(text: str, pictures: Path) -> None:
     dataset = listed(pictures, text)
     assert named(dataset) == EXPECTED
     assert dataset.split.tolist() == [TRAIN] * 3
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ('" ,a.png",x,', [" ,a.png", "x", ""]),
+        ('a.png,x,"" ', ["a.png", "x", ""]),
+        ('a.png , "" ,"x" ', ["a.png ", "", "x"]),
+        ('"a ""b"" ,c.png" ,"""x""" ,y', ['a "b" ,c.png', '"x"', "y"]),
+        ('"a; "" ,b.png","x, "" "  ,"""" ', ['a; " ,b.png', 'x, " ', '"']),
+    ],
+)
+def test_quoted_fields_keep_their_blanks_and_may_have_some_after_them(
+    row: str, expected: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(f"path,label,note\n{row}\n{row}\n", encoding="utf-8")
+    found = delimited.rows(path, "data.root", ("path", "label", "note"))
+    assert [list(fields.values()) for _, fields in found] == [expected] * 2
 
 
 @pytest.mark.parametrize(
