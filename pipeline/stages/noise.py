@@ -15,6 +15,7 @@ from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
+from pipeline.places.delimited import DELIMITERS
 from pipeline.places.folder import printable
 from pipeline.sources import corrections, human_labels
 from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, write_labels
@@ -192,12 +193,17 @@ def _matrix(class_names: list[str], params: Params) -> matrices.Matrix:
 def _read_matrix(path: Path, class_names: list[str]) -> matrices.Matrix:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = (line for line in file if line.strip() and not line.startswith("#"))
-            return matrices.named_matrix(list(csv.reader(lines, skipinitialspace=True)), class_names)
+            lines = [line for line in file if line.strip() and not line.startswith("#")]
+        tables = [list(csv.reader(lines, delimiter=each, skipinitialspace=True)) for each in DELIMITERS]
+        tables.append([line.split() for line in lines])  # numbers, as numpy.savetxt writes them
+        columns = (len(class_names), len(class_names) + 1)
+        table = next((rows for rows in tables if rows and len(rows[0]) in columns), tables[0])
+        return matrices.named_matrix(table, class_names)
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"noise.matrix_file: {path}: {error}; row i holds P(label = j | true label = i), rows and columns in the "
-            f"order of the classes ({', '.join(class_names)}), or in any with names in a first row and a first column"
+            f"order of the classes ({', '.join(class_names)}), or in any with names in a first row and a first column; "
+            "commas, semicolons or tabs separate them, or blanks where all are numbers"
         ) from error
 
 

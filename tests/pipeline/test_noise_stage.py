@@ -136,9 +136,10 @@ def test_instance_noise_is_that_of_each_sample_s_own_image(digits: Dataset) -> N
     assert wrong(digits, clean, VALIDATION) == 0
 
 
-def test_a_matrix_from_a_file(digits: Dataset, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", " ", "   ", " , "])
+def test_a_matrix_from_a_file(delimiter: str, digits: Dataset, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = 0.75 * np.eye(10) + 0.25 * np.roll(np.eye(10), 3, axis=1)
-    np.savetxt(project / "matrix.csv", matrix, delimiter=",")
+    np.savetxt(project / "matrix.csv", matrix, delimiter=delimiter)
     labels, _ = inject(digits, kind="matrix", matrix_file="matrix.csv")
     table = counts(digits, labels)
     moved = np.floor(0.25 * table.sum(axis=1) + 1e-9).astype(int)
@@ -249,8 +250,9 @@ def refused(expected: str, **changes: Any) -> None:
         ("\n".join([",".join("abcdefghij")] * 10), "could not convert string"),
         ("1,0\n0\n", "number of columns changed"),
         ("", "expected 10 rows of 10 numbers"),
+        ("|".join("0123456789"), "blanks where all are numbers"),
     ],
-    ids=["shape", "sums", "negative", "nan", "text", "ragged", "empty"],
+    ids=["shape", "sums", "negative", "nan", "text", "ragged", "empty", "bars"],
 )
 def test_wrong_matrices_are_explained(text: str, expected: str, digits: Dataset, project: Path) -> None:
     (project / "matrix.csv").write_text(text, encoding="utf-8")
@@ -344,14 +346,14 @@ def test_single_images_leave_nothing_for_validation(limit: int | None, project: 
     assert len(labels.rows(VALIDATION)) == 1
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_a_matrix_in_counting_order_meets_classes_that_are_numbers(named: bool, project: Path) -> None:
+@pytest.mark.parametrize(("named", "delimiter"), [(False, ","), (True, ","), (True, ";"), (True, "\t")])
+def test_a_matrix_in_counting_order_meets_classes_that_are_numbers(named: bool, delimiter: str, project: Path) -> None:
     images(project, *map(str, range(11)), each=8)
     matrix = np.eye(11)
     matrix[2, 2], matrix[2, 3] = 0.5, 0.5
     order = np.arange(11)[::-1] if named else np.arange(11)
-    rows = [",".join(map(str, [*([i] if named else []), *matrix[i][order]])) for i in order]
-    head = [",".join(map(str, ["", *order]))] if named else []
+    rows = [delimiter.join(map(str, [*([i] if named else []), *matrix[i][order]])) for i in order]
+    head = [delimiter.join(map(str, ["", *order]))] if named else []
     Path("matrix.csv").write_text("\ufeff" + "\n".join(["# by hand", *head, *rows][not named :]), encoding="utf-8")
     dataset = read_dataset()
     labels, _ = inject(dataset, kind="matrix", matrix_file="matrix.csv", validation="noisy", validation_fraction=0.2)
