@@ -65,11 +65,27 @@ def project() -> Path:
 
 def resolve(name: str) -> Path:
     """The file or folder that a parameter names: a relative path starts at the project's folder, wherever a stage
-    runs."""
-    path = Path(name).expanduser()
+    runs.
+
+    Raises:
+        UserError: `expanded` fails.
+    """
+    path = expanded(name)
     home = project()
     here = home == Path.cwd() or os.path.exists(path)  # noqa: PTH110 (pathlib raises where nobody may look)
     return path if here else home / path
+
+
+def expanded(name: str | Path) -> Path:
+    """A path with the folder that `~` or `~NAME` at its beginning stands for.
+
+    Raises:
+        UserError: nobody knows that folder.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"{name}: nobody knows what {Path(name).parts[0]} stands for; write the whole path") from None
 
 
 def raw() -> Path:

@@ -1,7 +1,7 @@
 """A look at a person's files: their names, sizes and SHA-256, so that a change of any of them is a change of the data.
 
-The sums are remembered in the user's cache, beside each file's size and time: a file with neither changed is not read
-again. The list itself has no time, and no place of this machine.
+The sums are remembered in the user's cache, beside each file's size and times: a file with none of them changed is not
+read again. The list itself has no time, and no place of this machine.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def check_folder(place: Path, expected: str | None) -> None:
 def _sums(root: Path, names: list[str]) -> list[Seen]:
     with closing(_Memory(root)) as memory:
         known = memory.read()
-        about = {name: _size_and_time(os.path.join(root, name)) for name in names}  # noqa: PTH118 (of a million)
+        about = {name: _size_and_times(os.path.join(root, name)) for name in names}  # noqa: PTH118 (of a million)
         new = [name for name in names if known.get(name, ("", ""))[:2] != about[name]]
         sums: dict[str, str] = {}
         with ThreadPoolExecutor(THREADS) as pool, console.progress("look", len(new), "file") as bar:
@@ -89,10 +89,11 @@ def _sums(root: Path, names: list[str]) -> list[Seen]:
     return [Seen(name, about[name][0], sums.get(name) or known[name][2]) for name in names]
 
 
-def _size_and_time(path: str) -> tuple[int, int]:
+def _size_and_times(path: str) -> tuple[int, str]:
+    """The second time, of any change, is set by the system alone: `cp -p` and archives bring the first one along."""
     with readable(path):
         found = os.stat(path)  # noqa: PTH116
-    return found.st_size, found.st_mtime_ns
+    return found.st_size, f"{found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def _sha256(path: Path) -> str:
@@ -105,14 +106,14 @@ class _Memory:
 
     def __init__(self, root: Path) -> None:
         self._database: sqlite3.Connection | None = None
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlnt"
         name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-        with suppress(OSError, sqlite3.Error):
+        with suppress(OSError, sqlite3.Error, RuntimeError):  # RuntimeError: there is no home
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlnt"
             cache.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(cache / f"seen-{name}.sqlite", timeout=60)
             self._database.execute("CREATE TABLE IF NOT EXISTS seen (name BLOB PRIMARY KEY, size, time, sha256)")
 
-    def read(self) -> dict[str, tuple[int, int, str]]:
+    def read(self) -> dict[str, tuple[int, str, str]]:
         if self._database is None:
             return {}
         with suppress(sqlite3.Error):
@@ -120,7 +121,7 @@ class _Memory:
             return {os.fsdecode(name): (size, time, sha256) for name, size, time, sha256 in rows}
         return {}
 
-    def write(self, rows: list[tuple[str, int, int, str]]) -> None:
+    def write(self, rows: list[tuple[str, int, str, str]]) -> None:
         if self._database is not None and rows:
             with suppress(sqlite3.Error), self._database:
                 encoded = [(os.fsencode(name), *rest) for name, *rest in rows]

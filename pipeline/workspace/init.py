@@ -44,7 +44,7 @@ def run(named: Path, images: Path | None) -> None:
     if images is None:
         place.require_room(folder, None)
     else:
-        absolute = Path.cwd() / images.expanduser()
+        absolute = Path.cwd() / files.expanded(images)
         absolute = Path(os.path.normpath(absolute))  # not resolved: a link to another disk stays one
         root = place.root_from(folder, absolute, images)
         place.require_room(folder, absolute)
