@@ -214,7 +214,7 @@ def _params(path: Path) -> Iterator[Finding]:
             "note", "params", f"compute.threads is {compute.threads}, more than the {os.cpu_count()} cores here"
         )
     for key, name in (
-        ("data.root", checked.data.root),
+        ("data.root", checked.data.root if checked.data.source in ("imagefolder", "clothing1m") else None),
         *checked.noise.files().items(),
         ("model.weights", checked.model.weights),
     ):

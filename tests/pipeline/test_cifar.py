@@ -23,7 +23,7 @@ from pipeline import files
 from pipeline.errors import UserError
 from pipeline.files import GIB
 from pipeline.sources import cifar
-from pipeline.stages import download
+from pipeline.stages import download, look
 from pipeline.store.dataset import TEST, TRAIN, Dataset, read_dataset
 
 KINDS: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "cifar100-coarse": CIFAR100}
@@ -155,6 +155,19 @@ def test_the_stage_finds_it_at_home_and_fetches_it_from_a_mirror_once(
         check(read_dataset(), source)
         archive.unlink(missing_ok=True)
     assert (project / "data/raw" / archive.name).exists()
+
+
+def test_it_is_fetched_to_a_folder_whose_other_files_are_not_looked_at(
+    source: str, archive: Path, project: Path
+) -> None:
+    params = make_params(data__source=source, data__root="datasets", data__url=archive.as_uri())
+    look.run(params)
+    seen = digests(project / "data/seen")
+    download.run(params)
+    assert (project / "datasets" / archive.name).exists()
+    (project / "datasets/another.bin").write_bytes(b"of another data set")
+    look.run(params)
+    assert digests(project / "data/seen") == seen
 
 
 def test_the_sha256_of_the_archive_is_checked(
