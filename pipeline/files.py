@@ -65,15 +65,33 @@ def project() -> Path:
 
 def resolve(name: str) -> Path:
     """The file or folder that a parameter names: a relative path starts at the project's folder, wherever a stage
-    runs.
+    runs. In an experiment's copy, a file that is there is the copy's, and so is a folder with all that the project's
+    has: git knows them.
 
     Raises:
         UserError: `expanded` fails.
     """
-    path = expanded(name)
+    path, home = expanded(name), project()
+    if path.is_absolute() or home == Path.cwd():
+        return path
+    if os.path.isdir(path):  # noqa: PTH112 (pathlib raises where nobody may look)
+        return holding(path, _below(home / path))
+    return path if os.path.exists(path) else home / path  # noqa: PTH110
+
+
+def holding(folder: Path, names: Iterable[str]) -> Path:
+    """The folder, or the project's where this is one in an experiment's copy that lacks some of these files: those that
+    git does not know."""
     home = project()
-    here = home == Path.cwd() or os.path.exists(path)  # noqa: PTH110 (pathlib raises where nobody may look)
-    return path if here else home / path
+    if folder.is_absolute() or home == Path.cwd():
+        return folder
+    return folder if all(os.path.exists(folder / name) for name in names) else home / folder  # noqa: PTH110
+
+
+def _below(root: Path) -> Iterator[str]:
+    """Everything in a folder. Links are not followed."""
+    for folder, folders, names in os.walk(root):
+        yield from (os.path.relpath(os.path.join(folder, name), root) for name in (*folders, *names))  # noqa: PTH118
 
 
 def expanded(name: str | Path) -> Path:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import console
+from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.places import delimited
 from pipeline.places.folder import file_type, first_few, printable
@@ -30,7 +30,7 @@ def rows(path: Path) -> list[Sample]:
         UserError: as `delimited.rows`, or no file, or a row that names no file, class or split, or no true label where
             others do.
     """
-    samples = list(_samples(path))
+    samples = list(_samples(path, folder_of(path)))
     without = [sample.path for sample in samples if sample.true_label is None]
     if 0 < len(without) < len(samples):
         raise UserError(
@@ -40,13 +40,23 @@ def rows(path: Path) -> list[Sample]:
     return samples
 
 
+def folder_of(path: Path) -> Path:
+    """The folder that the paths in a CSV file start at: its own, or the project's one as `files.holding` says, since
+    git may know the list and not the images.
+
+    Raises:
+        UserError: as `_rows`.
+    """
+    return files.holding(path.parent, (row["path"] for _, row in _rows(path, ("path",), ())))
+
+
 def paths(path: Path) -> list[str]:
     """The column `path` of a CSV file, whatever other columns it has.
 
     Raises:
         UserError: as `rows`.
     """
-    return [_existing(path, line, row) for line, row in _rows(path, ("path",), ())]
+    return [_existing(path, path.parent, line, row) for line, row in _rows(path, ("path",), ())]
 
 
 def _rows(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -59,7 +69,7 @@ def _rows(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterato
         yield line, {column: field.strip() for column, field in row.items()}
 
 
-def _samples(path: Path) -> Iterator[Sample]:
+def _samples(path: Path, folder: Path) -> Iterator[Sample]:
     for line, row in _rows(path, ("path", "label"), ("split", "true_label")):
         split = row.get("split", "train")
         if split not in SPLIT_NAMES or not row["label"]:
@@ -68,13 +78,13 @@ def _samples(path: Path) -> Iterator[Sample]:
                 f"{', '.join(SPLIT_NAMES)}"
             )
         true = row.get("true_label") or None
-        yield Sample(_existing(path, line, row), row["label"], SPLIT_NAMES[split], -1, true)
+        yield Sample(_existing(path, folder, line, row), row["label"], SPLIT_NAMES[split], -1, true)
 
 
-def _existing(path: Path, line: int, row: dict[str, str]) -> str:
+def _existing(path: Path, folder: Path, line: int, row: dict[str, str]) -> str:
     if not row["path"]:
         raise UserError(f"data.root: {path}, line {line}: found {row}, expected a path")
-    if not os.path.isfile(path.parent / row["path"]):  # noqa: PTH113 (pathlib raises for a long path)
+    if not os.path.isfile(folder / row["path"]):  # noqa: PTH113 (pathlib raises for a long path)
         raise UserError(f"data.root: {path}, line {line}: no such file: {printable(row['path'])}")
     return row["path"]
 
@@ -84,7 +94,7 @@ def _once(path: Path, samples: list[Sample]) -> list[Sample]:
     known: set[tuple[str, str | None, int, str]] = set()
     again: list[str] = []
     left: list[Sample] = []
-    for sample, place in zip(samples, _places(path.parent, samples), strict=True):
+    for sample, place in zip(samples, _places(folder_of(path), samples), strict=True):
         if (entry := (sample.label, sample.true_label, sample.split, place)) in known:
             again.append(sample.path)
         else:

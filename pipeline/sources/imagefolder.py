@@ -9,7 +9,7 @@ from pipeline import console
 from pipeline.errors import UserError
 from pipeline.images.decode import EXTENSIONS
 from pipeline.places.folder import contents, file_type, first_few, is_hidden, is_text, printable
-from pipeline.sources.image_list import read_table
+from pipeline.sources.image_list import folder_of, read_table
 from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing, look_at_listing
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.store.sizes import Sizes
@@ -51,7 +51,7 @@ def listed(root: Path) -> tuple[Path, list[Sample]]:
         UserError: nothing is there, another layout, no images, names that are not UTF-8.
     """
     if root.suffix.lower() == ".csv":
-        return root.parent, read_table(root)
+        return folder_of(root), read_table(root)
     if (found := file_type(root)) != stat.S_IFDIR:
         what = "expected a folder, a tar or zip archive or a .csv file" if found else "no such folder or file"
         raise UserError(f"data.root: {root}: {what}")

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.places.folder import contents, file_type, printable, readable
-from pipeline.sources.image_list import rows
+from pipeline.sources.image_list import folder_of, rows
 
 THREADS = 8
 AT_ONCE = 4096
@@ -47,10 +47,10 @@ def look(place: Path, lists: bool = True) -> list[Seen]:
         raise UserError(f"data.root: {place}: no such file or folder")
     if kind == stat.S_IFDIR:
         return _sums(place, contents(place)[0])
-    names = [place.name]
+    found = _sums(place.parent, [place.name])
     if lists and place.suffix.lower() == ".csv":
-        names += sorted({sample.path for sample in rows(place)} - {place.name})
-    return _sums(place.parent, names)
+        found += _sums(folder_of(place), sorted({sample.path for sample in rows(place)} - {place.name}))
+    return found
 
 
 def digest(seen: Iterable[Seen]) -> str:

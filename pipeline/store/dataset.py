@@ -194,7 +194,7 @@ def read_dataset(root: str | None = None) -> Dataset:
         listed, unpacked = about.pop("files", None), about.pop("unpacked", None)
         made = about.pop("options", None)
         of_files: dict[str, Any] = (
-            {} if made is None else {"options": ImageOptions(**made), "folder": _place(root, unpacked)}
+            {} if made is None else {"options": ImageOptions(**made), "folder": _place(root, unpacked, names)}
         )
         return Dataset(
             images=StoredImages(files.DATASET) if listed is None else _image_files(file, names, listed, **of_files),
@@ -209,12 +209,12 @@ def read_dataset(root: str | None = None) -> Dataset:
         )
 
 
-def _place(root: str | None, unpacked: str | None) -> Path:
+def _place(root: str | None, unpacked: str | None, names: Names) -> Path:
     """The folder that the names of image files are relative to."""
     if unpacked is not None:
         return files.raw() / unpacked
     place = files.resolve(root or ".")
-    return place.parent if place.suffix.lower() == ".csv" else place
+    return files.holding(place.parent, names) if place.suffix.lower() == ".csv" else place
 
 
 def _image_files(
