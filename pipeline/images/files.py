@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlnt.images.statistics import PixelSums
+from pipeline import files
 from pipeline.errors import UserError
 from pipeline.images.decode import ImageOptions, UndecodableError, decode_image
 
@@ -59,12 +60,11 @@ class FileDecoder:
             raise UserError(self._changed(path, f"found an image of shape {image.shape}, expected {self.shape}"))
         return image
 
-    @staticmethod
-    def _changed(path: Path, how: str) -> str:
-        return (
-            f"data.root: {path} has changed since the data set was made: {how}; put it back, or make the data set anew "
-            "with `dvc repro`"
-        )
+    def _changed(self, path: Path, how: str) -> str:
+        remedy = "put it back, or make the data set anew with `dvc repro`"
+        if Path(self.root).parent == files.raw().absolute():  # which no stage depends on
+            remedy = f"run `mlnt download`, which unpacks the archive again where there is no {self.root}"
+        return f"data.root: {path} has changed since the data set was made: {how}; {remedy}"
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,21 @@ def test_the_files_of_an_archive_are_used_where_they_are_unpacked(key: str, phot
     assert list(files.names) == list(memory.names)
 
 
+def test_an_archive_that_is_no_longer_unpacked_is_unpacked_by_the_command_that_is_named(
+    photos: Path, project: Path
+) -> None:
+    path = shutil.make_archive(str(project / "photos"), "zip", photos)
+    params = own(Path(path), data__storage="files")
+    download.run(params)
+    before = files.DATASET.read_bytes()
+    shutil.rmtree(files.raw())
+    with pytest.raises(UserError, match=r"^data\.root: .*/data/raw/.*No such file.*`mlnt download`"):
+        read_dataset().images[0]
+    download.run(params)
+    assert files.DATASET.read_bytes() == before
+    assert np.array_equal(read_dataset().images[0], load(photos, "memory").images[0])
+
+
 def test_a_data_set_of_files_is_read_as_it_was_written(photos: Path, project: Path) -> None:
     dataset = load(photos, "files")
     write_dataset(dataset)
