@@ -116,6 +116,18 @@ def decode_image(content: bytes, options: ImageOptions) -> Decoded:
         raise UndecodableError(str(error) or type(error).__name__) from error
 
 
+def decode_listed(name: str, content: bytes, options: ImageOptions) -> Decoded:
+    """As `decode_image`, for a file of the data set to be made: one that is smaller than the crop is named.
+
+    Raises:
+        UndecodableError, UserError, MemoryError: as `decode_image`.
+    """
+    try:
+        return decode_image(content, options)
+    except UserError as error:
+        raise UserError(f"{error}: {name}; set data.resize, or lower data.crop") from None
+
+
 def size_by_header(path: Path, max_mpixels: float) -> tuple[int, int]:
     """Width and height of an image file, by its header: a cut-off or damaged image is not noticed.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline import console
 from pipeline.errors import UserError
 from pipeline.files import GIB
-from pipeline.images.decode import ImageOptions, UndecodableError, decode_image, different_sizes
+from pipeline.images.decode import ImageOptions, UndecodableError, decode_listed, different_sizes
 from pipeline.images.files import FileDecoder, ImageFiles
 from pipeline.places.folder import first_few, printable, read_start, require
 from pipeline.sources.classes import in_order, warn_of_alike
@@ -137,7 +137,8 @@ def look_at_listing(samples: Sequence[Sample], root: Path, options: FileOptions)
     split = np.array([sample.split for sample in samples], dtype=np.uint8)
     first = root / samples[0].path
     try:
-        image = decode_image(read_start(first, options.image.max_file_bytes + 1), options.image).pixels
+        content = read_start(first, options.image.max_file_bytes + 1)
+        image = decode_listed(samples[0].path, content, options.image).pixels
     except UndecodableError as error:
         raise UserError(f"data.root: {first}: {error}") from error
     return count(image.shape, len(names), split[limited_rows(labels, split, options.limit, options.limit_test)])
@@ -180,7 +181,7 @@ def decode_images(
     first_name = ""
     for name, content in items:
         try:
-            image, found = decode_image(content, options)
+            image, found = decode_listed(name, content, options)
         except UndecodableError as error:
             bad[name] = str(error)
             continue

@@ -18,7 +18,7 @@ from mlnt.images import worker
 from mlnt.images.statistics import PixelSums
 from pipeline import console
 from pipeline.errors import RunError
-from pipeline.images.decode import ImageOptions, UndecodableError, decode_image, different_sizes
+from pipeline.images.decode import ImageOptions, UndecodableError, decode_listed, different_sizes
 from pipeline.places.folder import read_start
 from pipeline.sources.same import picture_digest
 
@@ -131,7 +131,7 @@ def _scan_task(task: Task) -> Scanned:
     for i, name in enumerate(names):
         try:
             content = read_start(Path(root, name), options.max_file_bytes + 1)
-            image, remarks = decode_image(content, options)
+            image, remarks = decode_listed(name, content, options)
         except UndecodableError as error:
             found.bad[i] = str(error)
             continue

@@ -19,7 +19,7 @@ from PIL import Image
 from projects import ROOT, make_params, write_picture
 
 from pipeline.errors import UserError
-from pipeline.images.decode import ImageOptions, decode_image
+from pipeline.images.decode import ImageOptions, decode_listed
 from pipeline.sources import listing
 from pipeline.stages import download
 from pipeline.store.dataset import Dataset, read_dataset
@@ -184,7 +184,7 @@ def test_sizes_are_compared_as_images_come(project: Path, monkeypatch: pytest.Mo
     root = tree(project / "own", count=9)
     write_picture(root / "train/cat/10.png", 0, size=(9, 7))
     decoded = []
-    monkeypatch.setattr(listing, "decode_image", lambda *given: decoded.append(0) or decode_image(*given))
+    monkeypatch.setattr(listing, "decode_listed", lambda *given: decoded.append(0) or decode_listed(*given))
     refused(root, "data.resize", "train/cat/0.png is 6×5, train/cat/10.png is 9×7")
     assert len(decoded) == 2
 

@@ -416,9 +416,14 @@ def test_resize_is_followed_by_a_centre_crop(tmp_path: Path) -> None:
     assert np.array_equal(load(tmp_path, resize=8, crop=4).images[0], small[:, 2:6, 2:6])
 
 
-def test_a_crop_larger_than_the_images_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["memory", "files"])
+def test_a_crop_larger_than_an_image_is_refused(storage: str, tmp_path: Path) -> None:
     write_tree(tmp_path, {"train": 2})
-    refused(tmp_path, "data.crop", "6×5", crop=6)
+    write_picture(tmp_path / "train/cat/small.png", 0, size=(4, 4))
+    refused(tmp_path, "data.crop: 5", "4×4", "train/cat/small.png", "data.resize", crop=5, storage=storage)
+    options = AS_THEY_ARE._replace(image=AS_THEY_ARE.image._replace(crop=6))
+    with pytest.raises(UserError, match=r"^data\.crop: 6 .*6×5 .*train/cat/cat-0\.png"):
+        imagefolder.look(tmp_path, options)
 
 
 # Limits
