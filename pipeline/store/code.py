@@ -1,4 +1,5 @@
-"""A digest of the code that a result's numbers depend on: what a module imports, without comments and docstrings."""
+"""A digest of the code that a result's numbers depend on: what a module imports, without comments and docstrings, and
+the templates and tables beside it."""
 
 from __future__ import annotations
 
@@ -35,17 +36,24 @@ NO_NUMBERS = (
 """Modules that are not looked at, nor what they alone import: messages, the schema, the list of all systems, what is
 known before training."""
 
+BESIDE = (".jinja", ".js", ".css", ".csv")
+"""Ends of the files beside modules that are no Python and that they read."""
+
 
 def code_digest(*modules: str) -> str:
     """SHA-256 over everything of this project that the modules import, wherever in them an import stands, save those
-    for the type checker alone.
+    for the type checker alone, and over the files beside each module whose names end as in `BESIDE`.
 
     A comment, a docstring, the way a line is broken or a module that is not imported changes nothing, nor does the
     version of Python that parses it.
     """
     digest = hashlib.sha256()
-    for module in sorted(_closure(modules)):
+    found = _closure(modules)
+    for module in sorted(found):
         digest.update(f"{module} {_module_digest(module)}\n".encode())
+    folders = {_file(module).parent for module in found}
+    for path in sorted(path for folder in folders for path in folder.iterdir() if path.suffix in BESIDE):
+        digest.update(f"{path.relative_to(ROOT).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
@@ -59,11 +67,14 @@ def _closure(modules: tuple[str, ...]) -> set[str]:
     return found
 
 
+def _file(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 @cache
 def _tree(module: str) -> ast.Module:
-    path = ROOT.joinpath(*module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(_file(module).read_text(encoding="utf-8"))
 
 
 @cache

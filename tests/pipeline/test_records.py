@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from projects import ROOT
+from projects import ROOT, git
 
 from pipeline import prune
+from pipeline.stages.look import WITH_CODE
 from pipeline.store import checkpoints, code
 from pipeline.store.record import Record
 from pipeline.systems.registry import BY_STAGE, code_now
@@ -61,6 +62,19 @@ def test_a_changed_line_counts_for_the_stages_that_run_it_and_a_comment_for_none
     assert "features" not in changed or file != "mlnt/method/step.py"  # it imports what trains for its types alone
     if stages in ({"cnn_crf"}, {"download"}):
         assert changed == stages
+
+
+def test_a_template_or_table_counts_for_the_report_alone(sources: Path) -> None:
+    listed = git(ROOT, "ls-files", *code.PACKAGES).split()
+    beside = [name for name in listed if not name.endswith(".py")]
+    assert {Path(name).suffix for name in beside} == set(code.BESIDE)
+    for name in beside:
+        before = {stage: code_now(stage) for stage in WITH_CODE}
+        with (sources / name).open("a", encoding="utf-8") as file:
+            file.write("\n")
+        code_now.cache_clear()
+        changed = {stage for stage in WITH_CODE if code_now(stage) != before[stage]}
+        assert changed == (set() if name.startswith("pipeline/paper/") else {"report"})
 
 
 def test_a_new_module_of_another_method_changes_nothing(sources: Path) -> None:
