@@ -80,6 +80,9 @@ def export_labels(
     changed_only: Annotated[
         bool, typer.Option("--changed-only", metavar="", help="Only the samples that the policy is about.")
     ] = False,
+    keep_test: Annotated[
+        bool, typer.Option("--keep-test", metavar="", help="Leave the test split out of the policy.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="A new folder; exports/FORMAT unless given.")] = None,
     params: ParamsFile = PARAMS,
     debug: Debug = False,
@@ -93,4 +96,4 @@ def export_labels(
         checked = checked_params(params)
         from pipeline.export import labels as command
 
-        console.say(command.run(checked, kind, policy, changed_only, out))
+        console.say(command.run(checked, kind, policy, changed_only, out, keep_test))

@@ -21,7 +21,9 @@ WRITERS = {
 }
 
 
-def run(params: Params, kind: Format, policy: Policy, changed_only: bool, out: Path | None) -> str:
+def run(
+    params: Params, kind: Format, policy: Policy, changed_only: bool, out: Path | None, keep_test: bool = False
+) -> str:
     """Write the folder; returns a line with what was done, and how to read it.
 
     Raises:
@@ -33,7 +35,7 @@ def run(params: Params, kind: Format, policy: Policy, changed_only: bool, out: P
     dataset = read_dataset(params.data.root)
     labels = read_labels(dataset)
     with new_folder(out) as folder:
-        chosen = samples(dataset, labels, policy, changed_only)
+        chosen = samples(dataset, labels, policy, changed_only, keep_test)
         use = WRITERS[kind](LabelExport(chosen, dataset, labels, params, folder, out))
     done = {
         "review": f"{sum(each.is_issue for each in chosen)} labels to review",

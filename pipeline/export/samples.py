@@ -93,13 +93,16 @@ class LabelExport:
                 yield split, found
 
 
-def samples(dataset: Dataset, labels: Labels, policy: Policy, changed_only: bool) -> list[Sample]:
+def samples(
+    dataset: Dataset, labels: Labels, policy: Policy, changed_only: bool, keep_test: bool = False
+) -> list[Sample]:
     """All samples but those that people dropped, in the order of the data set.
 
     Args:
         policy: what becomes of the doubtful ones: `review` leaves their labels, `drop` leaves them out, `relabel` gives
             them the model's label.
         changed_only: the doubtful ones alone; with `relabel` those that get another label.
+        keep_test: whether the test split stays as it is, for an accuracy that the policy has no part in.
 
     Raises:
         UserError: reports/label_issues.csv is missing, damaged or of another run; nothing is left.
@@ -111,8 +114,8 @@ def samples(dataset: Dataset, labels: Labels, policy: Policy, changed_only: bool
     doubts = _doubts(dataset, labels)
     chosen = [
         each
-        for each in _after(dataset, labels, doubts, policy)
-        if not (policy == "drop" and each.is_issue)
+        for each in _after(dataset, labels, doubts, policy, keep_test)
+        if not (policy == "drop" and _concerns(each.doubt, each.split, keep_test))
         and not (changed_only and (not each.is_issue or (policy == "relabel" and each.label == each.given)))
     ]
     if not chosen:
@@ -120,13 +123,20 @@ def samples(dataset: Dataset, labels: Labels, policy: Policy, changed_only: bool
     return chosen
 
 
-def _after(dataset: Dataset, labels: Labels, doubts: dict[int, Doubt], policy: Policy) -> Iterator[Sample]:
+def _after(
+    dataset: Dataset, labels: Labels, doubts: dict[int, Doubt], policy: Policy, keep_test: bool
+) -> Iterator[Sample]:
     for row in np.flatnonzero(labels.split != DROPPED).tolist():
         given, doubt = dataset.class_names[labels.labels[row]], doubts.get(row)
         if doubt is None:
             raise UserError(f"{files.LABEL_ISSUES}: lacks sample {row}, {dataset.names[row]}; run `dvc repro`")
-        label = doubt.predicted if policy == "relabel" and doubt.is_issue else given
-        yield Sample(row, dataset.names[row], SPLITS[labels.split[row]], given, label, doubt)
+        split = SPLITS[labels.split[row]]
+        label = doubt.predicted if policy == "relabel" and _concerns(doubt, split, keep_test) else given
+        yield Sample(row, dataset.names[row], split, given, label, doubt)
+
+
+def _concerns(doubt: Doubt, split: str, keep_test: bool) -> bool:
+    return doubt.is_issue and not (keep_test and split == "test")
 
 
 def _doubts(dataset: Dataset, labels: Labels) -> dict[int, Doubt]:

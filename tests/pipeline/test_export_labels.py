@@ -127,6 +127,22 @@ def test_doubtful_labels_of_validation_and_test_follow_the_policy_too(copy: Run)
         assert (changed[row["name"]].split, changed[row["name"]].label) == (split, row["predicted_label"])
 
 
+@pytest.mark.parametrize("policy", ["drop", "relabel"])
+def test_the_test_split_can_be_left_as_it_is(policy: Any, copy: Run) -> None:
+    rows = table("reports/label_issues.csv")
+    for row in rows:
+        row["is_label_issue"] = str(row["split"] == "test" or row is rows[0])
+        row["predicted_label"] = CLASSES[(CLASSES.index(row["given_label"]) + 1) % 3]
+    files.write_csv(files.LABEL_ISSUES, rows)
+    dataset = read_dataset(copy.params.data.root)
+    labels = read_labels(dataset)
+    of_test = {row["name"]: row["given_label"] for row in rows if row["split"] == "test"}
+    kept = {each.name: each.label for each in samples(dataset, labels, policy, False, keep_test=True)}
+    assert of_test.items() <= kept.items()
+    if policy == "drop":
+        assert not of_test.keys() & {each.name for each in samples(dataset, labels, policy, False)}
+
+
 def test_what_people_dropped_is_not_handed_on(copy: Run) -> None:
     first = table("reports/label_issues.csv")[0]
     Path("decisions.csv").write_text(
