@@ -19,8 +19,10 @@ from mlnt.noise.matrices import Labels, Matrix
 Projection = NDArray[np.float32]
 SPREAD = 0.1
 """Standard deviation of the flip rates before truncation, as in the source."""
-CHUNK_NUMBERS = 2**24
-"""How many pixels are used at a time, so that memory does not grow with n."""
+CHUNK_NUMBERS = 2**22
+"""How many pixels are used at a time, so that memory does not grow with n, nor with the size of an image."""
+MATRIX_DIGITS = 9
+"""Decimals of the matrix: those behind them depend on the processor and on the number of its threads."""
 
 
 def draw_flip_rates(size: int, noise_rate: float, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -43,8 +45,12 @@ def probabilities(
     images: NDArray[np.uint8], true: int, flip_rates: NDArray[np.float64], projection: Projection
 ) -> Matrix:
     """P(label = j | xᵢ) as [n, C], for images of one true class, of any shape [n, …], as numbers from 0 to 1."""
-    flat = images.reshape(len(images), -1).astype(np.float32) / 255
-    scores = (flat @ projection).astype(np.float64)
+    # In double precision a sum's last bits, which depend on the processor, decide no label.
+    flat, scores = images.reshape(len(images), -1), np.zeros((len(images), projection.shape[1]))
+    step = max(1, CHUNK_NUMBERS // max(scores.shape))
+    for start in range(0, len(projection), step):
+        part = slice(start, start + step)
+        scores += (flat[:, part] / 255) @ projection[part].astype(np.float64)
     scores[:, true] = -np.inf
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))
     result: Matrix = flip_rates[:, None] * shares / shares.sum(axis=1, keepdims=True)
@@ -69,7 +75,7 @@ def instance_labels(
 
     Returns:
         The labels [n], and the transition matrix [C, C] that they come from: row i is the mean of the
-        probabilities over the samples of class i, and keeps its label where there is none.
+        probabilities over the samples of class i, to nine decimals, and keeps its label where there is none.
     """
     flip_rates = draw_flip_rates(len(true_labels), noise_rate, generator)
     uniform = generator.random(len(true_labels))
@@ -85,5 +91,5 @@ def instance_labels(
             total += probs.sum(axis=0)
             drawn = (probs.cumsum(axis=1) <= uniform[rows, None]).sum(axis=1)
             labels[rows] = np.minimum(drawn, num_classes - 1)  # sums of rounded numbers may end just below 1
-        matrix[true] = total / len(members)
+        matrix[true] = (total / len(members)).round(MATRIX_DIGITS)
     return labels, matrix

@@ -75,5 +75,18 @@ def test_nothing_depends_on_how_many_are_looked_at_together(monkeypatch: pytest.
     monkeypatch.setattr(by_image, "CHUNK_NUMBERS", 7 * math.prod(SHAPE))
     again, same = draw(images, true)
     assert np.array_equal(labels, again)
-    assert same == pytest.approx(matrix, rel=1e-6)
+    assert same.tolist() == matrix.tolist()
     assert matrix.sum(axis=1) == pytest.approx(np.ones(CLASSES))
+
+
+@pytest.mark.parametrize("chunk", [by_image.CHUNK_NUMBERS, 2 * 3072], ids=["whole", "in parts"])
+def test_nothing_depends_on_the_order_in_which_a_processor_sums(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_image, "CHUNK_NUMBERS", chunk)
+    images = generator(2).integers(0, 256, (200, 3072), dtype=np.uint8)
+    true, order = np.arange(200) % CLASSES, generator(3).permutation(3072)
+    weights = [draw_projection(3072, CLASSES, generator(c)) for c in range(CLASSES)]
+    found = instance_labels(images.__getitem__, true, 0.4, CLASSES, weights.__getitem__, generator())
+    again = instance_labels(
+        lambda rows: images[rows][:, order], true, 0.4, CLASSES, lambda c: weights[c][order], generator()
+    )
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(found, again, strict=True))
