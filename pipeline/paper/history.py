@@ -8,13 +8,15 @@ import json
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
-from pipeline import files
+from pipeline import console, files
 from pipeline.errors import UserError
 from pipeline.paper.grid import PARAMS, Values
 from pipeline.params.load import check, leaves
-from pipeline.params.schema import neutral_values
+from pipeline.params.schema import SOMEWHERE, neutral_values, placeless, places
+from pipeline.sources.seen import content
 from pipeline.store import record
 from pipeline.store.record import Record
 from pipeline.systems.registry import BY_STAGE, GROUPS, chain, code_now, sections, stages_before
@@ -78,9 +80,32 @@ def _belongs(records: Mapping[str, Record], stage: str, wanted: Mapping[str, Any
             return False
         if not record.follows(found, (records[before] for before in stages_before(each, head) if before in records)):
             return False
-        if not _read_these(found.params, _of(sections(each), wanted)):
+        own = _of(sections(each), wanted)
+        if not (_read_these(placeless(found.params), placeless(own)) and _read_there(found, own)):
             return False
     return True
+
+
+def _read_there(found: Record, wanted: Mapping[str, Any]) -> bool:
+    """Whether a stage has read what lies where these parameters say: by its digest, and by the place in records of
+    before there was one."""
+    given = {key: name for key, name in places().items() if name is not None and wanted.get(key) is not None}
+    return all(
+        _content(key, wanted[key]) in (None, found.inputs[name])
+        if name in found.inputs
+        else found.params.get(key) in (SOMEWHERE, wanted[key])
+        for key, name in given.items()
+    )
+
+
+@cache
+def _content(key: str, place: str) -> str | None:
+    """The digest of what is there; None, with a warning, in a clone that has results without what they came from."""
+    try:
+        return content(files.resolve(place), lists=key == "data.root")
+    except UserError:
+        console.warn(f"{key}: nothing to read at {place}; results count, whatever was there when they were made")
+        return None
 
 
 def _read_these(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

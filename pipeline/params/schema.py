@@ -7,6 +7,8 @@ Every value stands in params.yaml, so that `dvc params diff` shows all that diff
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -34,8 +36,8 @@ from pipeline.params.values import (
 
 class Data(Section):
     source: Literal["digits", "cifar10", "cifar100", "cifar100-coarse", "imagefolder", "clothing1m"]
-    root: str | None
-    url: str | None
+    root: str | None = Field(json_schema_extra={"place": "data.root"})
+    url: str | None = Field(json_schema_extra={"place": None})
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
     limit: Positive | None
     limit_test: Positive | None
@@ -55,8 +57,8 @@ class Noise(Section):
     symmetric_excludes_true: bool
     sampling: Literal["exact", "bernoulli"]
     mapping: dict[str, str]
-    matrix_file: str | None
-    human_file: str | None
+    matrix_file: str | None = Field(json_schema_extra={"place": "noise.matrix_file"})
+    human_file: str | None = Field(json_schema_extra={"place": "noise.human_file"})
     human_labels: Literal[
         "aggre_label",
         "random_label1",
@@ -68,7 +70,7 @@ class Noise(Section):
     ]
     validation: Literal["clean", "noisy"]
     validation_fraction: Annotated[float, Field(gt=0, lt=1)]
-    corrections: str | None = Field(json_schema_extra={"neutral": None})
+    corrections: str | None = Field(json_schema_extra={"neutral": None, "place": "noise.corrections"})
 
     def files(self) -> dict[str, str]:
         """The files that the labels come from, by the names of their parameters."""
@@ -92,7 +94,7 @@ class Noise(Section):
 class Model(Section):
     name: Annotated[str, Field(min_length=1)]
     pretrained: bool
-    weights: str | None
+    weights: str | None = Field(json_schema_extra={"place": "weights"})
     train: Literal["all", "head"] = Field(json_schema_extra={"neutral": "all"})
     normalize: Literal["mean_image", "channel", "pretrained"]
 
@@ -241,16 +243,40 @@ class Params(Section):
                 )
 
 
-def neutral_values(model: type[BaseModel] | None = None, prefix: str = "") -> dict[str, Any]:
+def neutral_values() -> Mapping[str, Any]:
     """Parameters that were added after results had been published, with the value under which those stay valid: the
     one that does what the code did before. Such a field is declared with `Field(json_schema_extra={"neutral": …})`."""
+    return _marked("neutral")
+
+
+def places() -> Mapping[str, str | None]:
+    """Parameters that say where a file or folder is, with the name that a record's inputs have for the digest of what
+    is there. Such a field is declared with `Field(json_schema_extra={"place": …})`; None where there is no such input.
+    """
+    return _marked("place")
+
+
+SOMEWHERE = "somewhere"
+
+
+def placeless(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by dotted name, with `SOMEWHERE` for all places: they differ from machine to machine, and what is
+    there counts. A URL stays where no `data.sha256` says what it gives."""
+    hidden = {key for key in places() if values.get(key) is not None}
+    if values.get("data.sha256") is None:
+        hidden.discard("data.url")
+    return {**values, **dict.fromkeys(hidden, SOMEWHERE)}
+
+
+@cache
+def _marked(mark: str, model: type[BaseModel] | None = None, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, field in (model or Params).model_fields.items():
         key, kind = prefix + (field.alias or name), field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not Length:
-            found |= neutral_values(kind, key + ".")
-        elif isinstance(field.json_schema_extra, dict) and "neutral" in field.json_schema_extra:
-            found[key] = field.json_schema_extra["neutral"]
+            found |= _marked(mark, kind, key + ".")
+        elif isinstance(field.json_schema_extra, dict) and mark in field.json_schema_extra:
+            found[key] = field.json_schema_extra[mark]
     return found
 
 

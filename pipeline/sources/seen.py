@@ -61,6 +61,20 @@ def digest(seen: Iterable[Seen]) -> str:
     return found.hexdigest()
 
 
+def content(place: Path, lists: bool = True) -> str:
+    """What is there, whatever the place is called: the SHA-256 of a file, `digest` of a folder or a list of images.
+
+    Args:
+        lists: as in `look`.
+
+    Raises:
+        UserError: as `look` does.
+    """
+    found = look(place, lists)
+    is_file = file_type(place) == stat.S_IFREG and not (lists and place.suffix.lower() == ".csv")
+    return found[0].sha256 if is_file else digest(found)
+
+
 def check_folder(place: Path, expected: str | None) -> None:
     """Compare a folder, or a .csv file with what it lists, with `data.sha256`; None takes anything.
 

@@ -17,7 +17,7 @@ from pipeline.places.folder import file_type
 from pipeline.sources import cifar, clothing1m, digits, imagefolder
 from pipeline.sources.limit import limit_dataset
 from pipeline.sources.listing import FileOptions
-from pipeline.sources.seen import check_folder
+from pipeline.sources.seen import check_folder, content
 from pipeline.store.dataset import SPLITS, Dataset, write_dataset
 from pipeline.store.record import Record
 from pipeline.store.sizes import Sizes, read_sizes, sizes_of
@@ -38,7 +38,10 @@ def run(params: Params) -> str:
     dataset = SOURCES[params.data.source](params.data, params.run)
     digest = write_dataset(dataset)
     own = values_of(params, sections("download"))
-    Record.of("download", own, [__name__], {}, {"dataset": digest}).write()
+    root, inputs = params.data.root, {}
+    if root is not None and params.data.source in ("imagefolder", "clothing1m"):  # those of CIFAR have known sums
+        inputs["data.root"] = content(files.resolve(root))
+    Record.of("download", own, [__name__], inputs, {"dataset": digest}).write()
     counts = [f"{int((dataset.split == i).sum())} {name}" for i, name in enumerate(SPLITS)]
     channels, height, width = dataset.images.shape[1:]
     size = f"{width}×{height}×{channels}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.params.schema import placeless
 from pipeline.store.code import code_digest
 
 PACKAGES = ("numpy", "pillow", "timm", "torch")
@@ -24,7 +25,7 @@ class Record:
     """
     Attributes:
         stage: that made the result.
-        params: the parameters that it read, by dotted name, as plain values.
+        params: the parameters that it read, by dotted name, as plain values, without places (`placeless`).
         inputs: digests of what it read, by name; `labels` is what the noise stage names so among its outputs.
         outputs: digests of what others read of it.
         code: digest of the code that its numbers come from (`code_digest`).
@@ -49,7 +50,7 @@ class Record:
     ) -> Record:
         """The record of what this process is making; `modules` are those that the stage runs."""
         versions = {name: metadata.version(name) for name in PACKAGES}
-        return cls(stage, dict(params), dict(inputs), dict(outputs or {}), code_digest(*modules), versions)
+        return cls(stage, placeless(params), dict(inputs), dict(outputs or {}), code_digest(*modules), versions)
 
     def write(self) -> None:
         """Replace records/<stage>.json."""

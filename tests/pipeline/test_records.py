@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from projects import ROOT, git
+from projects import ROOT, git, make_params, run_stage, write_picture
 
 from pipeline import prune
+from pipeline.paper.history import Finished, identity_of
+from pipeline.params.load import values_of
+from pipeline.params.schema import Params
 from pipeline.stages.look import WITH_CODE
 from pipeline.store import checkpoints, code
+from pipeline.store import record as records
 from pipeline.store.record import Record
 from pipeline.systems.registry import BY_STAGE, code_now
 
@@ -125,3 +132,96 @@ def test_what_nothing_will_continue_is_pruned_and_the_rest_stays(
     assert len(list(tmp_path.glob("*/*/"))) == 3
     prune.run(dry_run=False)
     assert [path.parent.name for path in tmp_path.glob("*/*/")] == ["pretrain"]
+
+
+# Places
+
+
+@pytest.fixture
+def moved(project: Path) -> Path:
+    """A folder with data and a noise matrix, `one`; the same elsewhere, under another name; and others."""
+    for folder, seed in (("one", 0), ("others", 100)):
+        for i in range(20):
+            write_picture(project / f"{folder}/photos/{('train', 'test')[i % 5 // 4]}/{'ab'[i % 2]}/{i}.png", seed + i)
+        np.savetxt(project / f"{folder}/matrix.csv", [[0.8, 0.2], [0.2, 0.8 + seed]], fmt="%g", delimiter=",")
+    (project / "others/matrix.csv").write_text("0.7,0.3\n0.2,0.8\n")
+    shutil.copytree(project / "one/photos", project / "two/pictures")
+    shutil.copy(project / "one/matrix.csv", project / "two/noise.csv")
+    return project
+
+
+def of(folder: Path, photos: str = "one/photos", matrix: str = "one/matrix.csv", **changes: Any) -> Params:
+    return make_params(
+        data__source="imagefolder",
+        data__root=str(folder / photos),
+        noise__kind="matrix",
+        noise__matrix_file=str(folder / matrix),
+        **changes,
+    )
+
+
+def made(params: Params) -> dict[str, Record]:
+    found = {}
+    for stage in ("download", "noise"):
+        run_stage(stage, params)
+        written = records.read(stage)
+        assert written is not None
+        found[stage] = written
+    return found
+
+
+def belongs(found: dict[str, Record], wanted: Params) -> bool:
+    return Finished("exp", 0, found, {"noise": []}).belongs("noise", values(wanted))
+
+
+def values(params: Params) -> dict[str, Any]:
+    return values_of(params, Params.model_fields)
+
+
+def test_data_that_were_moved_are_the_same_experiment_and_others_at_their_place_are_another(
+    moved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = of(moved, "two/pictures", "two/noise.csv")
+    found = made(of(moved))
+    assert str(moved) not in "".join(path.read_text(encoding="utf-8") for path in Path("records").iterdir())
+    assert made(there) == found
+    assert belongs(found, of(moved))
+    assert belongs(found, there)
+    assert not belongs(found, of(moved, "others/photos"))
+    assert len({identity_of(values(each), ["noise"]) for each in (of(moved), of(moved, "others/photos"))}) == 2
+    assert not belongs(found, of(moved, matrix="others/matrix.csv"))
+    assert not belongs(found, of(moved, noise__corrections=str(moved / "one/matrix.csv")))
+    assert not capsys.readouterr().err.count("nothing to read")
+    assert belongs(found, of(moved, "nowhere"))  # a clone without the data
+    assert "data.root: nothing to read at " in capsys.readouterr().err
+
+
+def test_records_that_have_places_go_on_to_count(moved: Path) -> None:
+    here, there = of(moved), of(moved, "two/pictures", "two/noise.csv")
+    raw = values(here)
+    found = {stage: replace(each, params={key: raw[key] for key in each.params}) for stage, each in made(here).items()}
+    found["download"] = replace(found["download"], inputs={})
+    assert belongs(found, here)
+    assert belongs(found, of(moved, matrix="two/noise.csv"))  # whose digest they have
+    assert not belongs(found, there)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"model.weights": "/a/w"}, {"model.weights": "/b/v"}, True),
+        ({"model.weights": "/a/w"}, {"model.weights": None}, False),
+        (
+            {"data.url": "https://a/x.zip", "data.sha256": "0"},
+            {"data.url": "https://b/y.zip", "data.sha256": "0"},
+            True,
+        ),
+        (
+            {"data.url": "https://a/x.zip", "data.sha256": None},
+            {"data.url": "https://b/x.zip", "data.sha256": None},
+            False,
+        ),
+    ],
+)
+def test_a_record_has_no_place(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
+    assert (Record.of("pretrain", one, [], {}) == Record.of("pretrain", other, [], {})) is same
