@@ -10,7 +10,7 @@ from pipeline.paper.figures import Filtered
 from pipeline.params.schema import Params
 from pipeline.store.dataset import TRAIN
 from pipeline.systems.mlnt import MLNT
-from pipeline.training import filtering
+from pipeline.training import filtering, folds
 from pipeline.training.session import Session
 
 COUNT = 32
@@ -29,19 +29,18 @@ def filtered(params: Params) -> list[Filtered]:
 def _filtered(session: Session) -> list[Filtered]:
     params = session.params
     dataset, train = session.dataset, session.split(TRAIN)
-    probs = filtering.probabilities(session, MLNT[1], "gallery")
-    left_out = ~filtering.passes(params.filter.tau, probs, train.labels)
-    scores, predicted = probs.max(dim=1)
-    order = torch.argsort(torch.where(left_out, scores, -1.0), descending=True, stable=True)
-    true = session.true_labels()
+    scores = folds.label_scores(session, [MLNT[1]], TRAIN, "gallery")[MLNT[1]]
     names = dataset.class_names
+    left_out = ~filtering.passes(params.filter.tau, scores, train.labels, len(names))
+    order = torch.argsort(torch.where(left_out, scores.highest, -1.0), descending=True, stable=True)
+    true = session.true_labels()
     return [
         Filtered(
             image=dataset.images[int(train.indices[i])],
             given=names[int(train.labels[i])],
-            given_score=float(probs[i, train.labels[i]]),
-            predicted=names[int(predicted[i])],
-            predicted_score=float(scores[i]),
+            given_score=float(scores.given[i]),
+            predicted=names[int(scores.predicted[i])],
+            predicted_score=float(scores.highest[i]),
             true=None if true is None else names[int(true[i])],
         )
         for i in order[: min(COUNT, int(left_out.sum()))].tolist()

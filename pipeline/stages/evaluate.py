@@ -168,19 +168,8 @@ class Evaluation:
                 known=self.labels.known[rows],
                 wrong=None if true is None else true[rows] != given,
             )
-            for system, scores in self._label_scores(systems, split).items()
+            for system, scores in folds.label_scores(self.session, systems, split, f"evaluate, {SPLITS[split]}").items()
         }
-
-    def _label_scores(self, systems: Sequence[System], split: int) -> dict[System, LabelScores]:
-        labels = self.session.split(split).labels
-        tables = {system: folds.out_of_fold(self.session, system) for system in systems} if split == TRAIN else {}
-        found = {system: LabelScores.of(table, labels) for system, table in tables.items() if table is not None}
-        others = [system for system in systems if system not in found]
-        if others:
-            networks = [self.session.best_network(system)[0] for system in others]
-            scores = self.session.label_scores(networks, split, f"evaluate, {SPLITS[split]}")
-            found |= zip(others, scores, strict=True)
-        return {system: found[system] for system in systems}
 
     def _thresholds(self, split: int, scores: LabelScores) -> NDArray[np.float64]:
         """At or below which score a label of this split is listed; from the data, only where another is likelier."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlnt.method import confident, mentor
+from mlnt.method.confident import LabelScores, contradicted
 from pipeline import console
 from pipeline.errors import UserError
 from pipeline.store.dataset import TRAIN
@@ -24,7 +24,8 @@ def kept_by(session: Session, system: System) -> Tensor:
     """
     train, tau = session.split(TRAIN), session.params.filter.tau
     known = torch.from_numpy(session.labels.known)[train.indices]  # to people, whatever the mentor thinks of them
-    kept = passes(tau, probabilities(session, system, "filter"), train.labels) | known
+    scores = folds.label_scores(session, [system], TRAIN, "filter")[system]
+    kept = passes(tau, scores, train.labels, len(session.dataset.class_names)) | known
     share = float(kept.double().mean())
     if not kept.any():
         raise UserError(f"filter.tau: {tau} keeps none of {len(kept)} training samples; lower it, or take auto")
@@ -35,24 +36,8 @@ def kept_by(session: Session, system: System) -> Tensor:
     return kept
 
 
-def probabilities(session: Session, system: System, title: str) -> Tensor:
-    """f(x, θ*) of the training samples [n, C]: out of fold where the system was trained in folds, otherwise its best
-    model's; `title` names the progress bar.
-
-    Raises:
-        UserError: its model is missing, damaged, or from another run.
-    """
-    out_of_fold = folds.out_of_fold(session, system)
-    if out_of_fold is not None:
-        return out_of_fold
-    network, _ = session.best_network(system)
-    (logits,) = session.logits([network], TRAIN, title)
-    return logits.softmax(dim=1)
-
-
-def passes(tau: float | str, probs_NC: Tensor, labels_N: Tensor) -> Tensor:
+def passes(tau: float | str, scores: LabelScores, labels_N: Tensor, num_classes: int) -> Tensor:
     """Whether each sample passes the filter: (10) with τ; with `auto` unless the mentor is sure of another label."""
     if isinstance(tau, str):
-        scores = confident.LabelScores.of(probs_NC, labels_N)
-        return ~confident.contradicted(labels_N, scores, probs_NC.shape[1])
-    return mentor.filter_samples(probs_NC, labels_N, tau)
+        return ~contradicted(labels_N, scores, num_classes)
+    return scores.given > tau

@@ -9,7 +9,7 @@ finds neighbours by features of the network that was pretrained on all of D.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mlnt import seeding
+from mlnt.method.confident import LabelScores
 from mlnt.training.evaluation import predict_logits
 from mlnt.training.loop import Training
 from mlnt.training.state import Network
@@ -158,6 +159,24 @@ def out_of_fold(session: Session, system: System) -> Tensor | None:
     """
     found = _table(session, system)
     return None if found is None else found["probabilities"]
+
+
+def label_scores(session: Session, systems: Sequence[System], split: int, title: str) -> dict[System, LabelScores]:
+    """What each system says of a split's labels: of training samples out of fold where it was trained in folds,
+    otherwise its best model's view; `title` names the progress bar.
+
+    Raises:
+        UserError: its models are missing, damaged, or from another run.
+    """
+    labels, found = session.split(split).labels, dict[System, LabelScores]()
+    for system in systems if split == TRAIN else ():
+        if (table := out_of_fold(session, system)) is not None:
+            found[system] = LabelScores.of(table, labels)
+    others = [system for system in systems if system not in found]
+    if others:
+        networks = [session.best_network(system)[0] for system in others]
+        found |= zip(others, session.label_scores(networks, split, title), strict=True)
+    return {system: found[system] for system in systems}
 
 
 def digest(stage: str) -> dict[str, str]:

@@ -37,7 +37,8 @@ from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mlnt import seeding
-from mlnt.method.confident import LabelScores, issue_threshold
+from mlnt.method.confident import LabelScores, contradicted, issue_threshold
+from mlnt.method.mentor import filter_samples
 from mlnt.networks import PreActResNet, create_model, pre_logit_features
 from mlnt.training.loop import Training
 from pipeline import console, files
@@ -58,6 +59,7 @@ from pipeline.systems.mlnt import MLNT
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT, FINAL
 from pipeline.training.build import fresh_network, load_best
 from pipeline.training.device import require_compiler
+from pipeline.training.filtering import kept_by
 from pipeline.training.images import image_store
 from pipeline.training.session import Session
 
@@ -207,6 +209,25 @@ def test_the_filter_keeps_what_the_mentor_believes(copied: Run) -> None:
     assert labels.true_labels is not None
     right = labels.true_labels[rows] == labels.labels[rows]
     assert card["kept_purity"] == pytest.approx(right[kept].mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("tau", [0.1, "auto"])
+def test_the_filter_needs_no_table_of_all_probabilities(
+    tau: float | str, copied: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = make_params(filter__tau=tau, compute__eval_batch_size=64)
+    with closing(Session.open(params)) as session:
+        network, _ = session.best_network(BY_STAGE["meta1"])
+        (logits,) = session.logits([network], SPLITS.index("train"), "table")
+        given = session.split(SPLITS.index("train")).labels
+        if tau == "auto":
+            expected = ~contradicted(given, LabelScores.of(logits.softmax(dim=1), given), 10)
+        else:
+            expected = filter_samples(logits.softmax(dim=1), given, float(tau))
+        monkeypatch.setattr(Session, "logits", None)
+        found = kept_by(session, BY_STAGE["meta1"])
+    assert 0 < found.sum() < len(found)
+    assert torch.equal(found, expected)
 
 
 def test_the_features_are_those_of_the_pretrained_network_in_sample_order(copied: Run) -> None:
