@@ -45,9 +45,6 @@ def run(params: Params) -> str:
     if decided is not None:
         result = corrections.corrected(result, dataset, files.resolve(decided))
     digest = write_labels(result)
-    own = values_of(params, sections("noise"))
-    given = {key: files.file_digest(files.resolve(name)) for key, name in params.noise.files().items()}
-    Record.of("noise", own, [__name__], {"dataset": dataset.digest, **given}, {"labels": digest}).write()
 
     train = result.rows(TRAIN)
     metrics: dict[str, Any] = {
@@ -65,6 +62,9 @@ def run(params: Params) -> str:
         rows = _matrix_rows(dataset.class_names, intended, realised)
     files.write_json(METRICS, metrics)
     files.write_csv(MATRIX, rows)
+    own = values_of(params, sections("noise"))
+    given = {key: files.file_digest(files.resolve(name)) for key, name in params.noise.files().items()}
+    Record.of("noise", own, [__name__], {"dataset": dataset.digest, **given}, {"labels": digest}).write()
     rate = f"realised rate {metrics['realised_rate']:.4f}" if known else "true labels unknown"
     return f"{params.noise.kind}: {len(train)} training samples, {rate}; {len(result.rows(VALIDATION))} for validation"
 

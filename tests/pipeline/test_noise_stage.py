@@ -19,8 +19,9 @@ from mlnt import seeding
 from mlnt.noise import by_image
 from mlnt.noise.matrices import CIFAR10_ASYMMETRIC, CIFAR100_ASYMMETRIC
 from pipeline import files
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.stages import download, noise
+from pipeline.store import record
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset
 from pipeline.store.images import StoredImages
 
@@ -159,6 +160,21 @@ def test_no_noise_keeps_labels_that_are_known_to_be_true(digits: Dataset) -> Non
 
 
 # What every kind shares
+
+
+def test_the_record_is_written_last(digits: Dataset) -> None:
+    """Else a stage that is stopped in between leaves numbers of other labels beside it."""
+    inject(digits, rate=0.1)
+    before = record.read("noise")
+    noise.MATRIX.unlink()
+    noise.MATRIX.mkdir()
+    with pytest.raises(RunError, match=re.escape(str(noise.MATRIX))):
+        inject(digits, rate=0.5)
+    assert record.read("noise") == before
+    noise.MATRIX.rmdir()
+    inject(digits, rate=0.5)
+    assert record.read("noise") != before
+
 
 KINDS: list[dict[str, Any]] = [
     {"kind": "symmetric", "rate": 0.5},
