@@ -173,7 +173,11 @@ def write_dataset(dataset: Dataset) -> str:
         about["files"] = {"shape": images.decode.shape, "summed": images.sums.count}
     else:
         arrays["images"] = np.asarray(images)
-    digest = hdf5.digest(arrays, about)
+    # What no pixel depends on is not counted: the same images are the same data set for records and checkpoints.
+    counted = {name: value for name, value in about.items() if name != "unpacked"}
+    if "options" in counted:
+        counted["options"] = {**counted["options"], "max_mpixels": None}
+    digest = hdf5.digest(arrays, counted)
     with hdf5.create(files.DATASET) as (file, _):
         hdf5.store(file, arrays, {**about, "digest": digest})
     return digest

@@ -144,6 +144,27 @@ def test_an_archive_that_is_no_longer_unpacked_is_unpacked_by_the_command_that_i
     assert np.array_equal(read_dataset().images[0], load(photos, "memory").images[0])
 
 
+@pytest.mark.parametrize("storage", ["memory", "files"])
+def test_an_archives_name_and_a_limit_that_none_exceeds_are_no_part_of_the_digest(
+    storage: str, photos: Path, project: Path
+) -> None:
+    found = set()
+    for place, changes in (
+        (photos, {}),
+        (Path(shutil.make_archive("photos", "zip", photos)), {}),
+        (Path(shutil.copy("photos.zip", "pictures.zip")), {"data__max_image_mpixels": 200}),
+    ):
+        download.run(own(place, data__storage=storage, **changes))
+        dataset = read_dataset(str(place))
+        found.add(dataset.digest)
+        assert dataset.images[np.arange(3)].shape == (3, 3, 8, 8)
+    assert dataset.options is not None
+    assert dataset.options.max_mpixels == 200
+    assert len(found) == 1
+    download.run(own(photos, data__storage=storage, data__background="black"))
+    assert read_dataset(str(photos)).digest not in found
+
+
 def test_a_data_set_of_files_is_read_as_it_was_written(photos: Path, project: Path) -> None:
     dataset = load(photos, "files")
     write_dataset(dataset)
