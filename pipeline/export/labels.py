@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from pipeline import console
 from pipeline.export import cleanlab, csv_list, fiftyone, hf, label_studio
 from pipeline.export.folder import new_folder
-from pipeline.export.samples import LabelExport, Policy, samples
+from pipeline.export.samples import LabelExport, Policy, Sample, samples
 from pipeline.params.schema import Params
-from pipeline.store.dataset import read_dataset, read_labels
+from pipeline.places.folder import printable
+from pipeline.store.dataset import TRAIN, read_dataset, read_labels
 
 Format = Literal["csv", "hf", "label-studio", "fiftyone", "cleanlab"]
 WRITERS = {
@@ -36,6 +39,8 @@ def run(
     labels = read_labels(dataset)
     with new_folder(out) as folder:
         chosen = samples(dataset, labels, policy, changed_only, keep_test)
+        if policy == "drop":
+            _say_what_is_lost({dataset.class_names[i] for i in labels.labels[labels.rows(TRAIN)]}, chosen)
         use = WRITERS[kind](LabelExport(chosen, dataset, labels, params, folder, out))
     done = {
         "review": f"{sum(each.is_issue for each in chosen)} labels to review",
@@ -43,3 +48,12 @@ def run(
         "relabel": f"{sum(each.label != each.given for each in chosen)} with another label",
     }
     return f"export: {len(chosen)} samples, {done[policy]} → {out}; {use}"
+
+
+def _say_what_is_lost(trained: set[str], chosen: Iterable[Sample]) -> None:
+    left = {each.label for each in chosen if each.split == "train"}
+    if lost := sorted(trained - left):
+        console.warn(
+            f"--policy drop: no training image of {', '.join(map(printable, lost))} is left, the model doubts all of "
+            "their labels; keep some by a look at reports/review.html (`noise.corrections`), or take --policy review"
+        )

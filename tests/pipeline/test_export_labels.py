@@ -143,6 +143,16 @@ def test_the_test_split_can_be_left_as_it_is(policy: Any, copy: Run) -> None:
         assert not of_test.keys() & {each.name for each in samples(dataset, labels, policy, False)}
 
 
+def test_a_class_that_a_policy_leaves_nothing_of_is_named(copy: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = table("reports/label_issues.csv")
+    for lost in [], [CLASSES[0]]:
+        for row in rows:
+            row["is_label_issue"] = str(row["given_label"] in lost)
+        files.write_csv(files.LABEL_ISSUES, rows)
+        export(copy.params, "csv", "drop", out=f"out{len(lost)}")
+        assert (f"no training image of {CLASSES[0]} is left" in capsys.readouterr().err) == bool(lost)
+
+
 def test_what_people_dropped_is_not_handed_on(copy: Run) -> None:
     first = table("reports/label_issues.csv")[0]
     Path("decisions.csv").write_text(
