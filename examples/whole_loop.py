@@ -20,8 +20,8 @@ from sklearn.datasets import load_digits
 
 from mlnt.noise.matrices import symmetric_labels
 from mlnt.seeding import numpy_generator
+from pipeline.base.files import read_csv, read_json
 from pipeline.cli import app
-from pipeline.files import read_csv, read_json
 
 # A small network from nothing: the preset's own, pretrained, is for photographs. A file in presets/ is a preset.
 PRESET = """\

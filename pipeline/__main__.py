@@ -48,7 +48,7 @@ def _exit_a_moment_later(unraisable: sys.UnraisableHookArgs) -> None:
 
 def main() -> None:
     """Run a command and end with its exit status: 0, 2 for what the user can mend, 1 else, 130/143 when stopped."""
-    from pipeline import signals
+    from pipeline.base import signals
 
     _print_everything()
     sys.unraisablehook = _exit_a_moment_later

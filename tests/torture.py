@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from projects import OUTPUTS, STAGES, TINY, copy_project, digests, dvc, environment, written_by
 
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.params.load import read_yaml
 
 PARAMS = {**TINY, "train.epochs": 24, "train.lr_drop_epochs": [16], "run.checkpoint_every": "7 steps"}

@@ -28,7 +28,7 @@ from typing import Any
 
 from runs import checked, run_stage
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.paper.statistics import accuracy
 from pipeline.params.load import changed, read_yaml, values_of
 from pipeline.params.schema import Params

@@ -31,8 +31,8 @@ from mlnt.method.losses import classification_loss
 from mlnt.method.step import MLNTStep
 from mlnt.training.foreach import add_scaled_, sgd_
 from mlnt.training.state import Batch, Metrics, Rates, TrainState, correct
-from pipeline import files
-from pipeline.files import write_csv
+from pipeline.base import files
+from pipeline.base.files import write_csv
 from pipeline.paper.statistics import paired, standard_error
 from pipeline.params.schema import Params
 from pipeline.stages import download, features, noise, train

@@ -34,8 +34,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from mlnt.method.mentor import filter_quality
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.store import hdf5
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Labels, read_dataset, read_labels
 

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from mlnt.method import confident
-from pipeline import files
+from pipeline.base import files
 from pipeline.store import hdf5, models
 from pipeline.store.dataset import TRAIN, read_dataset, read_labels
 

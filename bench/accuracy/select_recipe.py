@@ -24,8 +24,8 @@ from typing import Any
 
 from runs import checked
 
-from pipeline import files
-from pipeline.files import write_csv
+from pipeline.base import files
+from pipeline.base.files import write_csv
 from pipeline.paper.statistics import paired, standard_error
 from pipeline.params.load import changed, read_yaml
 from pipeline.stages import download, features, noise, train

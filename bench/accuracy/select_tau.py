@@ -21,8 +21,8 @@ from typing import Any
 from runs import checked
 from select_recipe import run_stage, score, select
 
-from pipeline.errors import UserError
-from pipeline.files import write_csv
+from pipeline.base.errors import UserError
+from pipeline.base.files import write_csv
 from pipeline.paper.grid import ASYMMETRIC_RATES, SYMMETRIC_RATES
 from pipeline.params.load import changed, read_yaml
 from pipeline.stages import download, noise

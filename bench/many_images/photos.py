@@ -12,7 +12,7 @@ from PIL import Image
 
 from mlnt.method.step import MLNTStep
 from mlnt.training.loop import MODELS
-from pipeline import files
+from pipeline.base import files
 from pipeline.images.decode import ImageOptions
 from pipeline.images.files import ImageFiles
 from pipeline.params.load import changed, check, read_yaml

@@ -17,7 +17,7 @@ import browser
 import numpy as np
 from photos import make_photos, with_labels
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.report import review
 from pipeline.report.votes import votes
 from pipeline.stages.report import environment

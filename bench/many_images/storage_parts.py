@@ -25,7 +25,7 @@ from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
 from mlnt.training.evaluation import predict_logits
 from mlnt.training.state import Network
-from pipeline import files
+from pipeline.base import files
 from pipeline.images.files import ImageFiles
 from pipeline.stages import download, evaluate, noise, report
 from pipeline.store.dataset import TRAIN, Dataset, Labels, read_dataset, write_dataset

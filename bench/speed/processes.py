@@ -28,7 +28,7 @@ from rivals import Setting
 from steps import Runner
 
 from mlnt.training.distributed import ALONE, ProcessRanks, Ranks
-from pipeline.files import write_csv
+from pipeline.base.files import write_csv
 from pipeline.training.device import keep_freed_memory
 
 

@@ -32,7 +32,7 @@ from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.loop import Training
-from pipeline.files import write_csv
+from pipeline.base.files import write_csv
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from rivals import Setting
 
-from pipeline.files import write_csv
+from pipeline.base.files import write_csv
 
 OPTIONAL = ("joint, bfloat16",)
 """Only when asked for: not exact."""

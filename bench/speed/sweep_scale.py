@@ -18,13 +18,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.paper import history
+from pipeline.paper.sweep import remote
+from pipeline.paper.sweep.executors import Local
+from pipeline.paper.sweep.run import Where, prepared, work_off
+from pipeline.paper.sweep.worker import Job, Place
 from pipeline.params.load import changed, read_yaml
-from pipeline.sweep import remote
-from pipeline.sweep.executors import Local
-from pipeline.sweep.run import Where, prepared, work_off
-from pipeline.sweep.worker import Job, Place
 
 ROOT = Path(__file__).resolve().parents[2]
 LATE = "error: the time was over"

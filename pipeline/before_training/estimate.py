@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from mlnt.method.step import MLNTStep
-from pipeline import files
+from pipeline.base import files
+from pipeline.base.errors import RunError, UserError
 from pipeline.before_training import timing
-from pipeline.errors import RunError, UserError
 from pipeline.params.schema import Params
 from pipeline.store.sizes import Sizes
 from pipeline.training.device import describe, processes

@@ -20,7 +20,7 @@ from mlnt.method.step import MLNTStep
 from mlnt.networks import BUILT_IN, pre_logit_features
 from mlnt.training.draws import layer_randomness
 from mlnt.training.state import Batch, Network, Rates, TrainState
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store import models
 from pipeline.training.build import fresh_backbone

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline.base.errors import UserError
 from pipeline.cli.flags import Command
 from pipeline.cli.shared import PARAMS, Debug, ParamsFile, app, reported, run_training
-from pipeline.errors import UserError
 
 BESIDE = "Systems to compare with"
 
@@ -94,8 +94,8 @@ def sweep(
     command again. `mlnt tables` shows the results.
     """
     with reported(debug):
-        from pipeline.sweep.plan import Part
-        from pipeline.sweep.run import Where, run
+        from pipeline.paper.sweep.plan import Part
+        from pipeline.paper.sweep.run import Where, run
 
         where = Where(executor, jobs, gpus_per_job, git_remote, scratch, partition, time, slurm or [])
         share = None if part is None else Part.parse(part)

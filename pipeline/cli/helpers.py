@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import console
+from pipeline.base import console
 from pipeline.cli.flags import Command
 from pipeline.cli.shared import PARAMS, Debug, ParamsFile, app, checked_params, reported
 
@@ -51,7 +51,7 @@ def list_images(
     That file is what `mlnt init --images` and data.root take. No image is copied.
     """
     with reported(debug):
-        from pipeline import lists as helper
+        from pipeline.workspace import lists as helper
 
         console.say(helper.run(name, folder, out))
 
@@ -82,7 +82,7 @@ def preset(
         else:
             for line in presets.apply(name, params):
                 typer.echo(line)
-            from pipeline import outlook
+            from pipeline.workspace import outlook
 
             for line in outlook.lines(checked_params(params)):
                 typer.echo(line)
@@ -95,7 +95,7 @@ def prune(
 ) -> None:
     """Remove checkpoints and notes of divergence that nothing will continue: those of other code than today's."""
     with reported(debug):
-        from pipeline import prune as helper
+        from pipeline.workspace import prune as helper
 
         console.say(helper.run(dry_run))
 
@@ -104,7 +104,7 @@ def prune(
 def doctor(params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Look at this machine and project: what would run, what is missing, what to do. Exit status 2 if it cannot run."""
     with reported(debug):
-        from pipeline import doctor as examination
+        from pipeline.workspace import doctor as examination
 
         if not examination.examine(params):
             raise typer.Exit(2)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline import console, launch
+from pipeline.base import console
+from pipeline.base.errors import RunError, UserError
+from pipeline.cli import launch
 from pipeline.cli.flags import Group
-from pipeline.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from pipeline.params.schema import Params

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline import console, launch
+from pipeline.base import console
+from pipeline.cli import launch
 from pipeline.cli.flags import Command
 from pipeline.cli.shared import PARAMS, Beside, Debug, ParamsFile, app, checked_params, reported, run_training
 

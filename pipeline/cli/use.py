@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import console
+from pipeline.base import console
 from pipeline.cli.flags import Command, Group
 from pipeline.cli.shared import PARAMS, Debug, ParamsFile, app, checked_params, reported
 
@@ -33,7 +33,7 @@ def predict(
     out; the exit status is then 1.
     """
     with reported(debug):
-        from pipeline.prediction import predict as command
+        from pipeline.use.prediction import predict as command
 
         if not command.run(images, model, topk, out):
             raise typer.Exit(1)
@@ -62,7 +62,7 @@ def export_model(
     It is read back by timm or by onnxruntime, and its logits are compared, before it is left there.
     """
     with reported(debug):
-        from pipeline.export import model_formats as command
+        from pipeline.use.export import model_formats as command
 
         console.say(command.run(kind, model, out))
 
@@ -94,6 +94,6 @@ def export_labels(
     """
     with reported(debug):
         checked = checked_params(params)
-        from pipeline.export import labels as command
+        from pipeline.use.export import labels as command
 
         console.say(command.run(checked, kind, policy, changed_only, out, keep_test))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.images import modes
 
 EXTENSIONS = (

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlnt.images.statistics import PixelSums
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.images.decode import ImageOptions, UndecodableError, decode_image
 
 

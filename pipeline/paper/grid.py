@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.params import presets
 from pipeline.params.load import changed, leaves, read_yaml
 from pipeline.systems.registry import BASELINES, BY_STAGE, DEFAULT, FINAL, REFERENCES

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from pipeline import console, files
-from pipeline.errors import UserError
+from pipeline.base import console, files
+from pipeline.base.errors import UserError
 from pipeline.paper.grid import PARAMS, Values
 from pipeline.params.load import check, leaves
 from pipeline.params.schema import SOMEWHERE, neutral_values, placeless, places

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import console, files
-from pipeline.errors import UserError
+from pipeline.base import console, files
+from pipeline.base.errors import UserError
 from pipeline.paper import figures, gallery, history, pages
 from pipeline.paper.grid import PARAMS, SWEEPS, SYSTEM_TABLES, Sweep, Values, read_bases, source_of, sweep_named
 from pipeline.paper.pages import CHOICES, Cell, Section, SystemTable

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.params.schema import Params, leaf_keys
 
 MOVED = {

@@ -12,8 +12,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.params.load import check, leaves, read_yaml
 
 FOLDER = Path("presets")

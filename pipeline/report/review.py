@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment
 from numpy.typing import NDArray
 
-from pipeline import console
+from pipeline.base import console
 from pipeline.report.pictures import PICTURE, SMALL_PICTURE, encoded, pixelated
 from pipeline.report.votes import Vote
 from pipeline.store import hdf5

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.report.numbers import published
 from pipeline.store import cards
 from pipeline.systems.registry import CROSS_ENTROPY, MLNT, SYSTEMS, Group

@@ -9,7 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.report.rows import decided, metrics_of, percent, rows
 from pipeline.systems.registry import GROUPS
 

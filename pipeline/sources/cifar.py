@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlnt.noise.matrices import CIFAR100_SUPERCLASSES
-from pipeline.errors import UserError
-from pipeline.places.archive import unpack
-from pipeline.places.fetch import fetch
-from pipeline.places.folder import file_type, readable
+from pipeline.base.errors import UserError
+from pipeline.sources.places.archive import unpack
+from pipeline.sources.places.fetch import fetch
+from pipeline.sources.places.folder import file_type, readable
 from pipeline.store.dataset import TEST, TRAIN, Dataset
 
 if TYPE_CHECKING:

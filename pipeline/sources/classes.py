@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
-from pipeline import console
-from pipeline.places.folder import first_few, printable
+from pipeline.base import console
+from pipeline.sources.places.folder import first_few, printable
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 

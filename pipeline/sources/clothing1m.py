@@ -5,10 +5,10 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from pipeline import console
-from pipeline.errors import UserError
-from pipeline.places.folder import file_type, first_few, is_inside, printable, repeated
+from pipeline.base import console
+from pipeline.base.errors import UserError
 from pipeline.sources.listing import FileOptions, Sample, load_listing, look_at_listing
+from pipeline.sources.places.folder import file_type, first_few, is_inside, printable, repeated
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset
 from pipeline.store.sizes import Sizes
 

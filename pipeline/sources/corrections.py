@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.places import delimited
-from pipeline.places.folder import first_few
+from pipeline.base.errors import UserError
+from pipeline.sources.places import delimited
+from pipeline.sources.places.folder import first_few
 from pipeline.store.dataset import DECISIONS, DROPPED, TRAIN, VALIDATION, Dataset, Labels
 
 KEY = "noise.corrections"

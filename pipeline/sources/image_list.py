@@ -7,11 +7,11 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import console, files
-from pipeline.errors import UserError
-from pipeline.places import delimited
-from pipeline.places.folder import file_type, first_few, printable
+from pipeline.base import console, files
+from pipeline.base.errors import UserError
 from pipeline.sources.listing import SPLIT_NAMES, Sample
+from pipeline.sources.places import delimited
+from pipeline.sources.places.folder import file_type, first_few, printable
 
 
 def read_table(path: Path) -> list[Sample]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import stat
 from pathlib import Path, PurePosixPath
 
-from pipeline import console
-from pipeline.errors import UserError
+from pipeline.base import console
+from pipeline.base.errors import UserError
 from pipeline.images.decode import EXTENSIONS
-from pipeline.places.folder import contents, file_type, first_few, is_hidden, is_text, printable
 from pipeline.sources.image_list import folder_of, read_table
 from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing, look_at_listing
+from pipeline.sources.places.folder import contents, file_type, first_few, is_hidden, is_text, printable
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.store.sizes import Sizes
 

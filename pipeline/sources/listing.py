@@ -11,14 +11,14 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from pipeline import console
-from pipeline.errors import UserError
-from pipeline.files import GIB
+from pipeline.base import console
+from pipeline.base.errors import UserError
+from pipeline.base.files import GIB
 from pipeline.images.decode import ImageOptions, UndecodableError, decode_listed, different_sizes
 from pipeline.images.files import FileDecoder, ImageFiles
-from pipeline.places.folder import first_few, printable, read_start, require
 from pipeline.sources.classes import in_order, warn_of_alike
 from pipeline.sources.limit import limited_rows
+from pipeline.sources.places.folder import first_few, printable, read_start, require
 from pipeline.sources.same import picture_digests, same_pictures
 from pipeline.sources.scan import scan
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset, Names

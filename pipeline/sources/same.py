@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import console
-from pipeline.places.folder import first_few, printable
+from pipeline.base import console
+from pipeline.sources.places.folder import first_few, printable
 from pipeline.store.dataset import SPLITS
 
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from mlnt.images import worker
 from mlnt.images.statistics import PixelSums
-from pipeline import console
-from pipeline.errors import RunError
+from pipeline.base import console
+from pipeline.base.errors import RunError
 from pipeline.images.decode import ImageOptions, UndecodableError, decode_listed, different_sizes
-from pipeline.places.folder import read_start
+from pipeline.sources.places.folder import read_start
 from pipeline.sources.same import picture_digest
 
 FILES_A_TASK = 64

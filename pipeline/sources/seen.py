@@ -16,10 +16,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import console, files
-from pipeline.errors import UserError
-from pipeline.places.folder import contents, file_type, printable, readable
+from pipeline.base import console, files
+from pipeline.base.errors import UserError
 from pipeline.sources.image_list import folder_of, rows
+from pipeline.sources.places.folder import contents, file_type, printable, readable
 
 THREADS = 8
 AT_ONCE = 4096

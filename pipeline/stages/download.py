@@ -5,18 +5,18 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from pipeline import files
-from pipeline.errors import UserError
-from pipeline.files import GIB
+from pipeline.base import files
+from pipeline.base.errors import UserError
+from pipeline.base.files import GIB
 from pipeline.images.decode import ImageOptions
 from pipeline.params.load import values_of
 from pipeline.params.schema import Data, Params, Run
-from pipeline.places.archive import unpack
-from pipeline.places.fetch import fetch
-from pipeline.places.folder import file_type
 from pipeline.sources import cifar, clothing1m, digits, imagefolder
 from pipeline.sources.limit import limit_dataset
 from pipeline.sources.listing import FileOptions
+from pipeline.sources.places.archive import unpack
+from pipeline.sources.places.fetch import fetch
+from pipeline.sources.places.folder import file_type
 from pipeline.sources.seen import check_folder, content
 from pipeline.store.dataset import SPLITS, Dataset, write_dataset
 from pipeline.store.record import Record

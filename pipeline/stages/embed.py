@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.store import hdf5
@@ -63,13 +63,13 @@ def run(params: Params) -> str:
 
 def _embed(params: Params, own: Mapping[str, Any], ranks: Ranks) -> str:
     from mlnt.networks import linear_classifier
-    from pipeline.start_weights.pretrained import repository
-    from pipeline.start_weights.start import identity, start_digest, started
     from pipeline.store import embeddings
     from pipeline.store.dataset import TRAIN, read_dataset
     from pipeline.training.device import place, prepare
     from pipeline.training.images import image_store
     from pipeline.training.processes import opened, require_same
+    from pipeline.training.start_weights.pretrained import repository
+    from pipeline.training.start_weights.start import identity, start_digest, started
 
     device, dataset, model = prepare(params.compute), read_dataset(params.data.root), params.model
     module = started(model, len(dataset.class_names), dataset.images.shape[1], seed=0)

@@ -15,8 +15,8 @@ from mlnt.noise.matrices import realised_matrix
 from mlnt.training.evaluation import Confusion, accuracy, confusion
 from mlnt.training.loop import MODELS
 from mlnt.training.state import Network
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.stages.label_issues import LabelIssues, other_labels

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.store import hdf5

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
-from pipeline.places.folder import printable
+from pipeline.sources.places.folder import printable
 from pipeline.sources.seen import Seen, look
 from pipeline.systems.registry import BY_STAGE, code_now
 
@@ -32,7 +32,7 @@ def run(params: Params, code: bool = False) -> str:
     has_files = params.data.source in ("imagefolder", "clothing1m")
     own: dict[str, str | None] = {"model.weights": params.model.weights}
     if params.model.pretrained:
-        from pipeline.start_weights.pretrained import weights_file  # imports timm
+        from pipeline.training.start_weights.pretrained import weights_file  # imports timm
 
         if (found := weights_file(params.model)) is not None:
             own["model.pretrained"] = str(found)

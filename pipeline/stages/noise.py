@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from mlnt import seeding
 from mlnt.noise import by_image, matrices
-from pipeline import console, files
-from pipeline.errors import UserError
+from pipeline.base import console, files
+from pipeline.base.errors import UserError
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
-from pipeline.places.delimited import DELIMITERS
-from pipeline.places.folder import printable
 from pipeline.sources import corrections, human_labels
+from pipeline.sources.places.delimited import DELIMITERS
+from pipeline.sources.places.folder import printable
 from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, write_labels
 from pipeline.store.record import Record
 from pipeline.systems.registry import sections

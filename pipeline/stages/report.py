@@ -12,8 +12,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from pipeline import console, files
-from pipeline.errors import UserError
+from pipeline.base import console, files
+from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.report import figures, gallery, review, rows
 from pipeline.report.pictures import pixelated

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from pipeline import console
+from pipeline.base import console
+from pipeline.base.errors import UserError
 from pipeline.before_training import estimate, trial
-from pipeline.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store.sizes import sizes_of
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT

@@ -18,8 +18,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline import files, locks
-from pipeline.errors import RunError, UserError
+from pipeline.base import files, locks
+from pipeline.base.errors import RunError, UserError
 from pipeline.store.models import load_with_metadata, save_tensors
 from pipeline.store.record import Record
 

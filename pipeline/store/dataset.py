@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlnt.images.statistics import PixelSums
-from pipeline import files
+from pipeline.base import files
 from pipeline.images.decode import ImageOptions
 from pipeline.images.files import FileDecoder, ImageFiles
 from pipeline.store import hdf5

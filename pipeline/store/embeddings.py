@@ -14,8 +14,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from mlnt.images.statistics import InputStatistics
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.store import hdf5
 from pipeline.store.dataset import Dataset
 from pipeline.store.models import encoded

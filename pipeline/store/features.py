@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.store import hdf5
 from pipeline.store.dataset import Labels
 from pipeline.store.rows import RowFile, nearest_rows, write_rows

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 
 
 def digest(arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> str:

@@ -15,8 +15,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mlnt.images.statistics import InputStatistics
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.store.cards import ModelCard, folder
 
 CHOICES = ("best", "last")

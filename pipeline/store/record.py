@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.params.schema import placeless
 from pipeline.store.code import code_digest
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.store import hdf5
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline import console, files
+from pipeline.base import console, files
 from pipeline.training.plan import Plan, Recipe, System
 
 if TYPE_CHECKING:

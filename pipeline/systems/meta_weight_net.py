@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:

@@ -67,7 +67,7 @@ def _splits(params: Params) -> int:
 def _features(session: Session) -> tuple[Tensor | FeatureRows | None, dict[str, str]]:
     """The rows of the training set in the feature store: in memory, if they fit there; None for M = 0. The neighbours
     of a head are found by its embeddings."""
-    from pipeline import files
+    from pipeline.base import files
     from pipeline.store.dataset import TRAIN
     from pipeline.store.features import FeatureFile, identity
     from pipeline.training.build import best_weights

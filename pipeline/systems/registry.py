@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.store.code import code_digest
 from pipeline.systems import (
     cnn_crf,

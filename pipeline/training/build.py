@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from mlnt import networks, seeding
-from pipeline import files
+from pipeline.base import files
 from pipeline.params.schema import Params
-from pipeline.start_weights.start import started
 from pipeline.store import cards, models
 from pipeline.store.dataset import Dataset, Labels
 from pipeline.training.device import place
 from pipeline.training.plan import System
+from pipeline.training.start_weights.start import started
 
 
 def fresh_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mlnt import seeding
 from mlnt.noise.matrices import stratified_split
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.training.session import Session
 
 

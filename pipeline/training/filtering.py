@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mlnt.method.confident import LabelScores, contradicted
-from pipeline import console
-from pipeline.errors import UserError
+from pipeline.base import console
+from pipeline.base.errors import UserError
 from pipeline.store.dataset import TRAIN
 from pipeline.training import folds
 from pipeline.training.plan import System

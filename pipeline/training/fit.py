@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mlnt.training.distributed import Ranks
 from mlnt.training.loop import MODELS, DivergedError, HistoryRow, Training
-from pipeline import console, files, signals
-from pipeline.errors import RunError
+from pipeline.base import console, files, signals
+from pipeline.base.errors import RunError
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
 from pipeline.store import cards, models

@@ -21,8 +21,8 @@ from mlnt.method.confident import LabelScores
 from mlnt.training.evaluation import predict_logits
 from mlnt.training.loop import Training
 from mlnt.training.state import Network
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store import cards, models
 from pipeline.store.dataset import TRAIN

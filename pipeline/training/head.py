@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from mlnt import seeding
 from mlnt.images.embeddings import FileEmbeddings, MemoryEmbeddings, SampleRows, Standardization
 from mlnt.networks import LinearHead
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
-from pipeline.start_weights.start import digest_here, identity
 from pipeline.store import models
 from pipeline.store.dataset import TRAIN, Dataset, Labels
 from pipeline.store.embeddings import EmbeddingFile
 from pipeline.training.plan import System
+from pipeline.training.start_weights.start import digest_here, identity
 
 
 class Heads:

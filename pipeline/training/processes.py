@@ -1,7 +1,7 @@
 """A stage in several processes: how they find each other, end together, and share one checkpoint.
 
 Each is a process of this stage that a launcher has started with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its
-environment: `pipeline.launch`, or torchrun by hand, on one machine or many.
+environment: `pipeline.cli.launch`, or torchrun by hand, on one machine or many.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from mlnt.training.distributed import ALONE, LostRankError, ProcessRanks, Ranks
-from pipeline import console, signals
-from pipeline.errors import RunError, UserError
+from pipeline.base import console, signals
+from pipeline.base.errors import RunError, UserError
 from pipeline.params.schema import Params
 from pipeline.store import checkpoints
 from pipeline.store.record import Record

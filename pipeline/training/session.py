@@ -21,11 +21,10 @@ from mlnt.training.draws import draws_at_random
 from mlnt.training.evaluation import logits_by_batch, predict_logits
 from mlnt.training.loop import Training, steps_per_epoch
 from mlnt.training.state import Network
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.params.values import Length
-from pipeline.start_weights.start import start_digest
 from pipeline.store import models
 from pipeline.store.dataset import DROPPED, TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels
 from pipeline.training.build import best_weights, empty_network, fresh_network
@@ -34,6 +33,7 @@ from pipeline.training.head import Heads
 from pipeline.training.images import image_store
 from pipeline.training.plan import Plan, Recipe, System, optimizer
 from pipeline.training.processes import progress
+from pipeline.training.start_weights.start import start_digest
 
 
 def in_steps(length: Length, steps_per_epoch: int) -> int:

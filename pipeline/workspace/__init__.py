@@ -1,1 +1,3 @@
-"""A workspace: parameters, stages and presets in a folder, where `dvc repro` runs the installed package."""
+"""The folder in which a person runs all this: how it is laid out, what a run there will do, and what is missing.
+
+Made by `mlnt init`, it holds parameters, stages and presets, and `dvc repro` runs the installed package."""

@@ -17,13 +17,13 @@ from typing import Any
 from rich.console import Console
 from ruamel.yaml import YAML
 
-from pipeline import console, files, outlook
-from pipeline.errors import UserError
+from pipeline.base import console, files
+from pipeline.base.errors import UserError
 from pipeline.params import presets
 from pipeline.params.load import changed, load
-from pipeline.places.folder import file_type
-from pipeline.start_weights.pretrained import weights_file
-from pipeline.workspace import layout, pictures, place, repository
+from pipeline.sources.places.folder import file_type
+from pipeline.training.start_weights.pretrained import weights_file
+from pipeline.workspace import layout, outlook, pictures, place, repository
 
 PRESET = "imagefolder-quick"
 OTHER = "imagefolder"

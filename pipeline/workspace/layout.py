@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.errors import UserError
-from pipeline.places.folder import first_few
+from pipeline.base.errors import UserError
+from pipeline.sources.places.folder import first_few
 
 INSTALLED = Path(__file__).with_name("files")
 SOURCE = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2]

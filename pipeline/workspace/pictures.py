@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import console
-from pipeline.files import GIB
+from pipeline.base import console
+from pipeline.base.files import GIB
 from pipeline.images.decode import UndecodableError, size_by_header
-from pipeline.places.folder import first_few, printable, readable
 from pipeline.sources.classes import warn_of_alike
 from pipeline.sources.imagefolder import listed
 from pipeline.sources.listing import Sample, classes_of
+from pipeline.sources.places.folder import first_few, printable, readable
 from pipeline.sources.same import same_pictures
 from pipeline.store.dataset import SPLITS, TRAIN
 

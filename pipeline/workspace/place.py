@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.errors import UserError
-from pipeline.places.folder import first_few, printable
+from pipeline.base.errors import UserError
+from pipeline.sources.places.folder import first_few, printable
 from pipeline.workspace.layout import PARAMS
 
 WRITTEN = (

@@ -30,9 +30,9 @@ from projects import (
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from pipeline import console
+from pipeline.base import console
+from pipeline.base.errors import RunError, UserError
 from pipeline.cli import app
-from pipeline.errors import RunError, UserError
 from pipeline.params import presets
 
 COMMANDS = {

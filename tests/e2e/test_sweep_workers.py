@@ -19,10 +19,10 @@ import pytest
 from projects import ROOT, default_values, dvc, environment, git
 
 from pipeline.paper import history
+from pipeline.paper.sweep.executors import Local
+from pipeline.paper.sweep.run import Where, prepared, work_off
+from pipeline.paper.sweep.worker import Job, Place
 from pipeline.params.load import changed
-from pipeline.sweep.executors import Local
-from pipeline.sweep.run import Where, prepared, work_off
-from pipeline.sweep.worker import Job, Place
 
 DVC_YAML = """
 stages:

@@ -21,10 +21,10 @@ import pytest
 from PIL import Image
 from projects import digests, make_params, write_picture
 
-from pipeline import console
-from pipeline.errors import RunError, UserError
-from pipeline.files import GIB, MIB
-from pipeline.places.archive import unpack
+from pipeline.base import console
+from pipeline.base.errors import RunError, UserError
+from pipeline.base.files import GIB, MIB
+from pipeline.sources.places.archive import unpack
 from pipeline.stages import download
 from pipeline.store.dataset import read_dataset
 

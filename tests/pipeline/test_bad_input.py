@@ -28,8 +28,8 @@ from runs import Run, run_all
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from pipeline.base.errors import UserError
 from pipeline.cli import app
-from pipeline.errors import UserError
 from pipeline.params.load import load
 from pipeline.store import models
 from pipeline.store.dataset import TRAIN, read_dataset, read_labels, write_soft_labels
@@ -140,7 +140,7 @@ def stop_training(stage: str, step: int = 6) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "pipeline.console.Lines.at",
+            "pipeline.base.console.Lines.at",
             lambda _, number: (_ for _ in ()).throw(SystemExit(143)) if number == step else None,
         )
         with pytest.raises(SystemExit):

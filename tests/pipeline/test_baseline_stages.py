@@ -23,8 +23,8 @@ from mlnt.baselines.divide_mix import DivideMixStep
 from mlnt.baselines.forward import ForwardStep
 from mlnt.baselines.joint_optimization import LabelCorrectionStep
 from mlnt.baselines.meta_weight_net import MetaWeightNetStep
-from pipeline import console
-from pipeline.errors import RunError, UserError
+from pipeline.base import console
+from pipeline.base.errors import RunError, UserError
 from pipeline.params.schema import Params
 from pipeline.report.terminal import show
 from pipeline.stages import evaluate, report, train

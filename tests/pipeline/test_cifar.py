@@ -19,9 +19,9 @@ from projects import digests, make_params
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from mlnt.noise.matrices import CIFAR100_SUPERCLASSES
-from pipeline import files
-from pipeline.errors import UserError
-from pipeline.files import GIB
+from pipeline.base import files
+from pipeline.base.errors import UserError
+from pipeline.base.files import GIB
 from pipeline.sources import cifar
 from pipeline.stages import download, look
 from pipeline.store.dataset import TEST, TRAIN, Dataset, read_dataset

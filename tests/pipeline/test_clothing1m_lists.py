@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from projects import write_picture
 
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.images.decode import ImageOptions
 from pipeline.sources import clothing1m
 from pipeline.sources.listing import FileOptions

@@ -11,8 +11,8 @@ import pytest
 from projects import make_params, write_picture
 from runs import run_all
 
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.report.terminal import show
 from pipeline.stages import download, look, noise
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Labels, read_dataset, read_labels

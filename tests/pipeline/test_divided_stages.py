@@ -37,7 +37,7 @@ import os
 if os.environ.get("RANK") == "{rank}":
     import itertools, signal
     from mlnt import networks
-    from pipeline.errors import RunError
+    from pipeline.base.errors import RunError
     exact, calls = networks.pre_logit_features, itertools.count()
     def acting(module, images):
         if next(calls) == {batch}:  # the first one is tried, before all

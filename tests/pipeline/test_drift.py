@@ -16,7 +16,7 @@ from imports import closure
 from projects import ROOT, STAGES, default_values, run, written_by
 
 from pipeline import cli
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.params import presets
 from pipeline.params.load import leaves, load, read_yaml
 from pipeline.params.schema import leaf_keys
@@ -41,10 +41,10 @@ MODULES = {
 }
 CHANGES_NO_NUMBER = {
     "mlnt/__init__.py",
-    "pipeline/console.py",
-    "pipeline/errors.py",
-    "pipeline/locks.py",
-    "pipeline/signals.py",
+    "pipeline/base/console.py",
+    "pipeline/base/errors.py",
+    "pipeline/base/locks.py",
+    "pipeline/base/signals.py",
     "pipeline/params/load.py",
     "pipeline/params/schema.py",
     "pipeline/params/systems.py",
@@ -225,8 +225,8 @@ def test_the_code_below_deps_is_what_the_stage_imports(stage: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "console.py",
-        "doctor.py",
+        "base/console.py",
+        "workspace/doctor.py",
         "cli/stages.py",
         "report/page.html.jinja",
         "params/schema.py",

@@ -18,13 +18,13 @@ from projects import make_params, run_stage, write_params
 from runs import Run
 from typer.testing import CliRunner
 
-from pipeline import console, files
+from pipeline.base import console, files
+from pipeline.base.errors import UserError
 from pipeline.cli import app
-from pipeline.errors import UserError
-from pipeline.export import labels as exporter
-from pipeline.export.samples import samples
 from pipeline.params.schema import Params
 from pipeline.store.dataset import read_dataset, read_labels
+from pipeline.use.export import labels as exporter
+from pipeline.use.export.samples import samples
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -248,7 +248,7 @@ def test_a_list_may_name_a_file_twice_and_files_anywhere(copy: Run) -> None:
 def test_classes_that_load_dataset_takes_for_something_else_are_named(
     names: list[str], expected: list[str], copy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.export import hf
+    from pipeline.use.export import hf
 
     assert hf._misread(names) == expected
 
@@ -306,7 +306,7 @@ def test_label_studio_gets_open_tasks_for_doubtful_labels_and_closed_ones_for_th
 
 
 def test_names_are_quoted_in_urls(copy: Run) -> None:
-    from pipeline.export.label_studio import _url
+    from pipeline.use.export.label_studio import _url
 
     url = _url(Path("/data/own/50% of #1 & 2?.png"), Path("/data/own"))
     assert unquote(parse_qs(urlsplit(url).query)["d"][0]) == "own/50% of #1 & 2?.png"

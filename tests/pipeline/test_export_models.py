@@ -15,11 +15,11 @@ from projects import save_model, write_picture
 from timm.data import create_transform, resolve_model_data_config
 from typer.testing import CliRunner
 
+from pipeline.base.errors import RunError, UserError
 from pipeline.cli import app
-from pipeline.errors import RunError, UserError
-from pipeline.export import model_formats as exporter
-from pipeline.export import onnx_model
-from pipeline.prediction.classifier import Classifier
+from pipeline.use.export import model_formats as exporter
+from pipeline.use.export import onnx_model
+from pipeline.use.prediction.classifier import Classifier
 
 OPTIONS = {"channels": 3, "resize": 40, "crop": 32, "max_mpixels": 100.0, "background": "white"}
 

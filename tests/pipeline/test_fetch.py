@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from projects import digests
 
-from pipeline.errors import RunError, UserError
-from pipeline.files import GIB
-from pipeline.places import fetch as module
-from pipeline.places.fetch import fetch
+from pipeline.base.errors import RunError, UserError
+from pipeline.base.files import GIB
+from pipeline.sources.places import fetch as module
+from pipeline.sources.places.fetch import fetch
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

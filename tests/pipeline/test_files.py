@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from projects import ROOT, environment, run
 
-from pipeline import files
-from pipeline.errors import RunError, UserError
+from pipeline.base import files
+from pipeline.base.errors import RunError, UserError
 from pipeline.store import hdf5
 
 
@@ -29,8 +29,8 @@ def test_no_space_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         import resource
         from pathlib import Path
         import numpy as np, torch
-        from pipeline import files
-        from pipeline.errors import RunError
+        from pipeline.base import files
+        from pipeline.base.errors import RunError
         from pipeline.store import hdf5, models
 
         SIZE = 1 << 20
@@ -72,7 +72,7 @@ def test_what_a_killed_process_left_vanishes_with_the_next_file(tmp_path: Path) 
     code = """
         import os, signal
         from pathlib import Path
-        from pipeline import files
+        from pipeline.base import files
         with files.replacing(Path("a.txt")) as temporary:
             temporary.write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -88,7 +88,7 @@ def test_what_a_killed_process_left_vanishes_with_the_next_file(tmp_path: Path) 
 def test_what_a_living_process_is_writing_stays(tmp_path: Path) -> None:
     code = """
         from pathlib import Path
-        from pipeline import files
+        from pipeline.base import files
         with files.replacing(Path("a.txt")) as temporary:
             temporary.write_text("of the other process")
             print("ready", flush=True)
@@ -114,7 +114,7 @@ def test_processes_that_write_the_same_file_at_once_leave_one_of_theirs(tmp_path
     code = """
         import sys
         from pathlib import Path
-        from pipeline import files
+        from pipeline.base import files
         for _ in range(200):
             files.write_text(Path("a.txt"), sys.argv[1] * 5000)
         """

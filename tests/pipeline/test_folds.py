@@ -20,9 +20,8 @@ from torch import Tensor
 
 from mlnt.method.confident import LabelScores, contradicted
 from mlnt.networks import create_model
-from pipeline import console, files
-from pipeline.errors import UserError
-from pipeline.export import labels as export_labels
+from pipeline.base import console, files
+from pipeline.base.errors import UserError
 from pipeline.paper import gallery
 from pipeline.params.schema import Params
 from pipeline.stages import evaluate
@@ -33,6 +32,7 @@ from pipeline.training import folds
 from pipeline.training import session as session_module
 from pipeline.training.images import image_store
 from pipeline.training.session import Session
+from pipeline.use.export import labels as export_labels
 
 K = 3
 TRAINING = [system.stage for system in DEFAULT]

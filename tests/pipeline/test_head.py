@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from mlnt import networks
 from mlnt.images.statistics import InputStatistics
 from mlnt.networks import create_model, pre_logit_features
-from pipeline.errors import UserError
-from pipeline.export import labels as export_labels
+from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.stages import embed
-from pipeline.start_weights.pretrained import input_statistics
-from pipeline.start_weights.start import started
 from pipeline.store import models, record
 from pipeline.store.dataset import TRAIN, read_dataset
 from pipeline.systems.registry import BY_STAGE, DEFAULT
 from pipeline.training.session import Session
+from pipeline.training.start_weights.pretrained import input_statistics
+from pipeline.training.start_weights.start import started
+from pipeline.use.export import labels as export_labels
 
 EMBEDDINGS = Path("data/embeddings.h5")
 

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from projects import make_params, write_picture
 
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.images.decode import ImageOptions
-from pipeline.places import delimited
 from pipeline.sources import imagefolder
 from pipeline.sources.classes import in_order
 from pipeline.sources.listing import FileOptions
+from pipeline.sources.places import delimited
 from pipeline.sources.same import picture_digest
 from pipeline.stages import download
 from pipeline.store.dataset import TEST, TRAIN, Dataset, read_dataset, write_dataset

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from projects import ROOT, make_params, write_picture
 
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.images.decode import ImageOptions, decode_listed
 from pipeline.sources import listing
 from pipeline.stages import download

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from projects import make_params, write_picture
 
-from pipeline import lists
+from pipeline.base.errors import UserError
 from pipeline.cli import helpers
-from pipeline.errors import UserError
 from pipeline.stages import download, noise
 from pipeline.store.dataset import DECISIONS, SPLITS, Dataset, read_dataset, read_labels
+from pipeline.workspace import lists
 
 
 def write(path: Path, text: str) -> None:

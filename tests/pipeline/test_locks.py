@@ -17,10 +17,10 @@ import pytest
 from projects import make_params, run_stage, write_params, write_picture
 from typer.testing import CliRunner
 
-from pipeline import files, locks
+from pipeline.base import files, locks
+from pipeline.base.errors import UserError
 from pipeline.cli import app
-from pipeline.errors import UserError
-from pipeline.places import archive
+from pipeline.sources.places import archive
 
 MISSING = [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK]
 Deny = Callable[[Path, int], None]
@@ -152,7 +152,7 @@ def test_libraries_do_without_locks_too(tmp_path: Path) -> None:
             env={
                 **os.environ,
                 "LD_PRELOAD": str(tmp_path / "shim.so"),
-                "PYTHONPATH": str(Path(files.__file__).parents[1]),
+                "PYTHONPATH": str(Path(files.__file__).parents[2]),
             },
             capture_output=True,
             text=True,

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from projects import digests, make_params, run_stage, write_picture
 
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.sources import imagefolder, seen
 from pipeline.stages import look
 from pipeline.store.dataset import read_dataset

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from projects import make_params, write_picture
 
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.images.decode import FRAMES, Decoded, ImageOptions, UndecodableError, decode_image
 from pipeline.images.modes import DARK, EXTRA, PLAIN
 from pipeline.stages import download

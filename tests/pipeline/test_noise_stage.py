@@ -18,8 +18,8 @@ from projects import make_params, write_picture
 from mlnt import seeding
 from mlnt.noise import by_image
 from mlnt.noise.matrices import CIFAR10_ASYMMETRIC, CIFAR100_ASYMMETRIC
-from pipeline import files
-from pipeline.errors import RunError, UserError
+from pipeline.base import files
+from pipeline.base.errors import RunError, UserError
 from pipeline.stages import download, noise
 from pipeline.store import record
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset

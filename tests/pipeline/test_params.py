@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from projects import ROOT, default_values
 
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.params.load import MOVED, changed, check, leaves, load
 from pipeline.params.schema import leaf_keys
 from pipeline.params.values import Length

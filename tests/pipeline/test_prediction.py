@@ -19,12 +19,12 @@ from runs import Run
 from typer.testing import CliRunner
 
 from mlnt.networks import create_model
+from pipeline.base.errors import UserError
 from pipeline.cli import app
-from pipeline.errors import UserError
-from pipeline.prediction.predict import predict
 from pipeline.store.dataset import TEST, read_dataset, read_labels
 from pipeline.systems.registry import FINAL
 from pipeline.training.session import Session
+from pipeline.use.prediction.predict import predict
 
 
 def table(path: str = "predictions.csv") -> list[dict[str, str]]:
@@ -38,7 +38,7 @@ def invoke(*arguments: str) -> Any:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    from pipeline import console
+    from pipeline.base import console
 
     lines: list[str] = []
     for name in ("say", "warn", "fail"):

@@ -24,9 +24,9 @@ from typer.testing import CliRunner
 
 from mlnt.training.distributed import Ranks
 from mlnt.training.state import Network
+from pipeline.base.errors import UserError
 from pipeline.before_training.estimate import Estimate
 from pipeline.cli import app
-from pipeline.errors import UserError
 from pipeline.stages import train
 from pipeline.store.record import Record
 from pipeline.store.sizes import Sizes
@@ -178,7 +178,7 @@ ONE_FAILS = """
 import os
 if os.environ.get("RANK") == "1":
     from mlnt.training.loop import Training
-    from pipeline.errors import RunError
+    from pipeline.base.errors import RunError
     def fail(*_):
         raise RunError("this rank alone")
     Training._evaluate = fail

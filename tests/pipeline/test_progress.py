@@ -18,17 +18,17 @@ from projects import ROOT, default_values, digests, make_params, run_stage, writ
 from runs import Run, run_all
 from torch import nn
 
-from pipeline import console, files
+from pipeline.base import console, files
+from pipeline.base.errors import RunError, UserError
 from pipeline.before_training import estimate, timing
 from pipeline.before_training.estimate import Estimate
-from pipeline.errors import RunError, UserError
 from pipeline.paper import grid, history
+from pipeline.paper.sweep.plan import seconds as seconds_of
 from pipeline.params.load import read_yaml
 from pipeline.params.schema import Params
 from pipeline.stages import download
 from pipeline.store.record import Record
 from pipeline.store.sizes import Sizes
-from pipeline.sweep.plan import seconds as seconds_of
 from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
 from pipeline.training import fit
 

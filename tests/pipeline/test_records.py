@@ -13,7 +13,6 @@ import pytest
 import torch
 from projects import ROOT, git, make_params, run_stage, write_picture
 
-from pipeline import prune
 from pipeline.paper.history import Finished, identity_of
 from pipeline.params.load import values_of
 from pipeline.params.schema import Params
@@ -22,6 +21,7 @@ from pipeline.store import checkpoints, code
 from pipeline.store import record as records
 from pipeline.store.record import Record
 from pipeline.systems.registry import BY_STAGE, code_now
+from pipeline.workspace import prune
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def forget() -> None:
     [
         ("mlnt/method/step.py", "# line 14", "# the last line", set()),
         ("mlnt/method/step.py", '"""One training step', '"""A step', set()),
-        ("pipeline/console.py", "warning: ", "beware: ", set()),
+        ("pipeline/base/console.py", "warning: ", "beware: ", set()),
         ("pipeline/params/schema.py", "class Features(Section):", "class Features(Section):\n    more: int", set()),
         ("mlnt/method/step.py", "-rates.meta_lr", "-2 * rates.meta_lr", {"pretrain", "meta1", "control2", "forward"}),
         ("mlnt/baselines/cnn_crf.py", "1e-8", "1e-9", {"cnn_crf"}),

@@ -25,7 +25,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.store import features, hdf5
 from pipeline.store import rows as rows_of_tables
 from pipeline.store.dataset import TRAIN, read_dataset, read_labels

@@ -41,9 +41,9 @@ from mlnt.method.confident import LabelScores, contradicted, issue_threshold
 from mlnt.method.mentor import filter_samples
 from mlnt.networks import PreActResNet, create_model, pre_logit_features
 from mlnt.training.loop import Training
-from pipeline import console, files
+from pipeline.base import console, files
+from pipeline.base.errors import RunError, UserError
 from pipeline.before_training.trial import try_start
-from pipeline.errors import RunError, UserError
 from pipeline.paper import gallery
 from pipeline.params.load import check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
@@ -992,7 +992,7 @@ def test_damaged_names_are_noticed(text: bytes, copied: Run) -> None:
 
 def test_a_filter_that_keeps_little_is_said(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("pipeline.console.warn", said.append)
+    monkeypatch.setattr("pipeline.base.console.warn", said.append)
     run_stage("meta2", copied.params)
     assert said == []
     table = copied.table("reports/label_issues.csv")

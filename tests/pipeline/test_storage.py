@@ -17,8 +17,8 @@ from projects import STAGES, copy_outputs, digests, make_params, run_stage, writ
 
 from mlnt.images.files import FileImages
 from mlnt.images.statistics import input_statistics, statistics_of
-from pipeline import console, files
-from pipeline.errors import RunError, UserError
+from pipeline.base import console, files
+from pipeline.base.errors import RunError, UserError
 from pipeline.images.decode import ImageOptions
 from pipeline.images.files import ImageFiles
 from pipeline.paper import gallery

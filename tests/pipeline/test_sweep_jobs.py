@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from projects import ROOT, default_values, git
 
-from pipeline.errors import RunError, UserError
+from pipeline.base.errors import RunError, UserError
 from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Sweep, values_of
+from pipeline.paper.sweep import executors, remote
+from pipeline.paper.sweep.executors import Local, Slurm, gpus_here, minutes, settings, slot_gpus
+from pipeline.paper.sweep.jobs import jobs, targets
+from pipeline.paper.sweep.run import Where
+from pipeline.paper.sweep.worker import Job, Place
 from pipeline.params.load import read_yaml
-from pipeline.sweep import executors, remote
-from pipeline.sweep.executors import Local, Slurm, gpus_here, minutes, settings, slot_gpus
-from pipeline.sweep.jobs import jobs, targets
-from pipeline.sweep.run import Where
-from pipeline.sweep.worker import Job, Place
 
 BASE, DIGITS = default_values(), read_yaml(ROOT / "presets/digits.yaml")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from projects import ROOT, default_values
 
-from pipeline.errors import UserError
+from pipeline.base.errors import UserError
 from pipeline.paper import gallery, grid, pages, tables
 from pipeline.paper import history as past
 from pipeline.paper import statistics as comparison
@@ -22,11 +22,11 @@ from pipeline.paper.figures import Filtered
 from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, sweep_named, values_of
 from pipeline.paper.history import Finished, identity
 from pipeline.paper.statistics import CROSS_ENTROPY, ROWS, Figure, Row
+from pipeline.paper.sweep.plan import Part, make_plan, only
 from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
 from pipeline.report.numbers import published
 from pipeline.store.record import Record
-from pipeline.sweep.plan import Part, make_plan, only
 from pipeline.systems.registry import chain, sections, stages_before
 
 BASE = default_values()

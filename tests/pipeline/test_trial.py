@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from mlnt import networks
 from mlnt.training import loop
 from mlnt.training.state import TrainState
+from pipeline.base.errors import UserError
 from pipeline.before_training import trial
 from pipeline.before_training.trial import Asked, try_network
-from pipeline.errors import UserError
 
 ASKED = Asked((1, 8, 8), classes=3, meta=True, compiled=True)
 CPU = torch.device("cpu")
@@ -252,7 +252,7 @@ def test_shared_layers_go_through_all_stages_and_a_checkpoint(
             raise SystemExit(143)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.console.Lines.at", stop)
+        patch.setattr("pipeline.base.console.Lines.at", stop)
         with pytest.raises(SystemExit):
             run_stage("meta1", params)
     run_stage("meta1", params)

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from pipeline import signals
+from pipeline.base import signals
 
 
 def test_the_first_signal_waits_with_its_echo_and_a_second_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from test_networks import randomize_
 from torch import Tensor
 
 from mlnt.networks import PreActResNet, create_model, preact_resnet32_narrow, preact_resnet_tiny, reset_
-from pipeline.start_weights.matching import load_matching_
+from pipeline.training.start_weights.matching import load_matching_
 
 
 def started(

@@ -1,0 +1,52 @@
+"""What people name to be predicted: image files, folders with images, CSV files that list some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pipeline.base import console
+from pipeline.base.errors import UserError
+from pipeline.images.decode import EXTENSIONS
+from pipeline.sources import image_list
+from pipeline.sources.imagefolder import BESIDE_IMAGES
+from pipeline.sources.places.folder import contents, first_few, is_hidden, printable
+
+
+def image_files(named: Iterable[str | Path]) -> list[str]:
+    """The paths of all images that are named, each once: as they open from the current folder.
+
+    A file is taken whatever its name, a folder with all in it that ends like an image; of a CSV file the column `path`,
+    relative to it.
+
+    Raises:
+        UserError: something is not there, a folder has no images, or a CSV file cannot be read.
+    """
+    try:
+        return list(dict.fromkeys(path for each in named for path in _of(Path(each))))
+    except UserError as error:
+        raise UserError(str(error).replace("data.root: ", "", 1)) from None
+
+
+def _of(path: Path) -> Iterator[str]:
+    if path.is_dir():
+        yield from _of_folder(path)
+    elif not path.is_file():
+        raise UserError(f"{path}: no such file or folder")
+    elif path.suffix.lower() == ".csv":
+        yield from (str(path.parent / name) for name in image_list.paths(path))
+    else:
+        yield str(path)
+
+
+def _of_folder(folder: Path) -> Iterator[str]:
+    found = [name for name in contents(folder)[0] if not is_hidden(name)]
+    images = [name for name in found if name.lower().endswith(EXTENSIONS)]
+    if others := [name for name in found if not name.lower().endswith((*EXTENSIONS, *BESIDE_IMAGES))]:
+        console.warn(
+            f"{folder}: {len(others)} files are left out, as their names do not end in {' '.join(EXTENSIONS)}: "
+            f"{first_few(map(printable, others))}"
+        )
+    if not images:
+        raise UserError(f"{folder}: no images in it; their names end in {' '.join(EXTENSIONS)}")
+    yield from (str(folder / name) for name in images)

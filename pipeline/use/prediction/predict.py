@@ -1,0 +1,123 @@
+"""`mlnt predict`, and the same as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.base import console, files
+from pipeline.base.errors import UserError
+from pipeline.images.decode import Decoded, UndecodableError
+from pipeline.sources.listing import warn_of_remarks
+from pipeline.sources.places.folder import first_few, is_text, printable
+from pipeline.use.prediction.classifier import Classifier
+from pipeline.use.prediction.inputs import image_files
+
+BATCH = 64
+SHOWN = 10
+"""Predictions of so few images are printed as well."""
+
+
+class Prediction(NamedTuple):
+    """The classes of an image that the model finds most probable, the first one first."""
+
+    path: str
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """
+    Attributes:
+        found: of each image that decodes, in the order that they were named in.
+        skipped: path → why, of the others.
+        remarks: path → what was left out of an image, or is doubtful.
+    """
+
+    found: list[Prediction]
+    skipped: Mapping[str, str]
+    remarks: Mapping[str, tuple[str, ...]]
+
+
+def predict(images: Iterable[str | Path], model: str | Path = "models/meta3", topk: int = 1) -> Predictions:
+    """What a trained model takes images for.
+
+    Args:
+        images: image files, folders with images, CSV files with a column `path`.
+        model: the folder of a trained model, or a copy of it; nothing else is read.
+        topk: classes for each image; all of them, where there are fewer.
+
+    Raises:
+        UserError: there is no model, or something of `images` is not there.
+    """
+    classifier = Classifier.load(model)
+    paths = image_files(images)
+    found: list[Prediction] = []
+    skipped: dict[str, str] = {}
+    remarks: dict[str, tuple[str, ...]] = {}
+    decoded = _decoded(classifier, console.counted(paths, "predict", len(paths)), skipped)
+    while batch := list(islice(decoded, BATCH)):
+        remarks |= {path: image.remarks for path, image in batch if image.remarks}
+        found += _predicted(classifier, batch, topk)
+    return Predictions(found, skipped, remarks)
+
+
+def run(images: Sequence[str | Path], model: Path, topk: int, out: Path) -> bool:
+    """Predict and write the table, in the columns of timm's inference script; returns whether all images decoded.
+
+    Raises:
+        UserError: as `predict`; none of the images decodes; or the table would replace what was named.
+    """
+    if out.exists() and any(Path(each).exists() and out.samefile(each) for each in images):
+        raise UserError(f"--out: {out} is one of the files to predict, and would be replaced; give it another name")
+    predictions = predict(images, model, topk)
+    total = len(predictions.found) + len(predictions.skipped)
+    skipped = first_few(f"{printable(path)} ({why})" for path, why in predictions.skipped.items())
+    if not predictions.found:
+        raise UserError(f"none of {total} images could be read: {skipped}")
+    files.write_csv(out, (_row(each) for each in predictions.found))
+    warn_of_remarks("predict", predictions.remarks, len(predictions.found))
+    if predictions.skipped:
+        console.warn(f"{len(predictions.skipped)} of {total} images could not be read, and are left out: {skipped}")
+    if len(predictions.found) <= SHOWN:
+        for each in predictions.found:
+            pairs = zip(each.labels, each.probabilities, strict=True)
+            console.say(f"{each.path}: {', '.join(f'{label} {value:.1%}' for label, value in pairs)}")
+    console.say(f"predict: {len(predictions.found)} images → {out}")
+    return not predictions.skipped
+
+
+def _row(prediction: Prediction) -> dict[str, Any]:
+    """As timm's script has it with --fullname and --results-separate-col."""
+    if len(prediction.labels) == 1:
+        label, probability = *prediction.labels, *prediction.probabilities
+        return {"filename": prediction.path, "label": label, "prob": probability}
+    labels = {f"label_{i}": label for i, label in enumerate(prediction.labels)}
+    return {"filename": prediction.path} | labels | {f"prob_{i}": p for i, p in enumerate(prediction.probabilities)}
+
+
+def _decoded(classifier: Classifier, paths: Iterable[str], skipped: dict[str, str]) -> Iterator[tuple[str, Decoded]]:
+    """Each image that decodes; the others go into `skipped`, with the reason."""
+    for path in paths:
+        try:
+            if not is_text(path):
+                raise UndecodableError("its name is not UTF-8")
+            with Path(path).open("rb") as file:
+                content = file.read(classifier.options.max_file_bytes + 1)
+            yield path, classifier.decode(content)
+        except (UndecodableError, UserError, OSError) as error:
+            skipped[path] = str(error)
+
+
+def _predicted(classifier: Classifier, batch: Sequence[tuple[str, Decoded]], topk: int) -> Iterator[Prediction]:
+    names = classifier.card.class_names
+    probabilities = classifier.probabilities(np.stack([image.pixels for _, image in batch]))
+    values, classes = probabilities.topk(min(topk, len(names)), dim=1)
+    for (path, _), row, numbers in zip(batch, values.tolist(), classes.tolist(), strict=True):
+        yield Prediction(path, tuple(names[number] for number in numbers), tuple(row))
