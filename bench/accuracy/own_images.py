@@ -1,14 +1,14 @@
-"""cleanlab beside this package: on the embeddings of a run of `model.train: head` whose true labels are known.
+"""cleanlab beside this package, on a run whose true labels are known, in lines of JSON like those of cells.py.
 
     python bench/accuracy/own_images.py FOLDER --cell garments --seed 0 --out results.jsonl
-    python bench/accuracy/own_images.py FOLDER --pred-probs out_of_fold.npz --out results.jsonl
+    python bench/accuracy/own_images.py FOLDER --stage pretrain --out results.jsonl
 
-FOLDER has data/dataset.h5, labels.h5 and embeddings.h5. The labels are those that the run has for training and
-validation, judged are all of them and those for training. Appended is a line of JSON, like those of cells.py: test
-accuracies in percent, of logistic regression on the standardised embeddings (on the given labels, and on the true ones)
-and of CleanLearning around it; and how well wrong labels are found, by cleanlab from its out-of-fold probabilities.
-With --pred-probs, the same from those of another model: an .npz with `rows` of the data set and `pred_probs`
-[len(rows), classes], so that it is method against method.
+FOLDER has what the stages up to embed left, of `model.train: head`. The labels are those that the run has for training
+and validation; judged are all of them and those for training. A line has test accuracies in percent, of logistic
+regression on the standardised embeddings (on the given labels, and on the true ones) and of CleanLearning around it;
+and how well wrong labels are found, by cleanlab from its out-of-fold probabilities.
+With --stage it is method against method: FOLDER has models/STAGE, trained with `train.folds`, whose probabilities of
+the training images are listed by cleanlab's rule and by this package's, out of fold and in sample.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from cleanlab.classification import CleanLearning
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
@@ -33,11 +34,14 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from mlnt.method.confident import LabelScores, issue_threshold
 from mlnt.method.mentor import filter_quality
 from pipeline.base import files
 from pipeline.base.errors import UserError
-from pipeline.store import hdf5
-from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Labels, read_dataset, read_labels
+from pipeline.store import cards, hdf5, models
+from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels
+from pipeline.systems.registry import BY_STAGE
+from pipeline.use.prediction.classifier import Classifier
 
 FOLDS = 5
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -46,22 +50,17 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 Floats = NDArray[np.floating]
 
 
-def read(folder: Path) -> tuple[Labels, Floats]:
-    """The labels of a run, and its embeddings [N, D].
+def embedded(dataset: Dataset) -> Floats:
+    """The embeddings of a run [N, D].
 
     Raises:
-        UserError: a file is missing, damaged or from another run, or the true labels are unknown.
+        UserError: the file is missing, damaged or from another run.
     """
-    os.chdir(folder)
-    dataset = read_dataset()
-    labels = read_labels(dataset)
-    if labels.true_labels is None:
-        raise UserError(f"{folder}: the true labels are unknown; expected injected noise, or a column true_label")
     with hdf5.opened(files.EMBEDDINGS, "embed") as file:
         if "embeddings" not in file:
-            raise UserError(f"{folder}: no embeddings; expected a run of model.train: head")
+            raise UserError(f"{files.EMBEDDINGS}: no embeddings in it; expected a run of model.train: head")
         hdf5.check_origin(file, files.EMBEDDINGS, "dataset", dataset.digest, "embed")
-        return labels, file["embeddings"][:].astype(np.float32)
+        return file["embeddings"][:].astype(np.float32)
 
 
 def regression(C: float) -> LogisticRegression:
@@ -77,27 +76,25 @@ def out_of_fold(x: Floats, given: NDArray[np.int64]) -> tuple[float, Floats]:
     return best, found[best]
 
 
-def judged(labels: Labels, rows: NDArray[np.int64], probs: Floats) -> dict[str, Any]:
-    """What cleanlab makes of out-of-fold probabilities of these samples, over all of them and those for training."""
-    given = labels.labels[rows]
-    wrong = labels.true_labels[rows] != given
-    score = get_label_quality_scores(given, probs, method="self_confidence")
-    listed = find_label_issues(given, probs, n_jobs=1)
+def found(score: Floats, listed: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> dict[str, float]:
+    """How well the low scores, and the listed labels, are the wrong ones."""
+    quality = filter_quality(score, ~listed, wrong)
+    precision, recall = quality.precision, quality.recall
+    values = {
+        "auc": quality.auc,
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall),
+        "false_alarms": float(listed[~wrong].mean()),
+        "wrong": float(wrong.mean()),
+    }
+    return {name: round(value, 4) for name, value in values.items()}
 
-    def over(part: NDArray[np.bool_]) -> dict[str, float]:
-        quality = filter_quality(score[part], ~listed[part], wrong[part])
-        precision, recall = quality.precision, quality.recall
-        values = {
-            "auc": quality.auc,
-            "precision": precision,
-            "recall": recall,
-            "f1": 2 * precision * recall / (precision + recall),
-            "false_alarms": float(listed[part & ~wrong].mean()),
-            "wrong": float(wrong[part].mean()),
-        }
-        return {name: round(value, 4) for name, value in values.items()}
 
-    return {"all": over(np.ones(len(rows), dtype=bool)), "training": over(labels.split[rows] == TRAIN)}
+def by_cleanlab(given: NDArray[np.int64], probs: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """cleanlab's scores of given labels, and which of them it lists."""
+    score: Floats = get_label_quality_scores(given, probs, method="self_confidence")
+    return score, find_label_issues(given, probs, n_jobs=1)
 
 
 def on_embeddings(labels: Labels, embeddings: Floats) -> dict[str, Any]:
@@ -110,25 +107,50 @@ def on_embeddings(labels: Labels, embeddings: Floats) -> dict[str, Any]:
     clean = CleanLearning(regression(C), seed=0, find_label_issues_kwargs={"n_jobs": 1})
     clean.fit(x, given)
     seconds = round(time.perf_counter() - start, 1)
-    result: dict[str, Any] = {"C": C, "seconds": seconds, "issues": judged(labels, rows, probs)}
+    score, listed = by_cleanlab(given, probs)
+    wrong, training = true[rows] != given, labels.split[rows] == TRAIN
+    issues = {
+        "all": found(score, listed, wrong),
+        "training": found(score[training], listed[training], wrong[training]),
+    }
+    result: dict[str, Any] = {"C": C, "seconds": seconds, "issues": issues}
     if len(test):
-        models = {
+        fitted = {
             "regression": regression(C).fit(x, given),
             "clean_learning": clean,
             "regression_on_true_labels": regression(C).fit(x, true[rows]),
         }
         result["test"] = {
-            name: round(100 * float((model.predict(x_test) == true[test]).mean()), 2) for name, model in models.items()
+            name: round(100 * float((model.predict(x_test) == true[test]).mean()), 2) for name, model in fitted.items()
         }
     return result
 
 
-def of_network(labels: Labels, path: Path) -> dict[str, Any]:
-    with np.load(path) as file:
-        rows, probs = file["rows"], file["pred_probs"].astype(np.float64)
-    if len(rows) != len(probs) or not np.isin(labels.split[rows], (TRAIN, VALIDATION)).all():
-        raise UserError(f"{path}: {rows.shape}, {probs.shape}; expected rows for training or validation, and theirs")
-    return judged(labels, rows, probs / probs.sum(axis=1, keepdims=True))
+def of_stage(dataset: Dataset, labels: Labels, stage: str) -> dict[str, Any]:
+    """What both rules make of a stage's probabilities of the training labels.
+
+    Raises:
+        UserError: the stage was not trained, or without folds.
+    """
+    rows = labels.rows(TRAIN)
+    given, wrong = labels.labels[rows], labels.true_labels[rows] != labels.labels[rows]
+    model = Classifier.load(cards.folder(stage))
+    if not model.card.folds:
+        raise UserError(f"{model.folder}: trained without folds; expected train.folds: 2 or more")
+    parts = np.array_split(rows, -(-len(rows) // 512))
+    views = {
+        "out of fold": models.load_tensors(models.out_of_fold_file(stage))["probabilities"],
+        "in sample": torch.cat([model.probabilities(dataset.images[part]) for part in parts]),
+    }
+    result = {}
+    for name, probs in views.items():
+        scores, target = LabelScores.of(probs, torch.from_numpy(given)), torch.from_numpy(given)
+        listed = scores.given <= issue_threshold(target, scores, probs.shape[1])
+        result[name] = {
+            "mlnt": found(scores.given.numpy(), listed.numpy(), wrong),
+            "cleanlab": found(*by_cleanlab(given, probs.double().numpy()), wrong),
+        }
+    return result
 
 
 def main() -> None:
@@ -136,17 +158,22 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cell", help="the name of the cell; the folder's where it is left out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pred-probs", type=Path, help="out-of-fold probabilities of another model")
+    parser.add_argument("--stage", choices=list(BY_STAGE), help="judge by its networks instead of by the embeddings")
     parser.add_argument("--out", type=Path, required=True, help="JSON, a line each; appended to")
     arguments = parser.parse_args()
-    out, pred_probs = arguments.out.resolve(), arguments.pred_probs and arguments.pred_probs.resolve()
-    labels, embeddings = read(arguments.folder)
+    out = arguments.out.resolve()
+    line = {"cell": arguments.cell or arguments.folder.resolve().name, "seed": arguments.seed}
+    os.chdir(arguments.folder)
+    dataset = read_dataset()
+    labels = read_labels(dataset)
+    if labels.true_labels is None:
+        raise UserError("the true labels are unknown; expected injected noise, or a column true_label")
     warnings.simplefilter("ignore", ConvergenceWarning)  # 300 steps are what is asked for
-    line = {"cell": arguments.cell or arguments.folder.resolve().name, "seed": arguments.seed, "stage": "cleanlab"}
     with threadpool_limits(1):  # on cores that others use, two threads took sixty times as long
-        line |= on_embeddings(labels, embeddings)
-    if pred_probs is not None:
-        line["issues_of_network"] = of_network(labels, pred_probs)
+        if arguments.stage:
+            line |= {"stage": arguments.stage, "issues": of_stage(dataset, labels, arguments.stage)}
+        else:
+            line |= {"stage": "cleanlab", **on_embeddings(labels, embedded(dataset))}
     print(json.dumps(line, indent=2))
     with out.open("a", encoding="utf-8") as file:
         print(json.dumps(line), file=file)
