@@ -13,12 +13,12 @@ from PIL import Image
 from mlnt.method.step import MLNTStep
 from mlnt.training.loop import MODELS
 from pipeline.base import files
-from pipeline.images.decode import ImageOptions
-from pipeline.images.files import ImageFiles
+from pipeline.decoding.decode import ImageOptions
+from pipeline.decoding.image_files import ImageFiles
 from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params
 from pipeline.sources import imagefolder
-from pipeline.sources.listing import FileOptions
+from pipeline.sources.labelled_files import FileOptions
 from pipeline.stages import noise
 from pipeline.store import cards, models
 from pipeline.store.dataset import (
@@ -34,8 +34,8 @@ from pipeline.store.dataset import (
 )
 from pipeline.systems.mlnt import step_options
 from pipeline.systems.registry import DEFAULT
-from pipeline.training.plan import Plan
 from pipeline.training.session import Session
+from pipeline.training.system import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 14

@@ -26,13 +26,13 @@ from mlnt.networks import create_model
 from mlnt.training.evaluation import predict_logits
 from mlnt.training.state import Network
 from pipeline.base import files
-from pipeline.images.files import ImageFiles
+from pipeline.decoding.image_files import ImageFiles
 from pipeline.stages import download, evaluate, noise, report
 from pipeline.store.dataset import TRAIN, Dataset, Labels, read_dataset, write_dataset
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.systems.mlnt import MLNT, step_options
-from pipeline.training.plan import Plan
 from pipeline.training.session import Session
+from pipeline.training.system import Plan
 
 Row = dict[str, Any]
 

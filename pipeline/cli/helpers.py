@@ -51,7 +51,7 @@ def list_images(
     That file is what `mlnt init --images` and data.root take. No image is copied.
     """
     with reported(debug):
-        from pipeline.workspace import lists as helper
+        from pipeline.workspace import known_datasets as helper
 
         console.say(helper.run(name, folder, out))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
-from pipeline.paper import figures, gallery, history, pages
+from pipeline.paper import figure7, figures, history, pages
 from pipeline.paper.grid import PARAMS, SWEEPS, SYSTEM_TABLES, Sweep, Values, read_bases, source_of, sweep_named
 from pipeline.paper.pages import CHOICES, Cell, Section, SystemTable
 from pipeline.paper.statistics import (
@@ -96,7 +96,7 @@ def _figure7(base: Values, chosen: Values, preset: str) -> Section | None:
         console.say("figure7: left out; models/ has no finished run of params.yaml (`dvc repro` makes one)")
         return None
     try:
-        images = gallery.filtered(current)
+        images = figure7.filtered(current)
     except UserError as error:
         console.say(f"figure7: left out ({error})")
         return None

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.base import files
-from pipeline.report.rows import decided, metrics_of, percent, rows
+from pipeline.report.results import decided, metrics_of, percent, rows
 from pipeline.systems.registry import GROUPS
 
 

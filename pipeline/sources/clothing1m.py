@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.base import console
 from pipeline.base.errors import UserError
-from pipeline.sources.listing import FileOptions, Sample, load_listing, look_at_listing
+from pipeline.sources.labelled_files import FileOptions, Sample, load_files, look_at_files
 from pipeline.sources.places.folder import file_type, first_few, is_inside, printable, repeated
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset
 from pipeline.store.sizes import Sizes
@@ -28,14 +28,14 @@ def load(root: Path, options: FileOptions) -> Dataset:
     """The paper's split: noisy training images, clean validation and test images; the clean training set is unused.
 
     Raises:
-            UserError: what `_samples` or `load_listing` finds, such as keys without files.
+            UserError: what `_samples` or `load_files` finds, such as keys without files.
     """
-    return load_listing(_samples(root), root, options, "clothing1m", CLASS_NAMES)
+    return load_files(_samples(root), root, options, "clothing1m", CLASS_NAMES)
 
 
 def look(root: Path, options: FileOptions) -> Sizes:
     """What `load` would give, from the lists and one image."""
-    return look_at_listing(_samples(root), root, options)
+    return look_at_files(_samples(root), root, options)
 
 
 def _samples(root: Path) -> list[Sample]:

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.base import console
 from pipeline.base.errors import UserError
-from pipeline.images.decode import EXTENSIONS
-from pipeline.sources.image_list import folder_of, read_table
-from pipeline.sources.listing import SPLIT_NAMES, FileOptions, Sample, load_listing, look_at_listing
+from pipeline.decoding.decode import EXTENSIONS
+from pipeline.sources.csv_list import folder_of, read_table
+from pipeline.sources.labelled_files import SPLIT_NAMES, FileOptions, Sample, load_files, look_at_files
 from pipeline.sources.places.folder import contents, file_type, first_few, is_hidden, is_text, printable
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.store.sizes import Sizes
@@ -32,16 +32,16 @@ def load(root: Path, options: FileOptions) -> Dataset:
         root: the folder, or the .csv file.
 
     Raises:
-        UserError: `listed` or `load_listing` fails.
+        UserError: `listed` or `load_files` fails.
     """
     folder, samples = listed(root)
-    return load_listing(_numbered(samples), folder, options, "imagefolder")
+    return load_files(_numbered(samples), folder, options, "imagefolder")
 
 
 def look(root: Path, options: FileOptions) -> Sizes:
     """What `load` would give, from the names of the files and one of them."""
     folder, samples = listed(root)
-    return look_at_listing(samples, folder, options)
+    return look_at_files(samples, folder, options)
 
 
 def listed(root: Path) -> tuple[Path, list[Sample]]:

@@ -18,7 +18,7 @@ from mlnt.images import worker
 from mlnt.images.statistics import PixelSums
 from pipeline.base import console
 from pipeline.base.errors import RunError
-from pipeline.images.decode import ImageOptions, UndecodableError, decode_listed, different_sizes
+from pipeline.decoding.decode import ImageOptions, UndecodableError, decode_listed, different_sizes
 from pipeline.sources.places.folder import read_start
 from pipeline.sources.same import picture_digest
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from pipeline.base import files
 from pipeline.base.errors import UserError
 from pipeline.base.files import GIB
-from pipeline.images.decode import ImageOptions
+from pipeline.decoding.decode import ImageOptions
 from pipeline.params.load import values_of
 from pipeline.params.schema import Data, Params, Run
 from pipeline.sources import cifar, clothing1m, digits, imagefolder
+from pipeline.sources.labelled_files import FileOptions
 from pipeline.sources.limit import limit_dataset
-from pipeline.sources.listing import FileOptions
 from pipeline.sources.places.archive import unpack
 from pipeline.sources.places.fetch import fetch
 from pipeline.sources.places.folder import file_type

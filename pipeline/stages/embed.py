@@ -66,7 +66,7 @@ def _embed(params: Params, own: Mapping[str, Any], ranks: Ranks) -> str:
     from pipeline.store import embeddings
     from pipeline.store.dataset import TRAIN, read_dataset
     from pipeline.training.device import place, prepare
-    from pipeline.training.images import image_store
+    from pipeline.training.image_store import image_store
     from pipeline.training.processes import opened, require_same
     from pipeline.training.start_weights.pretrained import repository
     from pipeline.training.start_weights.start import identity, start_digest, started

@@ -61,7 +61,7 @@ def _extract(params: Params, own: Mapping[str, Any]) -> str:
     from pipeline.store import features
     from pipeline.training.build import load_best
     from pipeline.training.device import prepare
-    from pipeline.training.images import image_store
+    from pipeline.training.image_store import image_store
     from pipeline.training.processes import joined, progress, require_same
 
     with joined(params, processes(params)) as ranks:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
-from pipeline.report import figures, gallery, review, rows
+from pipeline.report import figures, gallery, results, review
 from pipeline.report.pictures import pixelated
 from pipeline.report.votes import Vote, votes
 from pipeline.store.dataset import SPLITS, TRAIN, Dataset, Labels, read_dataset, read_labels
@@ -35,7 +35,7 @@ def run(params: Params, group: GroupName | None = None) -> str:
     labels = read_labels(dataset)
     metrics = files.read_json(files.EVALUATION)
     beside = None if group is None else GROUPS[group]
-    others = {} if beside is None else rows.metrics_of(beside)
+    others = {} if beside is None else results.metrics_of(beside)
     noise = files.read_json(files.METRICS / "noise.json")
     issues = _issues(params.report.gallery)
     doubtful = _doubtful(params.report.review, labels) if beside is None else None
@@ -45,7 +45,7 @@ def run(params: Params, group: GroupName | None = None) -> str:
     known = labels.true_labels is not None
     clothing = dataset.source == "clothing1m"
     comparable = clothing or (known and dataset.true_labels is None)  # noise.kind says how they were made
-    paper = rows.paper_column(dataset.source, params.noise.kind, params.noise.rate) if comparable else {}
+    paper = results.paper_column(dataset.source, params.noise.kind, params.noise.rate) if comparable else {}
     final = metrics[FINAL.name]
     threshold = final["label_issues"]["threshold"]
     templates = environment()
@@ -54,12 +54,12 @@ def run(params: Params, group: GroupName | None = None) -> str:
         dataset=dataset,
         shape=dataset.images.shape[1:],
         noise=noise,
-        decided=rows.decided(noise),
+        decided=results.decided(noise),
         metrics=metrics,
-        rows=rows.rows({**metrics, **others}, paper),
+        rows=results.rows({**metrics, **others}, paper),
         known=known,
         paper=f"paper, {'Clothing1M' if clothing else 'CIFAR-10'}" if paper else "",
-        percent=rows.percent,
+        percent=results.percent,
         curves=figures.progress_curves(files.PLOTS, params.train.epochs, list(others)),
         matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names)),
         confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from mlnt.images.statistics import PixelSums
 from pipeline.base import files
-from pipeline.images.decode import ImageOptions
-from pipeline.images.files import FileDecoder, ImageFiles
+from pipeline.decoding.decode import ImageOptions
+from pipeline.decoding.image_files import FileDecoder, ImageFiles
 from pipeline.store import hdf5
-from pipeline.store.images import StoredImages
+from pipeline.store.stored_images import StoredImages
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = ("train", "validation", "test")

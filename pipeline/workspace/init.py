@@ -23,7 +23,7 @@ from pipeline.params import presets
 from pipeline.params.load import changed, load
 from pipeline.sources.places.folder import file_type
 from pipeline.training.start_weights.pretrained import weights_file
-from pipeline.workspace import layout, outlook, pictures, place, repository
+from pipeline.workspace import layout, outlook, place, repository, survey
 
 PRESET = "imagefolder-quick"
 OTHER = "imagefolder"
@@ -90,7 +90,7 @@ def _params(before: Mapping[str, str], images: Path, root: str, out: Console) ->
                 )
             _say(out, f"{images}: an archive; what is in it is seen when stage download unpacks it")
         else:
-            counts = pictures.look(images, defaults["data"]["max_image_mpixels"], out)
+            counts = survey.survey(images, defaults["data"]["max_image_mpixels"], out)
             changes |= _batch_size(counts, preset)
     except UserError as error:
         raise UserError(str(error).replace("data.root", "--images", 1)) from None

@@ -15,7 +15,7 @@ from clothing import make_clothing
 from projects import ROOT, STAGES, edit_params, run_stage
 from safetensors.torch import save_file
 
-from pipeline.images.files import ImageFiles
+from pipeline.decoding.image_files import ImageFiles
 from pipeline.params import presets
 from pipeline.params.load import load
 from pipeline.params.schema import Params

@@ -22,7 +22,7 @@ from mlnt.method.confident import LabelScores, contradicted
 from mlnt.networks import create_model
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
-from pipeline.paper import gallery
+from pipeline.paper import figure7
 from pipeline.params.schema import Params
 from pipeline.stages import evaluate
 from pipeline.store import models
@@ -30,7 +30,7 @@ from pipeline.store.dataset import DECISIONS, DROPPED, TRAIN, read_dataset, read
 from pipeline.systems.registry import BY_STAGE, DEFAULT, FINAL, GROUPS
 from pipeline.training import folds
 from pipeline.training import session as session_module
-from pipeline.training.images import image_store
+from pipeline.training.image_store import image_store
 from pipeline.training.session import Session
 from pipeline.use.export import labels as export_labels
 
@@ -338,11 +338,11 @@ def test_label_issues_are_judged_out_of_fold(copied: Run) -> None:
 
 
 def test_the_gallery_and_what_cleanlab_gets_are_out_of_fold(copied: Run) -> None:
-    shown = gallery.filtered(copied.params)
+    shown = figure7.filtered(copied.params)
     labels, _ = train_labels()
     scores = of_given(table("meta2")["probabilities"], labels)
     passed_over = scores <= copied.params.filter.tau
-    assert len(shown) == min(gallery.COUNT, int(passed_over.sum()))
+    assert len(shown) == min(figure7.COUNT, int(passed_over.sum()))
     assert {entry.given_score for entry in shown} <= set(scores[passed_over].tolist())
     export_labels.run(copied.params, "cleanlab", "review", False, Path("out"))
     found = np.load("out/cleanlab.npz")

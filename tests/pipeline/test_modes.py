@@ -15,8 +15,8 @@ from PIL import Image, ImageCms
 from projects import make_params, write_picture
 
 from pipeline.base.errors import UserError
-from pipeline.images.decode import FRAMES, Decoded, ImageOptions, UndecodableError, decode_image
-from pipeline.images.modes import DARK, EXTRA, PLAIN
+from pipeline.decoding.decode import FRAMES, Decoded, ImageOptions, UndecodableError, decode_image
+from pipeline.decoding.modes import DARK, EXTRA, PLAIN
 from pipeline.stages import download
 from pipeline.store.dataset import Dataset, read_dataset
 

@@ -23,7 +23,7 @@ from pipeline.base.errors import RunError, UserError
 from pipeline.stages import download, noise
 from pipeline.store import record
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset
-from pipeline.store.images import StoredImages
+from pipeline.store.stored_images import StoredImages
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 WHOLE = {"data__limit": None, "data__limit_test": None}

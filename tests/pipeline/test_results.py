@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.report.rows import paper_column
+from pipeline.report.results import paper_column
 
 
 @pytest.mark.parametrize(

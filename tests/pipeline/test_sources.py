@@ -19,10 +19,10 @@ from projects import digests, make_params, write_picture
 from pipeline.base import files
 from pipeline.base.errors import UserError
 from pipeline.base.files import GIB
-from pipeline.images.decode import ImageOptions
+from pipeline.decoding.decode import ImageOptions
 from pipeline.sources import clothing1m, digits, imagefolder, seen
+from pipeline.sources.labelled_files import FileOptions
 from pipeline.sources.limit import limited_rows
-from pipeline.sources.listing import FileOptions
 from pipeline.sources.places.archive import unpack
 from pipeline.stages import download
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset, read_dataset

@@ -44,7 +44,7 @@ from mlnt.training.loop import Training
 from pipeline.base import console, files
 from pipeline.base.errors import RunError, UserError
 from pipeline.before_training.trial import try_start
-from pipeline.paper import gallery
+from pipeline.paper import figure7
 from pipeline.params.load import check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
 from pipeline.report import figures
@@ -60,7 +60,7 @@ from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT, FINAL
 from pipeline.training.build import fresh_network, load_best
 from pipeline.training.device import require_compiler
 from pipeline.training.filtering import kept_by
-from pipeline.training.images import image_store
+from pipeline.training.image_store import image_store
 from pipeline.training.session import Session
 
 TRAINING = [system.stage for system in DEFAULT]
@@ -73,9 +73,9 @@ CHOICES = ("best", "last")
 
 def test_the_gallery_shows_what_the_mentor_filters_out_the_surest_first(copied: Run) -> None:
     """Figure 7."""
-    found = gallery.filtered(make_params(filter__tau=0.1))
+    found = figure7.filtered(make_params(filter__tau=0.1))
     assert found
-    assert len(found) <= gallery.COUNT
+    assert len(found) <= figure7.COUNT
     assert all(entry.given_score <= 0.1 < entry.predicted_score for entry in found)
     scores = [entry.predicted_score for entry in found]
     assert scores == sorted(scores, reverse=True)

@@ -19,15 +19,15 @@ from mlnt.images.files import FileImages
 from mlnt.images.statistics import input_statistics, statistics_of
 from pipeline.base import console, files
 from pipeline.base.errors import RunError, UserError
-from pipeline.images.decode import ImageOptions
-from pipeline.images.files import ImageFiles
-from pipeline.paper import gallery
+from pipeline.decoding.decode import ImageOptions
+from pipeline.decoding.image_files import ImageFiles
+from pipeline.paper import figure7
 from pipeline.sources import imagefolder
-from pipeline.sources.listing import FileOptions
+from pipeline.sources.labelled_files import FileOptions
 from pipeline.stages import download
 from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset
 from pipeline.store.features import write_features
-from pipeline.training.images import image_store
+from pipeline.training.image_store import image_store
 
 MODES = ("RGB", "L", "RGBA", "P", "LA", "1")
 
@@ -334,13 +334,13 @@ def test_the_gallery_of_figure_7_reads_files(
 ) -> None:
     copy_outputs(in_memory, tmp_path)
     monkeypatch.chdir(tmp_path)
-    expected = gallery.filtered(own(photos, filter__tau=0.99))
+    expected = figure7.filtered(own(photos, filter__tau=0.99))
     assert expected
     params = own(photos, data__storage="files", filter__tau=0.99)
     for stage in STAGES:
         if stage not in ("evaluate", "report"):
             run_stage(stage, params.model_copy(update={"filter": own(photos).filter}))
-    found = gallery.filtered(params)
+    found = figure7.filtered(params)
     assert [entry.given_score for entry in found] == [entry.given_score for entry in expected]
     assert all(np.array_equal(a.image, b.image) for a, b in zip(found, expected, strict=True))
 

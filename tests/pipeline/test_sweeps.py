@@ -15,7 +15,7 @@ import pytest
 from projects import ROOT, default_values
 
 from pipeline.base.errors import UserError
-from pipeline.paper import gallery, grid, pages, tables
+from pipeline.paper import figure7, grid, pages, tables
 from pipeline.paper import history as past
 from pipeline.paper import statistics as comparison
 from pipeline.paper.figures import Filtered
@@ -399,7 +399,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(past, "belongs_here", lambda stage, values: stage == "meta2")
     image = np.zeros((1, 8, 8), dtype=np.uint8)
     pictures = [Filtered(image, "3", 0.01, "<8>", 0.97, "<8>"), Filtered(image, "1", 0.02, "7", 0.9, "2")]
-    monkeypatch.setattr(gallery, "filtered", lambda params: pictures)
+    monkeypatch.setattr(figure7, "filtered", lambda params: pictures)
     tables.run("digits", tmp_path / "out")
     return tmp_path
 
@@ -463,7 +463,7 @@ def test_figure_7_is_left_out_where_the_run_has_other_data(
     cell = SWEEPS["table1"].cells[0]
     monkeypatch.setattr(past, "finished", lambda: [experiment(cell, 0, preset=chosen, preset_name="cifar100")])
     monkeypatch.setattr(past, "belongs_here", lambda *_: True)
-    monkeypatch.setattr(gallery, "filtered", lambda _: [Filtered(np.zeros((1, 8, 8), np.uint8), "3", 0.0, "8", 1, "8")])
+    monkeypatch.setattr(figure7, "filtered", lambda _: [Filtered(np.zeros((1, 8, 8), np.uint8), "3", 0.0, "8", 1, "8")])
     tables.run("cifar100", tmp_path)
     assert not list(tmp_path.glob("figure7*"))
     assert "figure7: left out" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from mlnt.images.statistics import InputStatistics
 from mlnt.networks import create_model
 from pipeline.base import files
 from pipeline.base.errors import UserError
-from pipeline.images.decode import Decoded, ImageOptions, decode_image
+from pipeline.decoding.decode import Decoded, ImageOptions, decode_image
 from pipeline.store import cards, models
 from pipeline.systems.registry import BY_STAGE
 

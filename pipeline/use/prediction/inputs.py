@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline.base import console
 from pipeline.base.errors import UserError
-from pipeline.images.decode import EXTENSIONS
-from pipeline.sources import image_list
+from pipeline.decoding.decode import EXTENSIONS
+from pipeline.sources import csv_list
 from pipeline.sources.imagefolder import BESIDE_IMAGES
 from pipeline.sources.places.folder import contents, first_few, is_hidden, printable
 
@@ -34,7 +34,7 @@ def _of(path: Path) -> Iterator[str]:
     elif not path.is_file():
         raise UserError(f"{path}: no such file or folder")
     elif path.suffix.lower() == ".csv":
-        yield from (str(path.parent / name) for name in image_list.paths(path))
+        yield from (str(path.parent / name) for name in csv_list.paths(path))
     else:
         yield str(path)
 

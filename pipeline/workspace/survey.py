@@ -14,10 +14,10 @@ from rich.table import Table
 
 from pipeline.base import console
 from pipeline.base.files import GIB
-from pipeline.images.decode import UndecodableError, size_by_header
+from pipeline.decoding.decode import UndecodableError, size_by_header
 from pipeline.sources.classes import warn_of_alike
 from pipeline.sources.imagefolder import listed
-from pipeline.sources.listing import Sample, classes_of
+from pipeline.sources.labelled_files import Sample, classes_of
 from pipeline.sources.places.folder import first_few, printable, readable
 from pipeline.sources.same import same_pictures
 from pipeline.store.dataset import SPLITS, TRAIN
@@ -31,7 +31,7 @@ FEW = 10
 """A class of fewer training images is pointed at."""
 
 
-def look(root: Path, max_mpixels: float, out: Console) -> dict[str, int]:
+def survey(root: Path, max_mpixels: float, out: Console) -> dict[str, int]:
     """Print what is there; returns the number of images of each split.
 
     Raises:

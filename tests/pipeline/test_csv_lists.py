@@ -13,10 +13,10 @@ from PIL import Image
 from projects import make_params, write_picture
 
 from pipeline.base.errors import UserError
-from pipeline.images.decode import ImageOptions
+from pipeline.decoding.decode import ImageOptions
 from pipeline.sources import imagefolder
 from pipeline.sources.classes import in_order
-from pipeline.sources.listing import FileOptions
+from pipeline.sources.labelled_files import FileOptions
 from pipeline.sources.places import delimited
 from pipeline.sources.same import picture_digest
 from pipeline.stages import download

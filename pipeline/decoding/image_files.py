@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlnt.images.statistics import PixelSums
 from pipeline.base import files
 from pipeline.base.errors import UserError
-from pipeline.images.decode import ImageOptions, UndecodableError, decode_image
+from pipeline.decoding.decode import ImageOptions, UndecodableError, decode_image
 
 
 class ImageFile(NamedTuple):

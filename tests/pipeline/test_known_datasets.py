@@ -16,7 +16,7 @@ from pipeline.base.errors import UserError
 from pipeline.cli import helpers
 from pipeline.stages import download, noise
 from pipeline.store.dataset import DECISIONS, SPLITS, Dataset, read_dataset, read_labels
-from pipeline.workspace import lists
+from pipeline.workspace import known_datasets
 
 
 def write(path: Path, text: str) -> None:
@@ -130,7 +130,7 @@ def name(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_every_layout_is_listed_and_read(name: str, tmp_path: Path, project: Path) -> None:
-    said = lists.run(name, tmp_path / "data", None)
+    said = known_datasets.run(name, tmp_path / "data", None)
     dataset = read(tmp_path / "data/labels.csv")
     assert of(dataset) == EXPECTED[name]
     assert dataset.class_names == sorted(dataset.class_names)
@@ -138,7 +138,7 @@ def test_every_layout_is_listed_and_read(name: str, tmp_path: Path, project: Pat
 
 
 def test_the_list_may_lie_elsewhere(name: str, tmp_path: Path, project: Path) -> None:
-    lists.run(name, tmp_path / "data", Path("lists/all.csv"))
+    known_datasets.run(name, tmp_path / "data", Path("lists/all.csv"))
     there = of(read(Path("lists/all.csv")))
     found = {
         part: {Path("lists", path).resolve(): label for path, label in each.items()} for part, each in there.items()
@@ -151,7 +151,7 @@ def test_the_list_may_lie_elsewhere(name: str, tmp_path: Path, project: Path) ->
 
 def test_what_was_verified_are_decisions(tmp_path: Path, project: Path) -> None:
     food101n(tmp_path)
-    lists.run("food101n", tmp_path, None)
+    known_datasets.run("food101n", tmp_path, None)
     dataset = read(tmp_path / "labels.csv")
     own = {"noise__kind": "none", "noise__corrections": str(tmp_path / "labels-verified.csv")}
     noise.run(make_params(data__source="imagefolder", data__root=str(tmp_path / "labels.csv"), **own))
@@ -162,26 +162,26 @@ def test_what_was_verified_are_decisions(tmp_path: Path, project: Path) -> None:
 
 
 def test_the_command_has_all_of_them() -> None:
-    assert set(get_args(get_type_hints(helpers.list_images)["name"])) == set(lists.LAYOUTS) == set(MAKE)
+    assert set(get_args(get_type_hints(helpers.list_images)["name"])) == set(known_datasets.LAYOUTS) == set(MAKE)
 
 
 def refused(name: str, folder: Path, expected: str) -> None:
     before = sorted(folder.rglob("*"))
     with pytest.raises(UserError, match=expected) as caught:
-        lists.run(name, folder, None)
+        known_datasets.run(name, folder, None)
     assert "\n" not in str(caught.value)
     assert sorted(folder.rglob("*")) == before
 
 
 def test_another_folder_is_told_what_is_missing(name: str, tmp_path: Path) -> None:
-    for need in lists.LAYOUTS[name].needs:
+    for need in known_datasets.LAYOUTS[name].needs:
         moved = (tmp_path / "data" / need).rename(tmp_path / "moved")
         refused(name, tmp_path / "data", f"^mlnt list: .*no {need} in it; expected .* as its owners hand it out")
         moved.rename(tmp_path / "data" / need)
 
 
 def test_a_list_that_is_there_stays(name: str, tmp_path: Path) -> None:
-    lists.run(name, tmp_path / "data", None)
+    known_datasets.run(name, tmp_path / "data", None)
     refused(name, tmp_path / "data", "labels.csv is there already")
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pipeline.base import console
 from pipeline.base.errors import UserError
 from pipeline.base.files import GIB
-from pipeline.images.decode import ImageOptions, UndecodableError, decode_listed, different_sizes
-from pipeline.images.files import FileDecoder, ImageFiles
+from pipeline.decoding.decode import ImageOptions, UndecodableError, decode_listed, different_sizes
+from pipeline.decoding.image_files import FileDecoder, ImageFiles
 from pipeline.sources.classes import in_order, warn_of_alike
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.places.folder import first_few, printable, read_start, require
@@ -50,7 +50,7 @@ class FileOptions(NamedTuple):
     workers: int
 
 
-def load_listing(
+def load_files(
     samples: Sequence[Sample],
     root: Path,
     options: FileOptions,
@@ -125,8 +125,8 @@ def classes_of(samples: Iterable[Sample], class_names: Sequence[str] | None = No
 Digests = NDArray[np.uint64]
 
 
-def look_at_listing(samples: Sequence[Sample], root: Path, options: FileOptions) -> Sizes:
-    """What `load_listing` would give: counts after `data.limit`, and the shape of the first image.
+def look_at_files(samples: Sequence[Sample], root: Path, options: FileOptions) -> Sizes:
+    """What `load_files` would give: counts after `data.limit`, and the shape of the first image.
 
     Raises:
         UserError: it cannot be read, or does not decode.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mlnt.images.batches import ImageStore, MemoryImages
 from mlnt.images.statistics import InputStatistics, PixelSums, statistics_of
 from pipeline.base.errors import RunError
-from pipeline.images.files import ImageFiles
+from pipeline.decoding.image_files import ImageFiles
 from pipeline.params.schema import Params
 from pipeline.store.dataset import Dataset
 from pipeline.training.start_weights import pretrained

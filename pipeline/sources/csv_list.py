@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
-from pipeline.sources.listing import SPLIT_NAMES, Sample
+from pipeline.sources.labelled_files import SPLIT_NAMES, Sample
 from pipeline.sources.places import delimited
 from pipeline.sources.places.folder import file_type, first_few, printable
 
