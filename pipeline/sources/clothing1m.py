@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pipeline.base import console
 from pipeline.base.errors import UserError
-from pipeline.sources.labelled_files import FileOptions, Sample, load_files, look_at_files
+from pipeline.sources.labelled_files import FileOptions, load_files, look_at_files
 from pipeline.sources.places.folder import file_type, first_few, is_inside, printable, repeated
+from pipeline.sources.sample import Sample
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset
 from pipeline.store.sizes import Sizes
 
@@ -28,7 +29,7 @@ def load(root: Path, options: FileOptions) -> Dataset:
     """The paper's split: noisy training images, clean validation and test images; the clean training set is unused.
 
     Raises:
-            UserError: what `_samples` or `load_files` finds, such as keys without files.
+        UserError: what `_samples` or `load_files` finds, such as keys without files.
     """
     return load_files(_samples(root), root, options, "clothing1m", CLASS_NAMES)
 

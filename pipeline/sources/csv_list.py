@@ -9,45 +9,38 @@ from pathlib import Path
 
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
-from pipeline.sources.labelled_files import SPLIT_NAMES, Sample
 from pipeline.sources.places import delimited
 from pipeline.sources.places.folder import file_type, first_few, printable
+from pipeline.sources.sample import SPLIT_NAMES, Sample
 
 
-def read_table(path: Path) -> list[Sample]:
+def read_table(path: Path) -> tuple[Path, list[Sample]]:
     """As `rows`, without those that list a file again under the same labels and split, of which it warns.
 
     Raises:
         UserError: as `rows`.
     """
-    return _once(path, rows(path))
+    folder, samples = rows(path)
+    return folder, _once(path, folder, samples)
 
 
-def rows(path: Path) -> list[Sample]:
-    """The rows of a CSV file, as `delimited.rows` reads it.
+def rows(path: Path) -> tuple[Path, list[Sample]]:
+    """The rows of a CSV file, as `delimited.rows` reads it, and the folder that their paths start at: its own, or the
+    project's one as `files.holding` says, since git may know the list and not the images.
 
     Raises:
         UserError: as `delimited.rows`, or no file, or a row that names no file, class or split, or no true label where
             others do.
     """
-    samples = list(_samples(path, folder_of(path)))
+    folder = files.holding(path.parent, (row["path"] for _, row in _rows(path, ("path",), ())))
+    samples = list(_samples(path, folder))
     without = [sample.path for sample in samples if sample.true_label is None]
     if 0 < len(without) < len(samples):
         raise UserError(
             f"data.root: {path}: {len(without)} of {len(samples)} rows have no true_label: "
             f"{first_few(map(printable, without))}; expected one in every row, or in none"
         )
-    return samples
-
-
-def folder_of(path: Path) -> Path:
-    """The folder that the paths in a CSV file start at: its own, or the project's one as `files.holding` says, since
-    git may know the list and not the images.
-
-    Raises:
-        UserError: as `_rows`.
-    """
-    return files.holding(path.parent, (row["path"] for _, row in _rows(path, ("path",), ())))
+    return folder, samples
 
 
 def paths(path: Path) -> list[str]:
@@ -89,12 +82,12 @@ def _existing(path: Path, folder: Path, line: int, row: dict[str, str]) -> str:
     return row["path"]
 
 
-def _once(path: Path, samples: list[Sample]) -> list[Sample]:
+def _once(path: Path, folder: Path, samples: list[Sample]) -> list[Sample]:
     """Without those that come again; another label or split for the same file stays, to be found among equal images."""
     known: set[tuple[str, str | None, int, str]] = set()
     again: list[str] = []
     left: list[Sample] = []
-    for sample, place in zip(samples, _places(folder_of(path), samples), strict=True):
+    for sample, place in zip(samples, _places(folder, samples), strict=True):
         if (entry := (sample.label, sample.true_label, sample.split, place)) in known:
             again.append(sample.path)
         else:

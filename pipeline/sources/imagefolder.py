@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 from pipeline.base import console
 from pipeline.base.errors import UserError
 from pipeline.decoding.decode import EXTENSIONS
-from pipeline.sources.csv_list import folder_of, read_table
-from pipeline.sources.labelled_files import SPLIT_NAMES, FileOptions, Sample, load_files, look_at_files
+from pipeline.sources.csv_list import read_table
+from pipeline.sources.labelled_files import FileOptions, load_files, look_at_files
 from pipeline.sources.places.folder import contents, file_type, first_few, is_hidden, is_text, printable
+from pipeline.sources.sample import SPLIT_NAMES, Sample
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.store.sizes import Sizes
 
@@ -51,7 +52,7 @@ def listed(root: Path) -> tuple[Path, list[Sample]]:
         UserError: nothing is there, another layout, no images, names that are not UTF-8.
     """
     if root.suffix.lower() == ".csv":
-        return folder_of(root), read_table(root)
+        return read_table(root)
     if (found := file_type(root)) != stat.S_IFDIR:
         what = "expected a folder, a tar or zip archive or a .csv file" if found else "no such folder or file"
         raise UserError(f"data.root: {root}: {what}")

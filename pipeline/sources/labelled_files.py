@@ -20,19 +20,12 @@ from pipeline.sources.classes import in_order, warn_of_alike
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.places.folder import first_few, printable, read_start, require
 from pipeline.sources.same import picture_digests, same_pictures
+from pipeline.sources.sample import Sample
 from pipeline.sources.scan import scan
-from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset, Names
+from pipeline.store.dataset import SPLITS, TRAIN, Dataset, Names
 from pipeline.store.sizes import Sizes, count
 
-
-class Sample(NamedTuple):
-    """One file: where it lies, its class, its split, its number in the source; its true class, where all have one."""
-
-    path: str
-    label: str
-    split: int
-    number: int
-    true_label: str | None = None
+Digests = NDArray[np.uint64]
 
 
 class FileOptions(NamedTuple):
@@ -70,14 +63,14 @@ def load_files(
     names = classes_of(samples, class_names)
     warn_of_alike(names)
     number = {name: i for i, name in enumerate(names)}
-    labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
-    split = np.array([sample.split for sample in samples], dtype=np.uint8)
+    labels, split = _labels_and_splits(samples, number)
     wanted = [samples[row] for row in limited_rows(labels, split, options.limit, options.limit_test)]
     chosen, images, digests = (_in_memory if options.storage == "memory" else _in_files)(wanted, root, options)
+    labels, split = _labels_and_splits(chosen, number)
     return Dataset(
         images=images,
-        labels=np.array([number[sample.label] for sample in chosen], dtype=np.int64),
-        split=np.array([sample.split for sample in chosen], dtype=np.uint8),
+        labels=labels,
+        split=split,
         source_index=np.array([sample.number for sample in chosen], dtype=np.int64),
         names=[sample.path for sample in chosen],
         class_names=names,
@@ -88,6 +81,13 @@ def load_files(
         options=options.image._replace(channels=1 if images.shape[1] == 1 else 3),
         folder=root,
     )
+
+
+def _labels_and_splits(
+    samples: Sequence[Sample], number: Mapping[str, int]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
+    return labels, np.array([sample.split for sample in samples], dtype=np.uint8)
 
 
 def _true_labels(samples: Sequence[Sample], number: Mapping[str, int]) -> NDArray[np.int64] | None:
@@ -122,9 +122,6 @@ def classes_of(samples: Iterable[Sample], class_names: Sequence[str] | None = No
     return names
 
 
-Digests = NDArray[np.uint64]
-
-
 def look_at_files(samples: Sequence[Sample], root: Path, options: FileOptions) -> Sizes:
     """What `load_files` would give: counts after `data.limit`, and the shape of the first image.
 
@@ -133,8 +130,7 @@ def look_at_files(samples: Sequence[Sample], root: Path, options: FileOptions) -
     """
     names = in_order({sample.label for sample in samples})
     number = {name: i for i, name in enumerate(names)}
-    labels = np.array([number[sample.label] for sample in samples], dtype=np.int64)
-    split = np.array([sample.split for sample in samples], dtype=np.uint8)
+    labels, split = _labels_and_splits(samples, number)
     first = root / samples[0].path
     try:
         content = read_start(first, options.image.max_file_bytes + 1)
@@ -282,13 +278,3 @@ def _without_bad(samples: Sequence[Sample], bad: dict[str, str], on_bad_image: s
 
 def _train_classes(samples: Iterable[Sample]) -> set[str]:
     return {sample.label for sample in samples if sample.split == TRAIN}
-
-
-SPLIT_NAMES = {
-    "train": TRAIN,
-    "val": VALIDATION,
-    "valid": VALIDATION,
-    "validation": VALIDATION,
-    "test": TEST,
-}
-"""What a split may be called, in a CSV or as a folder (which has more names)."""

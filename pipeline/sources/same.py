@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base import console
 from pipeline.sources.places.folder import first_few, printable
+from pipeline.sources.sample import Sample
 from pipeline.store.dataset import SPLITS
-
-
-class Labelled(Protocol):
-    @property
-    def path(self) -> str: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def split(self) -> int: ...
 
 
 def picture_digest(image: NDArray[np.uint8]) -> int:
@@ -36,7 +27,7 @@ def picture_digests(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint64]:
     return np.fromiter(map(picture_digest, images), np.uint64)
 
 
-def same_pictures(samples: Sequence[Labelled], digests: NDArray[np.uint64]) -> NDArray[np.int64] | None:
+def same_pictures(samples: Sequence[Sample], digests: NDArray[np.uint64]) -> NDArray[np.int64] | None:
     """The number of the group of equal images that each sample belongs to [N], −1 for one that has no equal; None where
     none has. Warns of groups with more than one label, or in more than one split."""
     _, inverse, counts = np.unique(digests, return_inverse=True, return_counts=True)
@@ -44,14 +35,14 @@ def same_pictures(samples: Sequence[Labelled], digests: NDArray[np.uint64]) -> N
     if not several.any():
         return None
     group: NDArray[np.int64] = np.where(several, np.cumsum(several) - 1, -1)[inverse].astype(np.int64)
-    members: dict[int, list[Labelled]] = {}
+    members: dict[int, list[Sample]] = {}
     for row in np.flatnonzero(group >= 0).tolist():
         members.setdefault(int(group[row]), []).append(samples[row])
     _warn(members.values())
     return group
 
 
-def _warn(groups: Iterable[Sequence[Labelled]]) -> None:
+def _warn(groups: Iterable[Sequence[Sample]]) -> None:
     labels: list[str] = []
     splits: list[str] = []
     for same in groups:

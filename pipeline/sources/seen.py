@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
-from pipeline.sources.csv_list import folder_of, rows
+from pipeline.sources.csv_list import rows
 from pipeline.sources.places.folder import contents, file_type, printable, readable
 
 THREADS = 8
@@ -49,7 +49,8 @@ def look(place: Path, lists: bool = True) -> list[Seen]:
         return _sums(place, contents(place)[0])
     found = _sums(place.parent, [place.name])
     if lists and place.suffix.lower() == ".csv":
-        found += _sums(folder_of(place), sorted({sample.path for sample in rows(place)} - {place.name}))
+        folder, samples = rows(place)
+        found += _sums(folder, sorted({sample.path for sample in samples} - {place.name}))
     return found
 
 
