@@ -51,19 +51,23 @@ def load(path: Path) -> Params:
 
 
 def read_yaml(path: Path) -> Any:
-    """The file as plain Python values (YAML 1.2, in which 1e-4 is a number); tags build nothing.
+    """The file as `parse_yaml` reads it.
 
     Raises:
         UserError: no such file, or no YAML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        # The pure parser: the C one reads YAML 1.1, where 1e-4 is text and `no` a boolean.
-        return YAML(typ="safe", pure=True).load(text)
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run this where params.yaml lies, or name it with --params") from None
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain Python values (YAML 1.2, in which 1e-4 is a number); tags build nothing."""
+    # The pure parser: the C one reads YAML 1.1, where 1e-4 is text and `no` a boolean.
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def check(values: Any, path: Path) -> Params:

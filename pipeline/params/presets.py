@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from pipeline.base import files
 from pipeline.base.errors import UserError
-from pipeline.params.load import check, leaves, read_yaml
+from pipeline.params.load import check, leaves, parse_yaml, read_yaml
 
 FOLDER = Path("presets")
 
@@ -64,7 +64,7 @@ def merged(text: str, changes: Mapping[str, Any], where: str) -> tuple[str, list
     lines = list(_merge(document, changes))
     buffer = io.StringIO()
     yaml.dump(document, buffer)
-    check(YAML(typ="safe", pure=True).load(buffer.getvalue()), Path(where))
+    check(parse_yaml(buffer.getvalue()), Path(where))
     return buffer.getvalue(), lines
 
 

@@ -7,15 +7,12 @@ Every value stands in params.yaml, so that `dvc params diff` shows all that diff
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    Field,
-    model_validator,
-)
+from pydantic import BaseModel, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from pipeline.params import systems
 from pipeline.params.values import (
@@ -49,6 +46,11 @@ class Data(Section):
     on_bad_image: Literal["error", "skip"]
     max_image_mpixels: PositiveRate
     storage: Literal["memory", "files"]
+
+    @property
+    def has_image_files(self) -> bool:
+        """Whether the source is a person's own image files."""
+        return self.source in ("imagefolder", "clothing1m")
 
 
 class Noise(Section):
@@ -268,26 +270,21 @@ def placeless(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **dict.fromkeys(hidden, SOMEWHERE)}
 
 
+def leaf_keys() -> list[str]:
+    """Every parameter by its dotted name, in the order of the schema."""
+    return [key for key, _ in _leaves(Params)]
+
+
 @cache
-def _marked(mark: str, model: type[BaseModel] | None = None, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, field in (model or Params).model_fields.items():
+def _marked(mark: str) -> dict[str, Any]:
+    extras = {key: field.json_schema_extra for key, field in _leaves(Params)}
+    return {key: extra[mark] for key, extra in extras.items() if isinstance(extra, dict) and mark in extra}
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
         key, kind = prefix + (field.alias or name), field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not Length:
-            found |= _marked(mark, kind, key + ".")
-        elif isinstance(field.json_schema_extra, dict) and mark in field.json_schema_extra:
-            found[key] = field.json_schema_extra[mark]
-    return found
-
-
-def leaf_keys(model: type[BaseModel] = Params, prefix: str = "") -> list[str]:
-    """Every parameter by its dotted name, in the order of the schema; for dvc.yaml, docs and tests."""
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        key = prefix + (field.alias or name)
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not Length:
-            keys += leaf_keys(kind, key + ".")
+            yield from _leaves(kind, f"{key}.")
         else:
-            keys.append(key)
-    return keys
+            yield key, field

@@ -9,17 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.params.values import (
-    Count,
-    Epochs,
-    Fraction,
-    Length,
-    Positive,
-    PositiveRate,
-    Rate,
-    Section,
-    Tau,
-)
+from pipeline.params.values import Count, Epochs, Fraction, Length, Positive, PositiveRate, Rate, Section, Tau
 
 
 class Mlnt(Section):

@@ -50,7 +50,7 @@ def show() -> None:
             console.print(title, markup=False, soft_wrap=True)
             for column, number in zip(columns, numbers, strict=True):
                 console.print(f" {column} {number}", soft_wrap=True)
-    if decisions := decided(files.read_json(files.METRICS / "noise.json")):
+    if decisions := decided(files.read_json(files.NOISE)):
         console.print(f"Labels that people decided about: {decisions}.", soft_wrap=True)
     console.print(
         "1, 2, 3: iterations. best: the epoch of the highest validation accuracy; last: the last epoch.\n"

@@ -30,7 +30,7 @@ def run(params: Params) -> str:
     Raises:
         UserError: the data is missing, damaged or laid out in another way.
     """
-    if params.data.storage == "files" and params.data.source not in ("imagefolder", "clothing1m"):
+    if params.data.storage == "files" and not params.data.has_image_files:
         raise UserError(
             f"data.storage: found files, with data.source {params.data.source}, which has none; expected memory, or "
             "data.source imagefolder or clothing1m"
@@ -39,7 +39,7 @@ def run(params: Params) -> str:
     digest = write_dataset(dataset)
     own = values_of(params, sections("download"))
     root, inputs = params.data.root, {}
-    if root is not None and params.data.source in ("imagefolder", "clothing1m"):  # those of CIFAR have known sums
+    if root is not None and params.data.has_image_files:  # those of CIFAR have known sums
         inputs["data.root"] = content(files.resolve(root))
     Record.of("download", own, [__name__], inputs, {"dataset": digest}).write()
     counts = [f"{int((dataset.split == i).sum())} {name}" for i, name in enumerate(SPLITS)]

@@ -31,7 +31,6 @@ from pipeline.training.system import System
 
 SUMMARY = files.METRICS / "summary.json"
 CONFUSION = files.PLOTS / "confusion.csv"
-ESTIMATED = files.REPORTS / "noise_estimated.csv"
 
 
 def processes(params: Params) -> int:
@@ -75,7 +74,7 @@ def _default(evaluation: Evaluation) -> str:
     files.write_json(SUMMARY, _summary(metrics))
     files.write_csv(files.CONFUSIONS, _confusion_rows(evaluation.dataset.class_names, confusions))
     files.write_csv(CONFUSION, predictions)
-    files.write_csv(ESTIMATED, evaluation.estimated_matrix(final))
+    files.write_csv(files.NOISE_ESTIMATED, evaluation.estimated_matrix(final))
     files.write_csv(files.LABEL_ISSUES, evaluation.issue_rows(FINAL, every))
     return f"evaluate: {len(DEFAULT)} systems; probably wrong are {evaluation.doubted(every)} labels"
 

@@ -28,8 +28,6 @@ def run(params: Params, code: bool = False) -> str:
     Raises:
         UserError: one of them is not there, or cannot be read; or the weights of `model.pretrained` cannot be had.
     """
-    # CIFAR is the same wherever it lies: stage download compares it with sums of its own.
-    has_files = params.data.source in ("imagefolder", "clothing1m")
     own: dict[str, str | None] = {"model.weights": params.model.weights}
     if params.model.pretrained:
         from pipeline.training.start_weights.pretrained import weights_file  # imports timm
@@ -37,7 +35,8 @@ def run(params: Params, code: bool = False) -> str:
         if (found := weights_file(params.model)) is not None:
             own["model.pretrained"] = str(found)
     wanted: dict[str, dict[str, str | None]] = {
-        "data": {"data.root": params.data.root if has_files else None},
+        # CIFAR is the same wherever it lies: stage download compares it with sums of its own.
+        "data": {"data.root": params.data.root if params.data.has_image_files else None},
         "noise": {**params.noise.files()},
         "weights": own,
     }

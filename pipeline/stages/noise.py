@@ -22,9 +22,6 @@ from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_data
 from pipeline.store.record import Record
 from pipeline.systems.registry import sections
 
-METRICS = files.METRICS / "noise.json"
-MATRIX = files.REPORTS / "noise_matrix.csv"
-
 
 def run(params: Params) -> str:
     """Write the labels, the realised rates and the matrices; returns a line that says what was realised.
@@ -60,8 +57,8 @@ def run(params: Params) -> str:
         metrics["realised_rate"] = float((found != true).mean())
         realised = matrices.realised_matrix(true, found, len(dataset.class_names))
         rows = _matrix_rows(dataset.class_names, intended, realised)
-    files.write_json(METRICS, metrics)
-    files.write_csv(MATRIX, rows)
+    files.write_json(files.NOISE, metrics)
+    files.write_csv(files.NOISE_MATRIX, rows)
     own = values_of(params, sections("noise"))
     given = {key: files.file_digest(files.resolve(name)) for key, name in params.noise.files().items()}
     Record.of("noise", own, [__name__], {"dataset": dataset.digest, **given}, {"labels": digest}).write()

@@ -36,7 +36,7 @@ def run(params: Params, group: GroupName | None = None) -> str:
     metrics = files.read_json(files.EVALUATION)
     beside = None if group is None else GROUPS[group]
     others = {} if beside is None else results.metrics_of(beside)
-    noise = files.read_json(files.METRICS / "noise.json")
+    noise = files.read_json(files.NOISE)
     issues = _issues(params.report.gallery)
     doubtful = _doubtful(params.report.review, labels) if beside is None else None
     shown = [int(entry["index"]) for entries in issues.first.values() for entry in entries]
@@ -116,7 +116,7 @@ def _write_review(
 
 def _originals(params: Params) -> str | None:
     """Where the files of a folder or a list lie, seen from the report; an archive's are elsewhere."""
-    if params.data.source not in ("imagefolder", "clothing1m") or params.data.root is None:
+    if not params.data.has_image_files or params.data.root is None:
         return None
     place = Path(params.data.root)
     if place.suffix.lower() == ".csv":
@@ -183,8 +183,8 @@ def _matrices(class_names: list[str]) -> dict[str, NDArray[np.float64]]:
     """Those that are known, in the order intended, realised, estimated."""
     size = len(class_names)
     found: dict[str, NDArray[np.float64]] = {}
-    realised = files.read_csv(files.REPORTS / "noise_matrix.csv")
-    estimated = files.read_csv(files.REPORTS / "noise_estimated.csv")
+    realised = files.read_csv(files.NOISE_MATRIX)
+    estimated = files.read_csv(files.NOISE_ESTIMATED)
     for name, table in (("intended", realised), ("realised", realised), ("estimated", estimated)):
         values = [row[name] for row in table]
         if values and any(values):

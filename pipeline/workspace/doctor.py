@@ -20,7 +20,7 @@ from pipeline.base import files, locks
 from pipeline.base.errors import UserError
 from pipeline.base.files import GIB
 from pipeline.params.load import load
-from pipeline.params.schema import Data, Run
+from pipeline.params.schema import Data, Run, cores
 from pipeline.workspace import outlook
 
 ENOUGH_DISK_GIB = 2
@@ -141,14 +141,15 @@ def _git(path: Path) -> Iterator[Finding]:
 
 
 def _hardware(path: Path) -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory()
     yield Finding(
-        "ok", "machine", f"{cores} cores, {memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB memory free"
+        "ok", "machine", f"{cores()} cores, {memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB memory free"
     )
     free = shutil.disk_usage(path.parent.resolve()).free / GIB
     yield Finding(
-        "ok" if free >= ENOUGH_DISK_GIB else "note", "disk", f"{free:.0f} GiB free" + ("" if free >= 2 else ": little")
+        "ok" if free >= ENOUGH_DISK_GIB else "note",
+        "disk",
+        f"{free:.0f} GiB free" + ("" if free >= ENOUGH_DISK_GIB else ": little"),
     )
     if not os.access(path.parent.resolve(), os.W_OK):
         yield Finding("fail", "disk", f"{path.parent.resolve()} is not writable")
@@ -215,7 +216,7 @@ def _params(path: Path) -> Iterator[Finding]:
             "note", "params", f"compute.threads is {compute.threads}, more than the {os.cpu_count()} cores here"
         )
     for key, name in (
-        ("data.root", checked.data.root if checked.data.source in ("imagefolder", "clothing1m") else None),
+        ("data.root", checked.data.root if checked.data.has_image_files else None),
         *checked.noise.files().items(),
         ("model.weights", checked.model.weights),
     ):
@@ -224,7 +225,7 @@ def _params(path: Path) -> Iterator[Finding]:
             yield Finding(
                 "ok" if there else "fail", "data", f"{key}: {name}" + ("" if there else ": no such file or folder")
             )
-    if checked.data.source in ("imagefolder", "clothing1m") and not (checked.data.root or checked.data.url):
+    if checked.data.has_image_files and not (checked.data.root or checked.data.url):
         yield Finding("fail", "data", f"data.root is null: set it to your data for data.source: {checked.data.source}")
     if checked.data.storage == "files":
         yield from _files(checked.data, checked.run)
@@ -246,7 +247,7 @@ def _time(path: Path) -> Iterator[Finding]:
 
 def _files(data: Data, run: Run) -> Iterator[Finding]:
     """`data.storage: files`: processes read the images and hand batches over in shared memory."""
-    if data.source not in ("imagefolder", "clothing1m"):
+    if not data.has_image_files:
         yield Finding("fail", "data", f"data.storage: files wants data.source to be imagefolder, not {data.source}")
     shared = Path("/dev/shm")  # noqa: S108
     if run.num_workers and shared.is_dir() and (free := shutil.disk_usage(shared).free / GIB) < ENOUGH_SHARED_GIB:

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from ruamel.yaml import YAML
 
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
 from pipeline.params import presets
-from pipeline.params.load import changed, load
+from pipeline.params.load import changed, load, parse_yaml
 from pipeline.sources.places.folder import file_type
 from pipeline.training.start_weights.pretrained import weights_file
 from pipeline.workspace import layout, outlook, place, repository, survey
@@ -79,7 +78,7 @@ def _params(before: Mapping[str, str], images: Path, root: str, out: Console) ->
     Raises:
         UserError: they cannot be trained on.
     """
-    defaults, preset = _plain(before[layout.PARAMS]), _plain(before[f"presets/{PRESET}.yaml"])
+    defaults, preset = (parse_yaml(before[name]) for name in (layout.PARAMS, f"presets/{PRESET}.yaml"))
     changes: dict[str, Any] = {"data.root": root}
     try:
         if images.suffix.lower() != ".csv" and file_type(images) == stat.S_IFREG:
@@ -95,11 +94,6 @@ def _params(before: Mapping[str, str], images: Path, root: str, out: Console) ->
     except UserError as error:
         raise UserError(str(error).replace("data.root", "--images", 1)) from None
     return presets.merged(before[layout.PARAMS], changed(preset, changes), f"params.yaml with {PRESET}.yaml")[0]
-
-
-def _plain(text: str) -> dict[str, Any]:
-    values: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
-    return values
 
 
 def _batch_size(counts: Mapping[str, int], preset: Mapping[str, Any]) -> dict[str, int]:

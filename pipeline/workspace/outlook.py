@@ -42,7 +42,7 @@ def time(params: Params) -> str:
     from pipeline.training.device import prepare
 
     data = params.data
-    unknown = data.source in ("imagefolder", "clothing1m") and data.root is None
+    unknown = data.has_image_files and data.root is None
     found, size = None if unknown else sizes(params), data.crop or data.resize
     if unknown and size is not None:
         found = Sizes((1 if data.channels == 1 else 3, size, size), 10, train=800, validation=100, test=100)

@@ -35,7 +35,7 @@ def decide(text: str | bytes, **changes: Any) -> tuple[Labels, dict[str, Any]]:
     """The labels and metrics after the noise stage with this file."""
     Path("decisions.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     noise.run(make_params(**{**AS_GIVEN, "noise__corrections": "decisions.csv", **changes}))
-    return read_labels(read_dataset()), files.read_json(noise.METRICS)
+    return read_labels(read_dataset()), files.read_json(files.NOISE)
 
 
 def refused(text: str | bytes, *expected: str, **changes: Any) -> None:
@@ -83,7 +83,7 @@ def test_without_a_file_the_labels_keep_their_bits(own: Path) -> None:
     assert labels.digest == digest
     assert (labels.decisions, labels.reviewed) == (None, None)
     assert not labels.known.any()
-    assert "corrections" not in files.read_json(noise.METRICS)
+    assert "corrections" not in files.read_json(files.NOISE)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def inject(dataset: Dataset, **changes: Any) -> tuple[Labels, dict[str, Any]]:
     """What the stage writes, with parameters such as `kind="pairflip"` of the section noise."""
     seed = changes.pop("seed", 0)
     said = noise.run(make_params(seed=seed, **WHOLE, **{f"noise__{key}": value for key, value in changes.items()}))
-    labels, metrics = read_labels(dataset), files.read_json(noise.METRICS)
+    labels, metrics = read_labels(dataset), files.read_json(files.NOISE)
     assert metrics["train_samples"] == len(labels.rows(TRAIN))
     assert metrics["validation_samples"] == len(labels.rows(VALIDATION))
     if "realised_rate" in metrics:
@@ -166,12 +166,12 @@ def test_the_record_is_written_last(digits: Dataset) -> None:
     """Else a stage that is stopped in between leaves numbers of other labels beside it."""
     inject(digits, rate=0.1)
     before = record.read("noise")
-    noise.MATRIX.unlink()
-    noise.MATRIX.mkdir()
-    with pytest.raises(RunError, match=re.escape(str(noise.MATRIX))):
+    files.NOISE_MATRIX.unlink()
+    files.NOISE_MATRIX.mkdir()
+    with pytest.raises(RunError, match=re.escape(str(files.NOISE_MATRIX))):
         inject(digits, rate=0.5)
     assert record.read("noise") == before
-    noise.MATRIX.rmdir()
+    files.NOISE_MATRIX.rmdir()
     inject(digits, rate=0.5)
     assert record.read("noise") != before
 
@@ -221,7 +221,7 @@ def test_validation_labels_are_clean_or_noisy(choice: str, digits: Dataset) -> N
 
 def test_the_matrix_file_holds_what_was_asked_for_and_what_was_counted(digits: Dataset) -> None:
     labels, _ = inject(digits, kind="pairflip", rate=0.4)
-    with noise.MATRIX.open(encoding="utf-8", newline="") as file:
+    with files.NOISE_MATRIX.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["true"], row["label"]) for row in rows] == [(i, j) for i in "0123456789" for j in "0123456789"]
     table = counts(digits, labels)
@@ -253,7 +253,7 @@ def refused(expected: str, **changes: Any) -> None:
     with pytest.raises(UserError, match=expected):
         noise.run(make_params(**WHOLE, **{f"noise__{key}": value for key, value in changes.items()}))
     assert not files.LABELS.exists()
-    assert not noise.METRICS.exists()
+    assert not files.NOISE.exists()
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_nobody_knows_the_truth_about_own_labels(validation: str, own: Dataset) 
     assert labels.intended_matrix is None
     assert np.array_equal(labels.labels, own.labels)
     assert metrics == {"train_samples": 100, "validation_samples": 20, "validation_labels": "as given"}
-    assert noise.MATRIX.read_text(encoding="utf-8").strip() == ""
+    assert files.NOISE_MATRIX.read_text(encoding="utf-8").strip() == ""
 
 
 def test_own_labels_are_the_truth_when_noise_is_injected(own: Dataset) -> None:
@@ -451,7 +451,7 @@ def test_true_labels_beside_the_given_ones_are_what_results_are_judged_by(valida
     train = labels.rows(TRAIN)
     assert metrics["realised_rate"] == pytest.approx((own.labels[train] != true[train]).mean(), abs=1e-6)
     assert metrics["validation_labels"] == validation
-    assert len(files.read_csv(noise.MATRIX)) == 100
+    assert len(files.read_csv(files.NOISE_MATRIX)) == 100
 
 
 def test_noise_upon_noise_is_refused(own: Dataset) -> None:
