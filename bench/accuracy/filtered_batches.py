@@ -21,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from runs import checked, read_changed, test_accuracies
+from runs import checked, paired, read_changed, test_accuracies
 from torch import Tensor
 
 from mlnt import seeding
@@ -33,7 +33,7 @@ from mlnt.training.foreach import add_scaled_, sgd_
 from mlnt.training.state import Batch, Metrics, Rates, TrainState, correct
 from pipeline.base import files
 from pipeline.base.files import write_csv
-from pipeline.paper.statistics import paired, standard_error
+from pipeline.paper.statistics import standard_error
 from pipeline.params.schema import Params
 from pipeline.stages import download, features, noise, train
 from pipeline.store.dataset import TRAIN

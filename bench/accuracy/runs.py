@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ def test_accuracies(history: list[Any]) -> dict[tuple[str, str], float]:
     """(model, choice) → of test, in percent: at its best epoch on validation, and at the last."""
     cells = [(model, choice) for model in ("student", "teacher") for choice in ("best", "last")]
     return {cell: 100 * (accuracy(history, *cell, "test") or 0.0) for cell in cells}
+
+
+def paired(left: Sequence[float], right: Sequence[float]) -> list[float]:
+    """left − right, seed by seed."""
+    return [a - b for a, b in zip(left, right, strict=True)]
 
 
 STAGES = {

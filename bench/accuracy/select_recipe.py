@@ -22,11 +22,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from runs import checked
+from runs import checked, paired
 
 from pipeline.base import files
 from pipeline.base.files import write_csv
-from pipeline.paper.statistics import paired, standard_error
+from pipeline.paper.statistics import standard_error
 from pipeline.params.load import changed, read_yaml
 from pipeline.stages import download, features, noise, train
 

@@ -1,1 +1,1 @@
-"""What every other part uses: errors, messages, files, locks, signals."""
+"""What every other part uses: errors, messages, files, git, locks, signals."""

@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.paper.statistics import Figure as Number
-from pipeline.paper.statistics import Runs
+from pipeline.paper.statistics import Mean, Runs
 from pipeline.report.figures import svg
 
 COLORS = ("#d1495b", "#edae49", "#66a182", "#00539c", "#8d6a9f")
@@ -41,7 +40,7 @@ def progress(runs: Runs) -> str:
     return svg(figure)
 
 
-def by_value(lines: Mapping[str, Sequence[tuple[float, Number]]], xlabel: str) -> str:
+def by_value(lines: Mapping[str, Sequence[tuple[float, Mean]]], xlabel: str) -> str:
     """Figures 4 to 6: test accuracy against one parameter, a line for each noise, bars of one standard error."""
     figure = Figure(figsize=(5.4, 3.6), layout="constrained")
     axes = figure.add_subplot()

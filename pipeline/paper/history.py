@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
+from pipeline.base.git import run_git
 from pipeline.paper.grid import PARAMS, Values
 from pipeline.params.load import check, leaves
 from pipeline.params.schema import SOMEWHERE, neutral_values, placeless, places
@@ -234,7 +235,7 @@ def git(*arguments: str) -> str:
         UserError: git fails, or is not installed.
     """
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        done = run_git(*arguments)
     except FileNotFoundError as error:
         raise UserError("git: not installed; experiments need it") from error
     if done.returncode:

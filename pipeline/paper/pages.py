@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.paper.statistics import Figure, Row
+from pipeline.paper.statistics import Mean, Row
 
 CHOICES = {"best": "the epoch of the highest validation accuracy", "last": "the last epoch"}
 
 
 @dataclass(frozen=True)
-class Cell:
+class Entry:
     """One number of a table, with all that is known about it. `number` is None where no experiment has finished."""
 
-    number: Figure | None
+    number: Mean | None
     significance: str
     bold: bool
     paper: tuple[float, float | None] | None
@@ -49,7 +49,7 @@ class SystemTable:
 
     choice: str
     columns: list[str]
-    rows: list[tuple[Row, list[Cell]]]
+    rows: list[tuple[Row, list[Entry]]]
 
     @property
     def has_paper(self) -> bool:

@@ -105,7 +105,7 @@ def complete(sweep: Sweep, run: Finished) -> bool:
     return set(sweep.stages) <= set(run.histories)
 
 
-class Figure(NamedTuple):
+class Mean(NamedTuple):
     """One number of a table: mean and standard error over n seeds, in percent; None for n < 2."""
 
     mean: float
@@ -113,21 +113,17 @@ class Figure(NamedTuple):
     n: int
 
 
-def figure(values: Iterable[float]) -> Figure | None:
+def mean_of(values: Iterable[float]) -> Mean | None:
+    """None of no values."""
     found = list(values)
     if not found:
         return None
-    return Figure(statistics.mean(found), standard_error(found) if len(found) > 1 else None, len(found))
+    return Mean(statistics.mean(found), standard_error(found) if len(found) > 1 else None, len(found))
 
 
 def standard_error(values: Sequence[float]) -> float:
     """The standard error of the mean of two or more values; NaN for one."""
     return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
-
-
-def paired(left: Sequence[float], right: Sequence[float]) -> list[float]:
-    """left − right, seed by seed."""
-    return [a - b for a, b in zip(left, right, strict=True)]
 
 
 def p_value(left: Mapping[int, float], right: Mapping[int, float]) -> float | None:
@@ -188,9 +184,9 @@ def _compared(candidates: Mapping[str, Mapping[int, float]], reference: Mapping[
     return {name: "better" if gain is not None and gain.mean > 0 else "worse" for name, gain in gains.items()}
 
 
-def differences(left: Mapping[int, float], right: Mapping[int, float]) -> Figure | None:
+def differences(left: Mapping[int, float], right: Mapping[int, float]) -> Mean | None:
     """The mean of left − right over the seeds that both have, with its standard error."""
-    return figure(left[seed] - right[seed] for seed in sorted(set(left) & set(right)))
+    return mean_of(left[seed] - right[seed] for seed in sorted(set(left) & set(right)))
 
 
 def best_row(column: Mapping[Row, Mapping[int, float]]) -> Row | None:

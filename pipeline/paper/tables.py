@@ -10,18 +10,18 @@ from pipeline.base import console, files
 from pipeline.base.errors import UserError
 from pipeline.paper import figure7, figures, history, pages
 from pipeline.paper.grid import PARAMS, SWEEPS, SYSTEM_TABLES, Sweep, Values, read_bases, source_of, sweep_named
-from pipeline.paper.pages import CHOICES, Cell, Section, SystemTable
+from pipeline.paper.pages import CHOICES, Entry, Section, SystemTable
 from pipeline.paper.statistics import (
     CROSS_ENTROPY,
     ROWS,
-    Figure,
+    Mean,
     Row,
     Runs,
     beside_cross_entropy,
     beside_first_of_noise,
     best_row,
     differences,
-    figure,
+    mean_of,
     p_value,
     runs_of,
 )
@@ -133,11 +133,11 @@ def _table(sweep: Sweep, cells: Mapping[str, Runs], rows: Sequence[Row], choice:
     }
     marks = beside_cross_entropy(columns) if sweep.axis is None else beside_first_of_noise(columns)
     best = {label: best_row(found) for label, found in columns.items()} if sweep.axis is None else {}
-    table: list[tuple[Row, list[Cell]]] = []
+    table: list[tuple[Row, list[Entry]]] = []
     for row in rows:
         line = [
-            Cell(
-                number=figure(found.get(row, {}).values()),
+            Entry(
+                number=mean_of(found.get(row, {}).values()),
                 significance=marks.get((label, row.title), ""),
                 bold=best.get(label) == row,
                 paper=paper.get(row.paper, {}).get(label) if choice == "best" else None,
@@ -170,11 +170,11 @@ def _order_numbers(sweep: Sweep) -> Published:
     }
 
 
-def _lines(sweep: Sweep, cells: Mapping[str, Runs], row: Row) -> dict[str, list[tuple[float, Figure]]]:
+def _lines(sweep: Sweep, cells: Mapping[str, Runs], row: Row) -> dict[str, list[tuple[float, Mean]]]:
     """Noise → the points of its line: the student at its best epoch on validation, as in the paper."""
-    lines: dict[str, list[tuple[float, Figure]]] = {}
+    lines: dict[str, list[tuple[float, Mean]]] = {}
     for cell in sweep.cells:
-        number = figure(cells[cell.label].accuracies(row.stage, row.model, "best").values())
+        number = mean_of(cells[cell.label].accuracies(row.stage, row.model, "best").values())
         if number is not None and sweep.axis is not None:
             noise = cell.label.partition(",")[0]
             lines.setdefault(noise, []).append((float(cell.changes[sweep.axis]), number))
@@ -215,7 +215,7 @@ def _records(sweep: Sweep, cells: Mapping[str, Runs], paper: Published) -> list[
             reference = runs.accuracies(CROSS_ENTROPY.stage, CROSS_ENTROPY.model, choice)
             for row in (row for row in ROWS if row.stage in sweep.stages):
                 values = runs.accuracies(row.stage, row.model, choice)
-                number = figure(values.values())
+                number = mean_of(values.values())
                 if number is None:
                     continue
                 gain = differences(values, reference)

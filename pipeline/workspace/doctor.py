@@ -6,7 +6,6 @@ import configparser
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -19,6 +18,7 @@ from rich.console import Console
 from pipeline.base import files, locks
 from pipeline.base.errors import UserError
 from pipeline.base.files import GIB
+from pipeline.base.git import run_git
 from pipeline.params.load import load
 from pipeline.params.schema import Data, Run, cores
 from pipeline.workspace import outlook
@@ -128,13 +128,12 @@ def _git(path: Path) -> Iterator[Finding]:
     if shutil.which("git") is None:
         yield Finding("note", "git", "not installed; `dvc repro` runs without, `dvc exp` does not")
         return
-    git = ["git", "-C", str(path.parent.resolve())]
-    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603
+    here = ("-C", str(path.parent))
+    head = run_git(*here, "rev-parse", "--short", "HEAD")
     if head.returncode != 0:
         yield Finding("note", "git", "no commit here; `dvc repro` runs, `dvc exp run` needs one")
         return
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)  # noqa: S603
-    count = len(changed.stdout.splitlines())
+    count = len(run_git(*here, "status", "--porcelain").stdout.splitlines())
     yield Finding(
         "ok", "git", f"commit {head.stdout.strip()}" + (f", {count} files changed since" if count else ", clean")
     )
@@ -146,11 +145,8 @@ def _hardware(path: Path) -> Iterator[Finding]:
         "ok", "machine", f"{cores()} cores, {memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB memory free"
     )
     free = shutil.disk_usage(path.parent.resolve()).free / GIB
-    yield Finding(
-        "ok" if free >= ENOUGH_DISK_GIB else "note",
-        "disk",
-        f"{free:.0f} GiB free" + ("" if free >= ENOUGH_DISK_GIB else ": little"),
-    )
+    little = free < ENOUGH_DISK_GIB
+    yield Finding("note" if little else "ok", "disk", f"{free:.0f} GiB free{': little' if little else ''}")
     if not os.access(path.parent.resolve(), os.W_OK):
         yield Finding("fail", "disk", f"{path.parent.resolve()} is not writable")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+
+from pipeline.base.git import run_git
 
 
 def has_git() -> bool:
@@ -16,14 +17,14 @@ def commit(folder: Path, names: Iterable[str]) -> str:
     """Make the repository and commit these files; returns what was done, or why not and what to do."""
     if not has_git():
         return "git is not installed: `dvc repro` runs without, `dvc exp` does not"
-    if _git(folder, "rev-parse", "--git-dir").returncode == 0:
+    if run_git("rev-parse", "--git-dir", cwd=folder).returncode == 0:
         return "it lies in a git repository: commit its files there before `dvc exp run`"
     for arguments in (
         ("init", "--quiet", "--initial-branch", "main"),
         ("add", "--", *names),
         ("commit", "--quiet", "--message", "mlnt init"),
     ):
-        done = _git(folder, *arguments)
+        done = run_git(*arguments, cwd=folder)
         if done.returncode != 0:
             why = done.stderr.strip().splitlines()
             return (
@@ -31,7 +32,3 @@ def commit(folder: Path, names: Iterable[str]) -> str:
                 "`dvc exp run`, mend that and commit: git add --all && git commit -m init"
             )
     return "a new repository with one commit"
-
-
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603, S607

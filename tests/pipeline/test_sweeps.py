@@ -21,7 +21,7 @@ from pipeline.paper import statistics as comparison
 from pipeline.paper.figures import Filtered
 from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, sweep_named, values_of
 from pipeline.paper.history import Finished, identity
-from pipeline.paper.statistics import CROSS_ENTROPY, ROWS, Figure, Row
+from pipeline.paper.statistics import CROSS_ENTROPY, ROWS, Mean, Row
 from pipeline.paper.sweep.plan import Part, make_plan, only
 from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
@@ -238,9 +238,9 @@ def test_best_is_the_first_epoch_of_the_highest_validation_accuracy() -> None:
 
 
 def test_mean_and_standard_error() -> None:
-    assert comparison.figure([]) is None
-    assert comparison.figure([80.0]) == Figure(80.0, None, 1)
-    number = comparison.figure([80.0, 82.0, 87.0])
+    assert comparison.mean_of([]) is None
+    assert comparison.mean_of([80.0]) == Mean(80.0, None, 1)
+    number = comparison.mean_of([80.0, 82.0, 87.0])
     assert number is not None
     assert number.error == pytest.approx(statistics.stdev([80, 82, 87]) / math.sqrt(3))
 
@@ -296,13 +296,13 @@ def test_the_highest_is_not_bold_beside_an_equal() -> None:
 
 
 def test_a_cell_says_its_n_its_error_and_the_papers_number() -> None:
-    full = pages.Cell(Figure(90.0, 0.4, 5), "better", True, (87.0, 0.3))
+    full = pages.Entry(Mean(90.0, 0.4, 5), "better", True, (87.0, 0.3))
     assert full.text == "90.0 ± 0.4 (5) ↑"
     assert full.beside == "87 (+3.0; +6 se)"
-    assert pages.Cell(Figure(90.0, 0.0, 2), "", False, (87.0, 0.0)).beside == "87 (+3.0)"
-    assert pages.Cell(Figure(90.0, 0.4, 5), "", False, (87.0, None)).beside == "87 (+3.0)"
-    assert pages.Cell(Figure(90.0, None, 1), "", False, (87.0, None)).beside == "87 (+3.0)"
-    assert pages.Cell(None, "", False, (87.0, None)).text == ""
+    assert pages.Entry(Mean(90.0, 0.0, 2), "", False, (87.0, 0.0)).beside == "87 (+3.0)"
+    assert pages.Entry(Mean(90.0, 0.4, 5), "", False, (87.0, None)).beside == "87 (+3.0)"
+    assert pages.Entry(Mean(90.0, None, 1), "", False, (87.0, None)).beside == "87 (+3.0)"
+    assert pages.Entry(None, "", False, (87.0, None)).text == ""
 
 
 def test_bold_is_never_worse_on_the_seeds_that_both_have() -> None:

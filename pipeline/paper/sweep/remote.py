@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.base import files
 from pipeline.base.errors import RunError, UserError
+from pipeline.base.git import run_git
 from pipeline.paper.history import git
 
 PROBE = "refs/exps/probe"
@@ -32,7 +33,7 @@ def opened(wanted: str | None, commit: str) -> str:
     if Path(url).exists():
         url = str(Path(url).resolve())
     # Nothing is written: a job would find out after hours.
-    if (done := _git("push", "--dry-run", "--quiet", url, f"{commit}:{PROBE}")).returncode:
+    if (done := run_git("push", "--dry-run", "--quiet", url, f"{commit}:{PROBE}")).returncode:
         raise UserError(
             f"--git-remote: found {wanted!r}, expected a git repository that can be pushed to: {_said(done)}"
         )
@@ -45,7 +46,7 @@ def fetch(remote: str) -> None:
     Raises:
         RunError: the repository cannot be read.
     """
-    done = _git("fetch", "--no-write-fetch-head", "--no-tags", remote, "refs/exps/*:refs/exps/*")
+    done = run_git("fetch", "--no-write-fetch-head", "--no-tags", remote, "refs/exps/*:refs/exps/*")
     # Rejected: an experiment of that name is here and another one. Lock: another sweep is fetching it.
     if done.returncode and "rejected" not in done.stderr and "lock" not in done.stderr:
         raise RunError(f"{remote}: results could not be fetched: {_said(done)}")
@@ -71,10 +72,6 @@ def cache() -> Path:
             f"{folder}: DVC's cache cannot be written: {error}; workers would lose what they compute"
         ) from None
     return folder
-
-
-def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ import psutil
 from submitit.helpers import DelayedSubmission
 
 from pipeline.base import console, files, locks, signals
+from pipeline.base.git import run_git
 from pipeline.params.presets import merged
 
 STOP_SECONDS = 60
@@ -173,7 +173,7 @@ class Worker:
     def _push(self, folder: Path) -> None:
         ref = self.place.ref(self.job.name)
         for attempt in range(PUSHES):
-            done = _git("push", "--quiet", "--force", self.place.remote, f"{ref}:{ref}", cwd=folder)
+            done = run_git("push", "--quiet", "--force", self.place.remote, f"{ref}:{ref}", cwd=folder)
             if done.returncode == 0:
                 return
             if attempt == PUSHES - 1 or "declined" in done.stderr:  # by a rule of the repository's
@@ -181,7 +181,7 @@ class Worker:
             time.sleep(2**attempt)
 
     def _git(self, *arguments: str, cwd: Path | None = None) -> str:
-        done = _git(*arguments, cwd=cwd)
+        done = run_git(*arguments, cwd=cwd)
         if done.returncode:
             self._fail(f"git {arguments[0]}: {_last(done.stderr)}")
         return done.stdout.strip()
@@ -244,10 +244,6 @@ class Worker:
             psutil.wait_procs(tree, timeout=STOP_SECONDS)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def _git(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603, S607
 
 
 def _last(text: str) -> str:

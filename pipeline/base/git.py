@@ -1,0 +1,15 @@
+"""git, by its command."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def run_git(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run git in a folder, by default this one; its exit status is the caller's to look at.
+
+    Raises:
+        FileNotFoundError: git is not installed.
+    """
+    return subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603, S607
