@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlnt.baselines.loss_step import LossStep
+from mlnt.method.mentor import given_label_probability
 from mlnt.training.state import Batch, EpochContext, TrainState
 
 
@@ -57,7 +58,7 @@ class TruncatedGCEStep(GCEStep):
         since = epoch.number - self.first_pruning
         if since >= 0 and since % self.pruning_every == 0:
             probs = epoch.predict(epoch.state.student).softmax(dim=1)
-            self.kept.copy_(probs.gather(1, epoch.labels.unsqueeze(1)).squeeze(1) > self.threshold)
+            self.kept.copy_(given_label_probability(probs, epoch.labels) > self.threshold)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"kept": self.kept}

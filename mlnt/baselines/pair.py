@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlnt.training.state import Network
+from mlnt.training.state import Network, wide
 
 
 class PairNetwork(nn.Module):
@@ -27,7 +27,7 @@ class PairNetwork(nn.Module):
     def each(self, first_images: Tensor, second_images: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of either network for images of its own, in float32 or wider."""
         first, second = self.networks
-        return _wide(first(first_images)), _wide(second(second_images))
+        return wide(first(first_images)), wide(second(second_images))
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile both networks: the parts that training and evaluation share."""
@@ -52,7 +52,3 @@ def pair_of(network: Network) -> PairNetwork:
     if not isinstance(network.module, PairNetwork):
         raise ValueError(f"needs a PairNetwork, got a {type(network.module).__name__}")
     return network.module
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -66,7 +66,7 @@ class Network:
         """Logits [B, C] in float32 or wider, with the module's own parameters."""
         with self.autocast(images):
             logits: Tensor = self.module(images)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return wide(logits)
 
     def at(self, parameters: Sequence[Tensor], images: Tensor) -> Tensor:
         """Logits with `parameters` in the place of the module's own, which stay as they are."""
@@ -75,7 +75,7 @@ class Network:
             # The places are all named, each once: with `tie_weights`, a module that is used under two names would be
             # filled twice, and afterwards hold what it was filled with first.
             logits: Tensor = functional_call(self.module, given, (images,), tie_weights=False)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return wide(logits)
 
     def with_classifier_inputs(self, images: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Logits [B, C] with what the classifier made them from, [B, D], both in float32 or wider, from one forward
@@ -87,8 +87,8 @@ class Network:
         has_bias = self.classifier.bias is not None
         with self.autocast(images):
             logits, inputs = self._head_apart(images)
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        return logits.to(dtype), inputs.to(dtype), has_bias
+        logits = wide(logits)
+        return logits, inputs.to(logits.dtype), has_bias
 
     def _classify_apart(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The forward pass of networks with timm's interface, in its two parts."""
@@ -294,6 +294,11 @@ class StepFunction(ABC):
     @abstractmethod
     def __call__(self, state: TrainState, batch: Batch, rates: Rates) -> Metrics:
         """One step: mutates `state`, returns metrics, those of `self.metrics` that this step has."""
+
+
+def wide(logits: Tensor) -> Tensor:
+    """In float32 or wider, whatever autocast has made of them."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:

@@ -156,18 +156,18 @@ def _start_up() -> float:
     return time.process_time()
 
 
-def _measured(stage: timing.Stage, systems: Sequence[System]) -> Estimate:
-    start_up, train, teacher = _start_up(), stage.params.train, stage.params.teacher
+def _measured(timer: timing.Timer, systems: Sequence[System]) -> Estimate:
+    start_up, train, teacher = _start_up(), timer.params.train, timer.params.teacher
     plain = MLNTStep(0, 0.0, 1, 0.0, train.momentum, train.weight_decay, teacher_bn=teacher.batch_norm)
-    of_plain = stage.step(plain)
+    of_plain = timer.step(plain)
     kinds: dict[TimedStep, float] = {}
     steps: dict[str, float] = {}
     for system in systems:
         if system.timed_step is not None:
             if system.timed_step not in kinds:
-                kinds[system.timed_step] = stage.of(system, system.timed_step)
+                kinds[system.timed_step] = timer.of(system, system.timed_step)
             steps[system.stage] = kinds[system.timed_step]
-    return Estimate(stage.params, stage.sizes, start_up, stage.image(), of_plain, steps)
+    return Estimate(timer.params, timer.sizes, start_up, timer.image(), of_plain, steps)
 
 
 def _steps(params: Params, sizes: Sizes, system: System) -> int:

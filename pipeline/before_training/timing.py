@@ -38,7 +38,7 @@ class _Enough(Exception):  # noqa: N818
     """Ends a training of which enough steps are timed."""
 
 
-class Stage:
+class Timer:
     """A network and random images for it, to time steps with."""
 
     def __init__(
@@ -127,7 +127,7 @@ class Stage:
         return time.perf_counter()
 
 
-class Images(Stage):
+class Images(Timer):
     """Of whole networks."""
 
     def __init__(self, params: Params, sizes: Sizes, device: torch.device, batch_size: int) -> None:
@@ -142,7 +142,7 @@ class Images(Stage):
         super().__init__(params, sizes, device, batch_size, backbone, images)
 
 
-class Embeddings(Stage):
+class Embeddings(Timer):
     """Of heads."""
 
     def __init__(self, params: Params, sizes: Sizes, device: torch.device, width: int) -> None:

@@ -80,7 +80,7 @@ def _embed(params: Params, own: Mapping[str, Any], ranks: Ranks) -> str:
             f"model.name: {model.name} has no head to train: {error}; expected another network, or model.train: all"
         ) from error
     weights, hub = start_digest(model), repository(model) if model.pretrained else ""
-    start = embeddings.Network(identity(model), weights, hub, classifier, module.state_dict())
+    start = embeddings.Embedder(identity(model), weights, hub, classifier, module.state_dict())
     record = Record.of("embed", own, [__name__], {"dataset": dataset.digest, "weights": weights})
     require_same(ranks, record)
     images, statistics = image_store(params, dataset, np.flatnonzero(dataset.split == TRAIN), device)

@@ -25,7 +25,7 @@ COMMAND = "embed"
 
 
 @dataclass(frozen=True)
-class Network:
+class Embedder:
     """The network that embeds.
 
     Attributes:
@@ -48,7 +48,7 @@ def write(
     shape: tuple[int, int],
     dtype: str,
     dataset: Dataset,
-    network: Network,
+    network: Embedder,
     statistics: InputStatistics,
 ) -> str:
     """Write data/embeddings.h5 from float32 rows of this shape [N, D]; returns its digest.
@@ -84,13 +84,13 @@ class EmbeddingFile(RowFile):
 
     Attributes:
         digest: of the file.
-        hub: the repository of the network's weights, as `Network.hub`.
+        hub: the repository of the network's weights, as `Embedder.hub`.
         classifier: the name of the network's last layer.
         statistics: what its images are normalised by.
     """
 
     def __init__(self, dataset: Dataset, start: str) -> None:
-        """Open data/embeddings.h5, and check that it was made from this data set by this network (`Network.start`).
+        """Open data/embeddings.h5, and check that it was made from this data set by this network (`Embedder.start`).
 
         Raises:
             UserError: the file is missing, damaged, empty, or made from other data or by another network.

@@ -264,7 +264,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         nonlocal images
         images += len(inputs[0]) * isinstance(module, nn.Linear)
 
-    monkeypatch.setattr(timing.Stage, "_now", lambda _: float(images))
+    monkeypatch.setattr(timing.Timer, "_now", lambda _: float(images))
     handle = nn.modules.module.register_module_forward_hook(passed)
     yield
     handle.remove()
@@ -328,7 +328,7 @@ def test_a_measurement_of_heads_knows_what_embedding_takes() -> None:
 
 def test_a_part_of_a_batch_stands_for_all_of_it_where_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[int] = []
-    monkeypatch.setattr(timing.Stage, "step", lambda stage, *_: timed.append(stage._batch_size) or 2.0)
+    monkeypatch.setattr(timing.Timer, "step", lambda timer, *_: timed.append(timer._batch_size) or 2.0)
     params = make_params(train__batch_size=64)
     sizes = SIZES._replace(train=640)
     part = 64 // estimate.FRACTION
