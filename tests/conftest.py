@@ -5,9 +5,20 @@ import pytest
 import torch
 from hypothesis import settings
 
+from pipeline.base import console
+
 torch.set_num_threads(1)
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a command in this process tells on standard error."""
+    lines: list[str] = []
+    for name in ("say", "warn", "fail"):
+        monkeypatch.setattr(console, name, lines.append)
+    return lines
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

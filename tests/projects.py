@@ -180,6 +180,15 @@ def run_stage(stage: str, params: Params) -> str:
     return others[stage].run(params) if stage in others else train.run(params, stage)
 
 
+def invoke(*arguments: str) -> Any:
+    """A command in this process: its exit status and what it printed."""
+    from typer.testing import CliRunner
+
+    from pipeline.cli import app
+
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+
+
 def environment(**variables: str) -> dict[str, str]:
     """For processes: this Python first on PATH, one thread, nothing of the user's git and DVC settings."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_", "MLNT_"))}

@@ -21,6 +21,7 @@ from projects import (
     digests,
     edit_params,
     environment,
+    invoke,
     make_params,
     run,
     run_pipeline,
@@ -28,9 +29,7 @@ from projects import (
     write_params,
 )
 from ruamel.yaml import YAML
-from typer.testing import CliRunner
 
-from pipeline.base import console
 from pipeline.base.errors import RunError, UserError
 from pipeline.cli import app
 from pipeline.params import presets
@@ -64,19 +63,6 @@ def folder(tmp_path: Path) -> Path:
     write_params(tmp_path)
     shutil.copytree(ROOT / "presets", tmp_path / "presets")
     return tmp_path
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a command in this process tells on standard error."""
-    lines: list[str] = []
-    for name in ("say", "warn", "fail"):
-        monkeypatch.setattr(console, name, lines.append)
-    return lines
-
-
-def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
 
 
 # Help

@@ -12,15 +12,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 
 import numpy as np
+import projects
 import pytest
 from PIL import Image
 from projects import make_params, run_stage, write_params
 from runs import Run
-from typer.testing import CliRunner
 
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
-from pipeline.cli import app
 from pipeline.params.schema import Params
 from pipeline.store.dataset import read_dataset, read_labels
 from pipeline.use.export import labels as exporter
@@ -429,7 +428,7 @@ def test_the_command(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write_params(copied.folder)
 
     def invoke(*arguments: str) -> Any:
-        return CliRunner().invoke(app, ["export", "labels", *arguments], env={"COLUMNS": "200"})
+        return projects.invoke("export", "labels", *arguments)
 
     assert invoke("--format", "csv").exit_code == 0
     assert Path("exports/csv/labels.csv").is_file()

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import projects
 import pytest
 import timm
 import torch
 from PIL import Image
 from projects import save_model, write_picture
 from timm.data import create_transform, resolve_model_data_config
-from typer.testing import CliRunner
 
 from pipeline.base.errors import RunError, UserError
-from pipeline.cli import app
 from pipeline.use.export import model_formats as exporter
 from pipeline.use.export import onnx_model
 from pipeline.use.prediction.classifier import Classifier
@@ -217,7 +216,7 @@ def test_commands_and_their_mistakes(project: Path) -> None:
     save_model("preact_resnet_tiny", [1, 8, 8], "channel")
 
     def invoke(*arguments: str) -> Any:
-        return CliRunner().invoke(app, ["export", "model", *arguments], env={"COLUMNS": "200"})
+        return projects.invoke("export", "model", *arguments)
 
     assert invoke("--format", "timm", "--out", "deep/er").exit_code == 0
     assert names("deep/er") == ["config.json", "model.safetensors"]

@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from projects import ROOT, save_model, write_picture
+from projects import ROOT, invoke, save_model, write_picture
 from runs import Run
-from typer.testing import CliRunner
 
 from mlnt.networks import create_model
 from pipeline.base.errors import UserError
-from pipeline.cli import app
 from pipeline.store.dataset import TEST, read_dataset, read_labels
 from pipeline.systems.registry import FINAL
 from pipeline.training.session import Session
@@ -30,20 +28,6 @@ from pipeline.use.prediction.predict import predict
 def table(path: str = "predictions.csv") -> list[dict[str, str]]:
     with Path(path).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    from pipeline.base import console
-
-    lines: list[str] = []
-    for name in ("say", "warn", "fail"):
-        monkeypatch.setattr(console, name, lines.append)
-    return lines
 
 
 @pytest.fixture

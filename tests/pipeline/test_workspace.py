@@ -6,11 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from projects import ROOT, STAGES, digests, environment, git, run_stage, write_picture, written_by
+from projects import ROOT, STAGES, digests, environment, git, invoke, run_stage, write_picture, written_by
 from ruamel.yaml import YAML
-from typer.testing import CliRunner
 
-from pipeline.cli import app
 from pipeline.params.load import leaves, load, read_yaml
 from pipeline.stages.look import WITH_CODE
 from pipeline.systems.registry import code_now
@@ -61,7 +59,7 @@ def photos(folder: Path, counts: dict[str, int], size: tuple[int, int] = (9, 7))
 
 def mlnt(*arguments: str) -> tuple[int, str]:
     """Exit status, and all that was said."""
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    result = invoke(*arguments)
     return result.exit_code, result.output
 
 
