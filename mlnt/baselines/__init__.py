@@ -1,1 +1,1 @@
-"""The systems that the paper compares with, a method a file."""
+"""What MLNT is compared with, in the paper and since, a method a file."""

@@ -1,1 +1,1 @@
-"""The results of one run: rows, figures, terminal, page."""
+"""The results of one run: the rows of its table, figures, terminal, pages."""

@@ -1,1 +1,1 @@
-"""One module a stage: what it reads, does and writes. `pipeline.cli` makes commands of them."""
+"""One module a stage, evaluate has two: what it reads, does and writes. `pipeline.cli` makes commands of them."""

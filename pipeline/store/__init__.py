@@ -1,1 +1,1 @@
-"""The files that stages leave for each other: data sets, labels, features, models, checkpoints."""
+"""What stages leave for each other: data sets, labels, embeddings, features, models, checkpoints; records."""
