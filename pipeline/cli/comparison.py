@@ -12,10 +12,10 @@ from pipeline.base.errors import UserError
 from pipeline.cli.flags import Command
 from pipeline.cli.shared import PARAMS, Debug, ParamsFile, app, reported, run_training
 
-BESIDE = "Systems to compare with"
+COMPARISON = "Systems to compare with"
 
 
-@app.command("baseline", cls=Command, rich_help_panel=BESIDE)
+@app.command("baseline", cls=Command, rich_help_panel=COMPARISON)
 def baseline(
     name: Annotated[str, typer.Argument(help="The system's name; a wrong one lists all names.")],
     params: ParamsFile = PARAMS,
@@ -49,7 +49,7 @@ Also = Annotated[
 ]
 
 
-@app.command("sweep", cls=Command, rich_help_panel=BESIDE)
+@app.command("sweep", cls=Command, rich_help_panel=COMPARISON)
 def sweep(
     name: Annotated[str, typer.Argument(help="table1 to table4, figure3 to figure6, noise-kinds, or references.")],
     seeds: Annotated[int, typer.Option(min=1, help="The number of seeds: 0, 1, 2, …")] = 5,
@@ -102,7 +102,7 @@ def sweep(
         run(name, seeds, preset, where, dry_run, cell or [], outdated, share, also or [])
 
 
-@app.command("tables", cls=Command, rich_help_panel=BESIDE)
+@app.command("tables", cls=Command, rich_help_panel=COMPARISON)
 def tables(
     preset: Annotated[str, typer.Option(help="The recipe that the sweeps were run with.")] = "digits",
     out: Annotated[Path | None, typer.Option(help="A folder for the files; reports/PRESET unless given.")] = None,

@@ -33,7 +33,7 @@ app = typer.Typer(
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.", show_default=True)]
 Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")]
-Beside = Annotated[
+GroupOption = Annotated[
     Literal["baselines", "references"] | None,
     typer.Option("--group", help="Those systems beside the default run, into files of their own.", show_default=False),
 ]

@@ -9,7 +9,7 @@ import typer
 from pipeline.base import console
 from pipeline.cli import launch
 from pipeline.cli.flags import Command
-from pipeline.cli.shared import PARAMS, Beside, Debug, ParamsFile, app, checked_params, reported, run_training
+from pipeline.cli.shared import PARAMS, Debug, GroupOption, ParamsFile, app, checked_params, reported, run_training
 
 STAGES = "Stages of the pipeline"
 
@@ -119,7 +119,7 @@ def meta_train(
 
 
 @app.command("evaluate", cls=Command, rich_help_panel=STAGES)
-def evaluate(group: Beside = None, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+def evaluate(group: GroupOption = None, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Evaluate every model on the test split and list the suspicious labels → metrics/evaluate.json, reports/."""
     with reported(debug):
         checked = checked_params(params)
@@ -129,7 +129,7 @@ def evaluate(group: Beside = None, params: ParamsFile = PARAMS, debug: Debug = F
 
 
 @app.command("report", cls=Command, rich_help_panel=STAGES)
-def report(group: Beside = None, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
+def report(group: GroupOption = None, params: ParamsFile = PARAMS, debug: Debug = False) -> None:
     """Gather metrics, curves and doubtful images into one page → reports/index.html."""
     with reported(debug):
         checked = checked_params(params)

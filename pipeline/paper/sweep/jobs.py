@@ -11,7 +11,7 @@ from pipeline.paper.history import identity_of, plain
 from pipeline.paper.sweep.worker import Job
 from pipeline.systems.registry import GROUPS, chain
 
-BESIDE = {each.stage: f"{group.dvc_yaml}:{group.stage}" for group in GROUPS.values() for each in group.systems}
+GROUP_TARGETS = {each.stage: f"{group.dvc_yaml}:{group.stage}" for group in GROUPS.values() for each in group.systems}
 """Stage of a group beside the default run → its stages in DVC."""
 
 
@@ -64,7 +64,7 @@ def targets(stages: Iterable[str]) -> tuple[str, ...]:
 
 
 def _target(stage: str) -> str:
-    return f"{BESIDE[stage]}@{stage}" if stage in BESIDE else stage
+    return f"{GROUP_TARGETS[stage]}@{stage}" if stage in GROUP_TARGETS else stage
 
 
 def _digest(text: str) -> str:
