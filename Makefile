@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Many processes start: each would compile all that it imports anew (2.5 s for torch).
+unexport PYTHONDONTWRITEBYTECODE
 UV_VERSION := 0.13.9
 
 .PHONY: help install repro test check torture bench image image-test lock clean
@@ -41,10 +43,11 @@ check: install
 	hadolint Dockerfile
 	shellcheck container/*.sh .ci/run
 
-# One more than there are cores: the tests of sweeps wait much of the time.
+# One more than there are cores: the tests of sweeps wait much of the time. Files in the order of pyproject.toml's
+# testpaths, the long ones first: xdist would begin those of one long test last.
 JOBS := $(shell expr $$(nproc) + 1)
 test: check
-	python -m pytest --numprocesses $(JOBS) --dist loadfile
+	python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 TORTURE =
 torture: install
