@@ -114,12 +114,9 @@ def test_help_lists_every_command_and_needs_no_torch(tmp_path: Path) -> None:
 )
 def test_a_terminal_without_some_characters_is_shown_the_others(variables: dict[str, str], folder: Path) -> None:
     """LANG=en_US.ISO-8859-1 has no arrow."""
-    (folder / ".dvc").mkdir()
     for arguments, status, expected in (
-        (["--help"], 0, "download"),
         (["download", "--help"], 0, "> data/dataset.h5"),
         (["preset", "cifar10", "--params", "params.yaml"], 0, "mlnt.eta"),
-        (["doctor"], 2, "data.root"),
         (["download"], 2, "data.root"),
     ):
         write_params(folder, data__source="imagefolder", data__root="λ→")
@@ -147,13 +144,14 @@ def test_a_terminal_without_some_characters_is_shown_the_others(variables: dict[
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_status_2(
-    changes: dict[str, Any], arguments: list[str], expected: str, folder: Path
+    changes: dict[str, Any], arguments: list[str], expected: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(changed(default_values(), changes), file)
+    monkeypatch.chdir(folder)
     before = digests(folder)
-    result = run_pipeline(folder, *arguments)
-    assert result.returncode == 2
+    result = invoke(*arguments)
+    assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr.startswith(f"error: {expected}")
     assert result.stderr.count("\n") == 1
@@ -175,11 +173,14 @@ def test_wrong_arguments_are_status_2(arguments: list[str], expected: str) -> No
     assert expected in result.output
 
 
-def test_debug_shows_the_traceback(folder: Path) -> None:
-    result = run_pipeline(folder, "inject-noise", "--debug")
-    assert result.returncode == 1
-    assert "Traceback" in result.stderr
-    assert "data/dataset.h5: no such file" in result.stderr
+def test_a_process_ends_with_one_line_and_with_debug_with_the_traceback(folder: Path) -> None:
+    plain, debug = (run_pipeline(folder, "inject-noise", *option) for option in ([], ["--debug"]))
+    assert (plain.returncode, plain.stdout) == (2, "")
+    assert plain.stderr.startswith("error: data/dataset.h5: no such file")
+    assert plain.stderr.count("\n") == 1
+    assert debug.returncode == 1
+    assert "Traceback" in debug.stderr
+    assert "data/dataset.h5: no such file" in debug.stderr
 
 
 @pytest.mark.parametrize(

@@ -65,33 +65,33 @@ def wait_for_a_checkpoint(process: subprocess.Popen[bytes]) -> list[psutil.Proce
     return psutil.Process(process.pid).children(recursive=True)
 
 
-@pytest.mark.parametrize(
-    ("number", "to_group", "status"),
-    [
-        (signal.SIGINT, True, 130),
-        (signal.SIGTERM, True, 143),
-        (signal.SIGTERM, False, 143),
-        (signal.SIGKILL, False, -9),
-    ],
-)
-def test_a_stopped_stage_leaves_no_process(
-    number: signal.Signals, to_group: bool, status: int, prepared: Path, tmp_path: Path
-) -> None:
-    process = start(tmp_path / "log")
+def stop(number: signal.Signals, to_group: bool, log: Path) -> int:
+    """Stop a stage that is in the middle of its training; returns its status, once none of its processes is left."""
+    process = start(log)
     try:
         started = wait_for_a_checkpoint(process)
         assert len(started) >= 3  # the server that forks, two that read
         (os.killpg if to_group else os.kill)(process.pid, number)
-        assert process.wait(120) == status
+        status = process.wait(120)
         _, alive = psutil.wait_procs(started, timeout=120)
         assert alive == []
     finally:
         process.kill()
         process.wait()
-    text = (tmp_path / "log").read_text(encoding="utf-8")
+    text = log.read_text(encoding="utf-8")
     assert "Traceback" not in text, text
-    if number != signal.SIGKILL:
-        assert LAST_STEP.search(text), text
+    assert number == signal.SIGKILL or LAST_STEP.search(text), text
+    return status
+
+
+@pytest.mark.parametrize(
+    ("number", "to_group", "status"),
+    [(signal.SIGTERM, True, 143), (signal.SIGTERM, False, 143), (signal.SIGKILL, False, -9)],
+)
+def test_a_stopped_stage_leaves_no_process(
+    number: signal.Signals, to_group: bool, status: int, prepared: Path, tmp_path: Path
+) -> None:
+    assert stop(number, to_group, tmp_path / "log") == status
 
 
 def test_a_file_that_vanishes_in_the_middle_is_one_message(prepared: Path, tmp_path: Path) -> None:
@@ -109,11 +109,8 @@ def test_a_file_that_vanishes_in_the_middle_is_one_message(prepared: Path, tmp_p
     assert said[-1].startswith("error: data.root: ")
 
 
-def test_a_stage_that_was_stopped_ends_with_the_bits_of_one_that_was_not(prepared: Path, tmp_path: Path) -> None:
-    process = start(tmp_path / "log")
-    wait_for_a_checkpoint(process)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(120) == 130
+def test_a_stage_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(prepared: Path, tmp_path: Path) -> None:
+    assert stop(signal.SIGINT, True, tmp_path / "log") == 130
     process = start(tmp_path / "log")
     assert process.wait(120) == 0
     assert "going on after step" in (tmp_path / "log").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -21,24 +22,45 @@ def with_preset(tmp_path: Path) -> Path:
     return with_short_preset(tmp_path / "repository")
 
 
-def test_a_sweep_runs_what_is_missing_and_tables_show_it(with_preset: Path) -> None:
-    planned = sweep(with_preset, "--dry-run")
+@dataclass(frozen=True)
+class Swept:
+    """A repository with a git and a DVC remote after a sweep that has pushed to them, and what was said."""
+
+    folder: Path
+    planned: str
+    done: str
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    folder = with_short_preset(tmp_path_factory.mktemp("swept") / "repository")
+    results = folder.parent / "results.git"
+    git(folder, "init", "--quiet", "--bare", "--initial-branch", "main", str(results))
+    git(folder, "remote", "add", "results", str(results))
+    assert dvc(folder, "remote", "add", "--default", "storage", str(folder.parent / "storage")).returncode == 0
+    git(folder, "commit", "--quiet", "--all", "--message", "a DVC remote")
+    git(folder, "push", "--quiet", "results", "HEAD:main")
+    planned = sweep(folder, "--dry-run")
     assert planned.returncode == 0, planned.stderr
-    assert "2 experiments: 0 finished, 2 to run" in planned.stderr
-    first = sweep(with_preset, "--jobs", "2")
-    assert first.returncode == 0, first.stderr
-    assert "sweep figure3: 2 of 2 finished" in first.stderr
-    assert git(with_preset, "status", "--porcelain") == ""
-    again = sweep(with_preset)
+    done = sweep(folder, "--jobs", "2", "--git-remote", "results")
+    assert done.returncode == 0, done.stderr
+    return Swept(folder, planned.stderr, done.stderr)
+
+
+def test_a_sweep_runs_what_is_missing_and_tables_show_it(swept: Swept) -> None:
+    assert "2 experiments: 0 finished, 2 to run" in swept.planned
+    assert "sweep figure3: 2 of 2 finished" in swept.done
+    assert git(swept.folder, "status", "--porcelain") == ""
+    again = sweep(swept.folder)
     assert "2 experiments: 2 finished, 0 to run" in again.stderr
-    assert list((with_preset.parent / "scratch").iterdir()) == []
-    tables = run(with_preset, sys.executable, "-m", "pipeline", "tables", "--preset", "short")
+    assert list((swept.folder.parent / "scratch").iterdir()) == []
+    tables = run(swept.folder, sys.executable, "-m", "pipeline", "tables", "--preset", "short")
     assert tables.returncode == 0, tables.stderr
     assert "figure3: 2 experiments" in tables.stderr
     assert "table4: not run" in tables.stderr
-    rows = (with_preset / "reports/short/figure3.csv").read_text(encoding="utf-8").splitlines()
+    rows = (swept.folder / "reports/short/figure3.csv").read_text(encoding="utf-8").splitlines()
     assert [row.split(",")[3] for row in rows[1:]] == ["2"] * (len(rows) - 1)
-    assert (with_preset / "reports/short/figure3.svg").read_text(encoding="utf-8").startswith("<svg")
+    assert (swept.folder / "reports/short/figure3.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
 def test_a_sweep_on_a_dirty_tree_is_refused(with_preset: Path) -> None:
@@ -108,34 +130,25 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(with_preset: Path) -> None:
     assert list((with_preset.parent / "scratch").iterdir()) == []
 
 
-def test_another_clone_shows_what_a_sweep_has_pushed(with_preset: Path) -> None:
+def test_another_clone_shows_what_a_sweep_has_pushed(swept: Swept) -> None:
     """Tables and records from the git remote alone, models from the DVC remote."""
-    results, clone = with_preset.parent / "results.git", with_preset.parent / "laptop"
-    git(with_preset, "init", "--quiet", "--bare", "--initial-branch", "main", str(results))
-    git(with_preset, "remote", "add", "results", str(results))
-    assert (
-        dvc(with_preset, "remote", "add", "--default", "storage", str(with_preset.parent / "storage")).returncode == 0
-    )
-    git(with_preset, "commit", "--quiet", "--all", "--message", "a DVC remote")
-    git(with_preset, "push", "--quiet", "results", "HEAD:main")
-    done = sweep(with_preset, "--seeds", "1", "--git-remote", "results")
-    assert done.returncode == 0, done.stderr
-    assert not (with_preset / ".dvc/tmp/sweep/results.git").exists()
-    pushed = dvc(with_preset, "exp", "push", "--all-commits", "results")
+    folder, clone = swept.folder, swept.folder.parent / "laptop"
+    assert not (folder / ".dvc/tmp/sweep/results.git").exists()
+    pushed = dvc(folder, "exp", "push", "--all-commits", "results")
     assert pushed.returncode == 0, pushed.stderr
 
-    git(with_preset.parent, "clone", "--quiet", str(results), str(clone))
+    git(folder.parent, "clone", "--quiet", str(folder.parent / "results.git"), str(clone))
     pulled = dvc(clone, "exp", "pull", "--all-commits", "--no-cache", "origin")
     assert pulled.returncode == 0, pulled.stderr
-    planned = sweep(clone, "--seeds", "1", "--dry-run")
-    assert "1 experiments: 1 finished, 0 to run" in planned.stderr
+    planned = sweep(clone, "--dry-run")
+    assert "2 experiments: 2 finished, 0 to run" in planned.stderr
     assert "other code" not in planned.stderr
-    tables = run(clone, sys.executable, "-m", "pipeline", "tables", "--preset", "short")
-    assert tables.returncode == 0, tables.stderr
-    rows = (clone / "reports/short/figure3.csv").read_text(encoding="utf-8")
-    assert run(with_preset, sys.executable, "-m", "pipeline", "tables", "--preset", "short").returncode == 0
-    assert rows == (with_preset / "reports/short/figure3.csv").read_text(encoding="utf-8")
-    (name,) = git(clone, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+    for each in (clone, folder):
+        tables = run(each, sys.executable, "-m", "pipeline", "tables", "--preset", "short")
+        assert tables.returncode == 0, tables.stderr
+    rows, expected = ((each / "reports/short/figure3.csv").read_text(encoding="utf-8") for each in (clone, folder))
+    assert rows == expected
+    name, _ = git(clone, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
     assert dvc(clone, "exp", "branch", name, "found").returncode == 0
     git(clone, "switch", "--quiet", "found")
     record = json.loads((clone / "records/meta1.json").read_text(encoding="utf-8"))[0]

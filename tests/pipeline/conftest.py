@@ -16,13 +16,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of all stages."""
+    """A run of all stages, to be read: `copied` may be changed."""
     return run_all(tmp_path_factory.mktemp("finished"), make_params())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of all stages on a person's own pictures: of several sizes, some transparent, some grey, in odd places."""
     folder = tmp_path_factory.mktemp("own")
