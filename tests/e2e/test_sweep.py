@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     assert planned.returncode == 0, planned.stderr
     done = sweep(folder, "--jobs", "2", "--git-remote", "results")
     assert done.returncode == 0, done.stderr
+    assert not (folder / ".dvc/tmp/sweep/results.git").exists()
     return Swept(folder, planned.stderr, done.stderr)
 
 
@@ -86,18 +88,33 @@ def logs(folder: Path) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in folder.glob(".dvc/tmp/sweep/jobs/*/*.out"))
 
 
-def start_sweep(folder: Path, there: Callable[[], bool]) -> subprocess.Popen[bytes]:
-    """A sweep of long stages, once it is so far."""
+def kill_all(folder: Path) -> None:
+    for process in psutil.process_iter():
+        try:
+            mine = process.environ().get("TMPDIR") == str(folder.parent / "scratch")
+        except psutil.Error:
+            continue
+        if mine:
+            process.kill()
+
+
+@contextmanager
+def started(folder: Path, there: Callable[[], bool]) -> Iterator[subprocess.Popen[bytes]]:
+    """A sweep of long stages, once it is so far; afterwards nothing of it runs."""
     log = folder.parent / "sweep.log"
     with log.open("w") as file:
         command, settings = [*FIGURE3, "--seeds", "1"], environment(**variables(folder))
         process = subprocess.Popen(command, cwd=folder, env=settings, stdout=file, stderr=file)
     deadline = time.monotonic() + 300
-    while not there():
-        assert time.monotonic() < deadline, logs(folder)
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.2)
-    return process
+    try:
+        while not there():
+            assert time.monotonic() < deadline, logs(folder)
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+        yield process
+    finally:
+        kill_all(folder)
+        process.wait()
 
 
 def test_a_sweep_that_is_stopped_or_killed_goes_on(with_preset: Path) -> None:
@@ -106,21 +123,16 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(with_preset: Path) -> None:
     preset.write_text("# Long enough to be stopped\ntrain:\n  epochs: 100\n", encoding="utf-8")
     git(with_preset, "commit", "--quiet", "--all", "--message", "longer")
 
-    stopped = start_sweep(with_preset, lambda: any(with_preset.glob("checkpoints/meta1/*/state.safetensors")))
-    stopped.send_signal(signal.SIGINT)
-    assert stopped.wait(timeout=200) == 130
-    assert running_stages(with_preset) == []
+    checkpoints = "checkpoints/meta1/*/state.safetensors"
+    with started(with_preset, lambda: any(with_preset.glob(checkpoints))) as stopped:
+        stopped.send_signal(signal.SIGINT)
+        assert stopped.wait(timeout=200) == 130
+        assert running_stages(with_preset) == []
     assert git(with_preset, "status", "--porcelain") == ""
 
-    killed = start_sweep(with_preset, lambda: "meta1: going on after step" in logs(with_preset))
-    for process in psutil.process_iter():
-        try:
-            mine = process.environ().get("TMPDIR") == str(with_preset.parent / "scratch")
-        except psutil.Error:
-            continue
-        if mine:
-            process.kill()
-    killed.wait(timeout=120)
+    with started(with_preset, lambda: "meta1: going on after step" in logs(with_preset)) as killed:
+        kill_all(with_preset)
+        killed.wait(timeout=120)
     assert running_stages(with_preset) == []
 
     last = sweep(with_preset, "--seeds", "1")
@@ -133,7 +145,6 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(with_preset: Path) -> None:
 def test_another_clone_shows_what_a_sweep_has_pushed(swept: Swept) -> None:
     """Tables and records from the git remote alone, models from the DVC remote."""
     folder, clone = swept.folder, swept.folder.parent / "laptop"
-    assert not (folder / ".dvc/tmp/sweep/results.git").exists()
     pushed = dvc(folder, "exp", "push", "--all-commits", "results")
     assert pushed.returncode == 0, pushed.stderr
 
