@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import numpy as np
@@ -41,6 +42,7 @@ RECORDS = Path("records")
 EXPERIMENTS = (".dvc", "tmp", "exps")
 SWEEP = Path(".dvc/tmp/sweep")
 
+_CRLF = "\r\n"
 GIB = 1 << 30
 MIB = 1 << 20
 
@@ -223,7 +225,9 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], synced: bool = True
     with replacing(path, synced) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         left = iter(rows)
         first = next(left, None)
-        writer = csv.DictWriter(file, list(first or ()), lineterminator="\n")
+        # csv puts those line ends alone into quotes that it writes itself, and a file name may have either.
+        lines = SimpleNamespace(write=lambda line: file.write(f"{line.removesuffix(_CRLF)}\n"))
+        writer = csv.DictWriter(lines, list(first or ()), lineterminator=_CRLF)
         writer.writeheader()
         for row in itertools.chain(() if first is None else (first,), left):
             writer.writerow({key: "" if value is None else value for key, value in _plain(row).items()})

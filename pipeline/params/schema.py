@@ -23,18 +23,20 @@ from pipeline.params.values import (
     Folds,
     Fraction,
     Length,
+    Name,
     Positive,
     PositiveRate,
     Processes,
     Rate,
     Section,
+    Seed,
 )
 
 
 class Data(Section):
     source: Literal["digits", "cifar10", "cifar100", "cifar100-coarse", "imagefolder", "clothing1m"]
-    root: str | None = Field(json_schema_extra={"place": "data.root"})
-    url: str | None = Field(json_schema_extra={"place": None})
+    root: Name | None = Field(json_schema_extra={"place": "data.root"})
+    url: Name | None = Field(json_schema_extra={"place": None})
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
     limit: Positive | None
     limit_test: Positive | None
@@ -59,8 +61,8 @@ class Noise(Section):
     symmetric_excludes_true: bool
     sampling: Literal["exact", "bernoulli"]
     mapping: dict[str, str]
-    matrix_file: str | None = Field(json_schema_extra={"place": "noise.matrix_file"})
-    human_file: str | None = Field(json_schema_extra={"place": "noise.human_file"})
+    matrix_file: Name | None = Field(json_schema_extra={"place": "noise.matrix_file"})
+    human_file: Name | None = Field(json_schema_extra={"place": "noise.human_file"})
     human_labels: Literal[
         "aggre_label",
         "random_label1",
@@ -72,7 +74,7 @@ class Noise(Section):
     ]
     validation: Literal["clean", "noisy"]
     validation_fraction: Annotated[float, Field(gt=0, lt=1)]
-    corrections: str | None = Field(json_schema_extra={"neutral": None, "place": "noise.corrections"})
+    corrections: Name | None = Field(json_schema_extra={"neutral": None, "place": "noise.corrections"})
 
     def files(self) -> dict[str, str]:
         """The files that the labels come from, by the names of their parameters."""
@@ -94,9 +96,9 @@ class Noise(Section):
 
 
 class Model(Section):
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
     pretrained: bool
-    weights: str | None = Field(json_schema_extra={"place": "weights"})
+    weights: Name | None = Field(json_schema_extra={"place": "weights"})
     train: Literal["all", "head"] = Field(json_schema_extra={"neutral": "all"})
     normalize: Literal["mean_image", "channel", "pretrained"]
 
@@ -175,7 +177,7 @@ def cores() -> int:
 
 
 class Params(Section):
-    seed: Count
+    seed: Seed
     data: Data
     noise: Noise
     model: Model
@@ -204,6 +206,11 @@ class Params(Section):
         if self.mlnt.M > 0 and self.mlnt.neighbors >= self.train.batch_size:
             raise ValueError(
                 f"mlnt.neighbors is {self.mlnt.neighbors}, expected less than train.batch_size, {self.train.batch_size}"
+            )
+        if self.data.resize and self.data.resize**2 > self.data.max_image_mpixels * 1e6:
+            raise ValueError(
+                f"data.resize is {self.data.resize}, which makes larger images than data.max_image_mpixels, "
+                f"{self.data.max_image_mpixels:g}, allows; expected fewer pixels"
             )
         if self.data.crop and self.data.resize and self.data.crop > self.data.resize:
             raise ValueError(f"data.crop is {self.data.crop}, expected at most data.resize, {self.data.resize}")

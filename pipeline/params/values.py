@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
@@ -40,14 +39,21 @@ def _processes(value: object) -> object:
     return value
 
 
+MOST = 2**31 - 1
+"""Numbers are bounded, so that an exponent too many is found here, and not as an overflow after the training began."""
+_LARGEST = 1e30
+"""float32 holds it."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Folds = Annotated[int, Field(ge=0), AfterValidator(_folds)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0)]
+Folds = Annotated[Count, AfterValidator(_folds)]
 Tau = Annotated[float | Literal["auto"], BeforeValidator(_tau)]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=MOST)]
 Processes = Annotated[int | Literal["all"], BeforeValidator(_processes)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, le=_LARGEST)]
+PositiveRate = Annotated[float, Field(gt=0, le=_LARGEST)]
+Name = Annotated[str, Field(min_length=1)]
 Epochs = Annotated[
     tuple[Positive, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 ]
@@ -67,11 +73,11 @@ class Length(Section):
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, value: object) -> object:
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST:
             return {"epochs": float(value)}
         if isinstance(value, str):
             number, _, unit = value.strip().partition(" ")
-            if number.isdigit() and unit.strip() in ("steps", "step", "epochs", "epoch"):
+            if number.isdigit() and int(number) <= MOST and unit.strip() in ("steps", "step", "epochs", "epoch"):
                 steps = unit.strip().startswith("step")
                 return {"steps": int(number)} if steps else {"epochs": float(number)}
         raise ValueError("expected a number of epochs, such as 20, or of steps, such as '2000 steps'")

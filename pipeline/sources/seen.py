@@ -38,14 +38,16 @@ def look(place: Path, lists: bool = True) -> list[Seen]:
     """What is there: a file; a folder with all in it; a .csv file with the files that it lists.
 
     Args:
-        lists: whether a .csv file is a list of images.
+        lists: whether images are looked for: in a folder, or those that a .csv file lists. If not, it is one file.
 
     Raises:
-        UserError: nothing is there, a file or folder cannot be read, or `rows` fails.
+        UserError: nothing is there, or a folder instead of a file; a file or folder cannot be read; or `rows` fails.
     """
     if not (kind := file_type(place)):
         raise UserError(f"data.root: {place}: no such file or folder")
     if kind == stat.S_IFDIR:
+        if not lists:
+            raise UserError(f"data.root: {place}: found a folder, expected a file")
         return _sums(place, contents(place)[0])
     found = _sums(place.parent, [place.name])
     if lists and place.suffix.lower() == ".csv":

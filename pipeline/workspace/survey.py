@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.base import console
 from pipeline.base.files import GIB
@@ -58,7 +59,7 @@ def _show_counts(samples: Sequence[Sample], classes: Sequence[str], out: Console
     for split in splits:
         table.add_column(SPLITS[split], justify="right")
     for name in classes[:SHOWN]:
-        table.add_row(printable(name), *(f"{counts[name, split]:,}" for split in splits))
+        table.add_row(Text(printable(name)), *(f"{counts[name, split]:,}" for split in splits))
     out.print(table)
     if len(classes) > SHOWN:
         out.print(f"and {len(classes) - SHOWN} more classes")

@@ -16,6 +16,7 @@ from projects import ROOT, environment, run
 
 from pipeline.base import files
 from pipeline.base.errors import RunError, UserError
+from pipeline.sources.places import delimited
 from pipeline.store import hdf5
 
 
@@ -192,3 +193,13 @@ def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "fsync", only_files)
     files.write_text(tmp_path / "a.txt", "whole")
     assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\nb", "a\r\n", 'a "b"', "a,b;c\td", " a ", "é"])
+def test_a_table_gives_back_any_name_whatever_reads_it(name: str, tmp_path: Path) -> None:
+    rows = [{"path": name, "label": "1"}, {"path": "next", "label": name}]
+    files.write_csv(tmp_path / "a.csv", rows)
+    assert files.read_csv(tmp_path / "a.csv") == rows
+    if name.strip() == name:
+        assert [row for _, row in delimited.rows(tmp_path / "a.csv", "a", ["path", "label"])] == rows
+    assert (tmp_path / "a.csv").read_bytes().startswith(b"path,label\n")

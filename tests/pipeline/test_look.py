@@ -64,6 +64,12 @@ def test_a_home_that_nobody_has_is_named(name: str) -> None:
         look.run(make_params(data__source="imagefolder", data__root=name))
 
 
+@pytest.mark.usefixtures("project")
+def test_a_folder_where_a_file_belongs_is_not_looked_through(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^model.weights: {tmp_path}: found a folder, expected a file$"):
+        look.run(make_params(model__weights=str(tmp_path)))
+
+
 @pytest.fixture
 def copy(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of an experiment, which is the current one; its project, above, has pictures that git ignores."""

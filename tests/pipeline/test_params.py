@@ -121,6 +121,16 @@ def test_params_yaml_is_valid_and_read_as_it_stands() -> None:
         ("evaluate.label_issue_threshold", 2),
         ("report.gallery", -1),
         ("report.review", -1),
+        ("data.root", ""),
+        ("noise.corrections", ""),
+        ("model.weights", ""),
+        ("data.max_image_mpixels", 1e308),
+        ("run.max_unpacked_gib", 1e308),
+        ("train.lr", 1e38),
+        ("train.evaluate_every", 1e308),
+        ("teacher.gamma_start_length", "99999999999 steps"),
+        ("train.folds", 10**30),
+        ("compute.threads", 10**30),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(key: str, value: object) -> None:
@@ -206,6 +216,14 @@ def test_an_unknown_key_gets_the_nearest_known_one(key: str, hint: str) -> None:
 
 def test_an_unknown_key_with_nothing_near_gets_no_hint() -> None:
     assert message_of(changed(default_values(), {"xyzzy": 1})) == "params.yaml: xyzzy: no such parameter"
+
+
+def test_no_image_is_made_larger_than_one_may_be() -> None:
+    """One of 100,000 pixels square takes 30 GB, before anybody sees how much memory all of them need."""
+    message = message_of(changed(default_values(), {"data.resize": 100_000}))
+    assert "data.resize is 100000" in message
+    assert "data.max_image_mpixels" in message
+    check(changed(default_values(), {"data.resize": 10_000}), PATH)
 
 
 @pytest.mark.parametrize("key", leaf_keys())

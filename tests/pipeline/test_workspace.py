@@ -224,6 +224,17 @@ def test_it_says_what_is_there_and_what_will_happen(here: Path) -> None:
     assert digests(here) == before
 
 
+def test_a_class_name_is_shown_as_it_is(here: Path) -> None:
+    """Brackets are no mark-up. An end of what did not begin would be an error."""
+    photos(here / "photos", {"a": 40, "b [bold]c": 40})
+    rows = [f"photos/a/{i}.png,{'[/b]' if i % 2 else '[red]x'}" for i in range(40)]
+    (here / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    for images, names in (("photos", ["b [bold]c"]), ("list.csv", ["[/b]", "[red]x"])):
+        status, said = mlnt("init", "--images", images, f"work-{images}")
+        assert status == 0, said
+        assert all(name in said for name in names)
+
+
 def test_images_are_found_from_the_workspace_however_they_were_named(here: Path) -> None:
     photos(here / "mine/photos [old]", {"cat": 12, "dog": 12})
     for named, folder, root in (
