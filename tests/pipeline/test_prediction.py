@@ -178,6 +178,7 @@ def test_more_images_than_a_batch(model: Path) -> None:
         (["gone.csv", "--model", "model"], "gone.csv, line 3: no such file: b.png"),
         (["f/broken.png", "--model", "model"], "none of 1 images could be read: f/broken.png"),
         (["list.csv", "--model", "model", "--out", "list.csv"], "--out: list.csv is one of the files to predict"),
+        (["list.csv", "--model", "model", "--out", "."], "--out: . is a folder"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(

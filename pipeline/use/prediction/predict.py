@@ -72,8 +72,10 @@ def run(images: Sequence[str | Path], model: Path, topk: int, out: Path) -> bool
     """Predict and write the table, in the columns of timm's inference script; returns whether all images decoded.
 
     Raises:
-        UserError: as `predict`; none of the images decodes; or the table would replace what was named.
+        UserError: as `predict`; none of the images decodes; or the table would replace what was named, or a folder.
     """
+    if out.is_dir():
+        raise UserError(f"--out: {out} is a folder; expected the name of a file, such as {out / 'predictions.csv'}")
     if out.exists() and any(Path(each).exists() and out.samefile(each) for each in images):
         raise UserError(f"--out: {out} is one of the files to predict, and would be replaced; give it another name")
     predictions = predict(images, model, topk)
