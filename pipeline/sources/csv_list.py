@@ -64,7 +64,7 @@ def _rows(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterato
 
 def _samples(path: Path, folder: Path) -> Iterator[Sample]:
     for line, row in _rows(path, ("path", "label"), ("split", "true_label")):
-        split = row.get("split", "train")
+        split = row.get("split", "train").lower()
         if split not in SPLIT_NAMES or not row["label"]:
             raise UserError(
                 f"data.root: {path}, line {line}: found {row}, expected a path, a label and, in a column split, one of "

@@ -74,8 +74,22 @@ EXPECTED = [("pics/0.png", "a"), ("pics/1.png", "b, or c"), ("pics/2.png", "a")]
         'label,path\na,pics/0.png\n"b, or c",pics/1.png\na,pics/2.png\n',
         'width,path,,label,height\n6,pics/0.png,,a,5\n6,pics/1.png,x,"b, or c",5\n6,pics/2.png,,a,\n',
         'path,label\rpics/0.png,a\rpics/1.png,"b, or c"\rpics/2.png,a\r',
+        'Path,LABEL,Split,x,X\npics/0.png,a,Train,,\npics/1.png,"b, or c",TRAIN,,\npics/2.png,a,train,,\n',
     ],
-    ids=["plain", "blanks", "all blanks", "quotes", "semicolons", "tabs", "mark", "empty lines", "order", "more", "CR"],
+    ids=[
+        "plain",
+        "blanks",
+        "all-blanks",
+        "quotes",
+        "semicolons",
+        "tabs",
+        "mark",
+        "empty-lines",
+        "order",
+        "more",
+        "CR",
+        "capitals",
+    ],
 )
 def test_a_table_may_be_written_in_many_ways(text: str, pictures: Path) -> None:
     dataset = listed(pictures, text)
@@ -109,6 +123,8 @@ def test_quoted_fields_keep_their_blanks_and_may_have_some_after_them(
         ("path,label,split\npics/0.png,a\n", ["line 2: found 2 fields, ['pics/0.png', 'a'], expected 3"]),
         ("path;label\npics/0.png,a\n", ["line 2: found 1 fields", "a semicolon that belongs to a field"]),
         ('path,label\n\n"pics/0.png","a\n b"\npics/1.png,b,c\n', ["line 5: found 3 fields"]),
+        ("", ["found nothing in its first line"]),
+        ("path,label,Label\npics/0.png,a,b\n", ["more than one column called label"]),
         ("path,label,label\npics/0.png,a,b\n", ["more than one column called label"]),
         ("path, path,label\npics/0.png,a,b\n", ["more than one column called path"]),
         ('path,label\npics/0.png,"a\npics/1.png,b\n', ["not readable as CSV", "stands in quotes"]),

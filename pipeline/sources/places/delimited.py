@@ -20,7 +20,8 @@ refuse."""
 def rows(
     path: Path, key: str, needed: Sequence[str], optional: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line and the fields, by column, of each row that is not empty. Other columns are left out.
+    """Yield the line and the fields, by column, of each row that is not empty. Other columns are left out; a column's
+    name may have capital letters.
 
     Args:
         key: the parameter that names the file, for messages.
@@ -67,12 +68,14 @@ def _rows(
 def _columns(place: str, header: str, needed: Sequence[str], optional: Sequence[str]) -> tuple[str, list[str]]:
     """The delimiter that makes the needed columns, and all columns."""
     found = {
-        delimiter: [name.strip() for name in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])]
+        delimiter: [
+            name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
+        ]
         for delimiter in DELIMITERS
     }
     for delimiter, columns in found.items():
         if set(needed) <= set(columns):
-            if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+            if twice := [name for name in (*needed, *optional) if columns.count(name) > 1]:
                 raise UserError(
                     f"{place}: found more than one column called {' and '.join(twice)}, expected one of "
                     "each; rename or remove the others"
@@ -80,6 +83,6 @@ def _columns(place: str, header: str, needed: Sequence[str], optional: Sequence[
             return delimiter, columns
     expected = ",".join(needed) + "".join(f"[,{name}]" for name in optional)
     raise UserError(
-        f"{place}: expected the columns {expected}, found {printable(header.strip())} in its first line; commas, "
-        "semicolons or tabs separate them"
+        f"{place}: expected the columns {expected}, found {printable(header.strip()) or 'nothing'} in its first line; "
+        "commas, semicolons or tabs separate them"
     )
