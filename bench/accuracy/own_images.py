@@ -3,12 +3,12 @@
     python bench/accuracy/own_images.py FOLDER --cell garments --seed 0 --out results.jsonl
     python bench/accuracy/own_images.py FOLDER --stage pretrain --out results.jsonl
 
-FOLDER has what the stages up to embed left, of `model.train: head`. The labels are those that the run has for training
-and validation; judged are all of them and those for training. A line has test accuracies in percent, of logistic
+FOLDER is that of a run of `model.train: head`, up to stage embed. The labels are those that it has for training and
+validation; judged are all of them and those for training. A line has test accuracies in percent, of logistic
 regression on the standardised embeddings (on the given labels, and on the true ones) and of CleanLearning around it;
 and how well wrong labels are found, by cleanlab from its out-of-fold probabilities.
-With --stage it is method against method: FOLDER has models/STAGE, trained with `train.folds`, whose probabilities of
-the training images are listed by cleanlab's rule and by this package's, out of fold and in sample.
+With --stage it is method against method: FOLDER has models/STAGE, of any network, trained with `train.folds`. What it
+says of the training labels is listed by cleanlab's rule and by this package's, out of fold and in sample.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def found(score: Floats, listed: NDArray[np.bool_], wrong: NDArray[np.bool_]) ->
         "auc": quality.auc,
         "precision": precision,
         "recall": recall,
-        "f1": 2 * precision * recall / (precision + recall),
+        "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
         "false_alarms": float(listed[~wrong].mean()),
         "wrong": float(wrong.mean()),
     }
@@ -144,8 +144,10 @@ def of_stage(dataset: Dataset, labels: Labels, stage: str) -> dict[str, Any]:
     }
     result = {}
     for name, probs in views.items():
-        scores, target = LabelScores.of(probs, torch.from_numpy(given)), torch.from_numpy(given)
-        listed = scores.given <= issue_threshold(target, scores, probs.shape[1])
+        target = torch.from_numpy(given)
+        scores = LabelScores.of(probs, target)
+        # As stage evaluate lists: never a label that the network itself gives.
+        listed = (scores.given <= issue_threshold(target, scores, probs.shape[1])) & ~scores.agree
         result[name] = {
             "mlnt": found(scores.given.numpy(), listed.numpy(), wrong),
             "cleanlab": found(*by_cleanlab(given, probs.double().numpy()), wrong),
@@ -167,7 +169,9 @@ def main() -> None:
     dataset = read_dataset()
     labels = read_labels(dataset)
     if labels.true_labels is None:
-        raise UserError("the true labels are unknown; expected injected noise, or a column true_label")
+        raise UserError(
+            f"{arguments.folder}: the true labels are unknown; expected injected noise, or a column true_label"
+        )
     warnings.simplefilter("ignore", ConvergenceWarning)  # 300 steps are what is asked for
     with threadpool_limits(1):  # on cores that others use, two threads took sixty times as long
         if arguments.stage:

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import own_images
 import pytest
+import torch
 from projects import make_params, run_stage, write_params
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
+from mlnt.method.confident import LabelScores, issue_threshold
 from mlnt.networks import create_model
 from pipeline.params.load import load
 from pipeline.store import models
@@ -114,4 +116,10 @@ def test_cleanlab_judges_the_labels_of_a_run_of_heads(tmp_path: Path, monkeypatc
         found = network["issues"]["out of fold"][rule]
         assert found["auc"] == pytest.approx(roc_auc_score(wrong, -score), abs=1e-4)
         assert network["issues"]["in sample"][rule]["auc"] > 0.6
+    given = torch.from_numpy(labels.labels[train])
+    scores = LabelScores.of(torch.from_numpy(table), given)
+    listed = (scores.given <= issue_threshold(given, scores, 10)).numpy() & (table.argmax(axis=1) != given.numpy())
+    found = network["issues"]["out of fold"]["mlnt"]
+    assert found["recall"] == pytest.approx(wrong[listed].sum() / wrong.sum(), abs=1e-4)
+    assert found["precision"] == pytest.approx(wrong[listed].mean(), abs=1e-4)
     assert first["test"]["regression_on_true_labels"] > first["test"]["regression"] > 30
