@@ -1,6 +1,6 @@
 """What share of a training epoch is the step itself? The rest: batches, augmentation, evaluation, bookkeeping.
 
-python bench/speed/profile_epoch.py                         # the data and parameters of this workspace, after `dvc repro`
+python bench/speed/profile_epoch.py                         # the data and parameters, after `dvc repro`
 python bench/speed/profile_epoch.py --set train.epochs=2
 """
 
