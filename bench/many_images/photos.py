@@ -34,8 +34,8 @@ from pipeline.store.dataset import (
 )
 from pipeline.systems.mlnt import step_options
 from pipeline.systems.registry import DEFAULT
+from pipeline.training.plan import Plan
 from pipeline.training.session import Session
-from pipeline.training.system import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 14

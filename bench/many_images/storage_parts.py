@@ -31,8 +31,8 @@ from pipeline.stages import download, evaluate, noise, report
 from pipeline.store.dataset import TRAIN, Dataset, Labels, read_dataset, write_dataset
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.systems.mlnt import MLNT, step_options
+from pipeline.training.plan import Plan
 from pipeline.training.session import Session
-from pipeline.training.system import Plan
 
 Row = dict[str, Any]
 

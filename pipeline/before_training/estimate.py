@@ -24,8 +24,8 @@ from pipeline.params.schema import Params
 from pipeline.store.sizes import Sizes
 from pipeline.training.device import describe, processes
 from pipeline.training.folds import require_batch
+from pipeline.training.plan import System, TimedStep
 from pipeline.training.session import steps_between
-from pipeline.training.system import System, TimedStep
 
 CHEAP_S, SHARE, DEAR_S = 0.5, 0.01, 10.0
 """Whole batches are timed where that takes less than CHEAP_S, or SHARE of the run but at most DEAR_S."""

@@ -26,7 +26,7 @@ from mlnt.training.state import Network, Rates, StepFunction
 from pipeline.params.schema import Params
 from pipeline.store.sizes import Sizes
 from pipeline.training.device import amp_dtype, place
-from pipeline.training.system import System, TimedStep
+from pipeline.training.plan import System, TimedStep
 
 STEPS = 12
 """Most steps of a kind that are timed; the first half of them warms up."""

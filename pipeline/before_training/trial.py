@@ -25,8 +25,8 @@ from pipeline.params.schema import Params
 from pipeline.store import models
 from pipeline.training.build import fresh_backbone
 from pipeline.training.device import amp_dtype, place
+from pipeline.training.plan import System
 from pipeline.training.session import Session
-from pipeline.training.system import System
 
 FEW = 2
 """Images of a trial: enough for BatchNorm, and for one neighbour each."""

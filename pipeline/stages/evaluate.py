@@ -25,9 +25,9 @@ from pipeline.store.dataset import DROPPED, SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.store.record import Record
 from pipeline.systems.registry import DEFAULT, FINAL, GROUPS, Group, GroupName
 from pipeline.training import device, folds
+from pipeline.training.plan import System
 from pipeline.training.processes import joined, require_same
 from pipeline.training.session import Session
-from pipeline.training.system import System
 
 SUMMARY = files.METRICS / "summary.json"
 CONFUSION = files.PLOTS / "confusion.csv"

@@ -13,9 +13,9 @@ from pipeline.systems.registry import BY_STAGE, CROSS_ENTROPY, DEFAULT
 from pipeline.training import device, folds
 from pipeline.training.filtering import kept_by
 from pipeline.training.fit import fit
+from pipeline.training.plan import System
 from pipeline.training.processes import joined
 from pipeline.training.session import Session
-from pipeline.training.system import System
 
 
 def processes(params: Params, stage: str) -> int:

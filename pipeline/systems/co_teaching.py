@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.base.errors import UserError
 from pipeline.systems.pair import pair_network
-from pipeline.training.system import Plan, System, optimizer
+from pipeline.training.plan import Plan, System, optimizer
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.systems.pair import pair_network
-from pipeline.training.system import Plan, System, optimizer
+from pipeline.training.plan import Plan, System, optimizer
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.systems.mlnt import MLNT, step_options
-from pipeline.training.system import Plan, System
+from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:
     from mlnt.baselines.elr import EarlyLearning

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.base import console, files
-from pipeline.training.system import Plan, Recipe, System
+from pipeline.training.plan import Plan, Recipe, System
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.base.errors import UserError
-from pipeline.training.system import Plan, System
+from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:
     from mlnt.training.state import Network, StepFunction

@@ -21,7 +21,7 @@ from pipeline.systems import (
     mlnt,
     sop,
 )
-from pipeline.training.system import COMMON_SECTIONS, System
+from pipeline.training.plan import COMMON_SECTIONS, System
 
 DEFAULT = (*mlnt.CONTROLS, *mlnt.MLNT)
 """What `dvc repro` trains."""

@@ -14,8 +14,8 @@ from pipeline.params.schema import Params
 from pipeline.store import cards, models
 from pipeline.store.dataset import Dataset, Labels
 from pipeline.training.device import place
+from pipeline.training.plan import System
 from pipeline.training.start_weights.start import started
-from pipeline.training.system import System
 
 
 def fresh_network(system: System, params: Params, dataset: Dataset, device: torch.device) -> nn.Module:

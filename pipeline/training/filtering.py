@@ -10,8 +10,8 @@ from pipeline.base import console
 from pipeline.base.errors import UserError
 from pipeline.store.dataset import TRAIN
 from pipeline.training import folds
+from pipeline.training.plan import System
 from pipeline.training.session import Session
-from pipeline.training.system import System
 
 FEW_KEPT = 0.3
 

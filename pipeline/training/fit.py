@@ -24,9 +24,9 @@ from pipeline.store import cards, models
 from pipeline.store.record import Record
 from pipeline.training.device import describe
 from pipeline.training.folds import Fold, digest, gathered
+from pipeline.training.plan import COMMON_SECTIONS, Plan, System
 from pipeline.training.processes import SharedCheckpoint, opened, require_same
 from pipeline.training.session import Session, steps_between
-from pipeline.training.system import COMMON_SECTIONS, Plan, System
 
 PROBABILITIES = "probabilities of the part"
 LIVE_S = 1.0

@@ -27,8 +27,8 @@ from pipeline.params.schema import Params
 from pipeline.store import cards, models
 from pipeline.store.dataset import TRAIN
 from pipeline.training.device import amp_dtype
+from pipeline.training.plan import System
 from pipeline.training.session import Session
-from pipeline.training.system import System
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from pipeline.params.schema import Params
 from pipeline.store import models
 from pipeline.store.dataset import TRAIN, Dataset, Labels
 from pipeline.store.embeddings import EmbeddingFile
+from pipeline.training.plan import System
 from pipeline.training.start_weights.start import digest_here, identity
-from pipeline.training.system import System
 
 
 class Heads:

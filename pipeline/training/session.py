@@ -31,9 +31,9 @@ from pipeline.training.build import best_weights, empty_network, fresh_network
 from pipeline.training.device import amp_dtype, prepare, require_compiler
 from pipeline.training.head import Heads
 from pipeline.training.image_store import image_store
+from pipeline.training.plan import Plan, Recipe, System, optimizer
 from pipeline.training.processes import progress
 from pipeline.training.start_weights.start import start_digest
-from pipeline.training.system import Plan, Recipe, System, optimizer
 
 
 def in_steps(length: Length, steps_per_epoch: int) -> int:

@@ -32,8 +32,8 @@ from pipeline.store.dataset import TRAIN, read_dataset, read_labels, read_soft_l
 from pipeline.systems.joint_optimization import SOFT_LABELS
 from pipeline.systems.registry import BY_STAGE, GROUPS, SYSTEMS, Group
 from pipeline.training.build import fresh_network
+from pipeline.training.plan import System
 from pipeline.training.session import Session
-from pipeline.training.system import System
 
 SMALL: dict[str, Any] = {
     "joint_optimization__epochs": 4,

@@ -22,7 +22,7 @@ from pipeline.params.load import leaves, load, read_yaml
 from pipeline.params.schema import leaf_keys
 from pipeline.systems.mlnt import MLNT
 from pipeline.systems.registry import BY_STAGE, DEFAULT, GROUPS, SYSTEMS, Group
-from pipeline.training.system import COMMON_SECTIONS, System
+from pipeline.training.plan import COMMON_SECTIONS, System
 
 DVC: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")
 BESIDE: dict[str, dict[str, Any]] = {name: read_yaml(ROOT / group.dvc_yaml)["stages"] for name, group in GROUPS.items()}
@@ -200,7 +200,7 @@ def needed(module: str) -> set[str]:
     titles of all."""
     if module == "pipeline/stages/report.py":
         titles = {str(path.relative_to(ROOT)) for path in (ROOT / "pipeline/systems").glob("*.py")}
-        titles.add("pipeline/training/system.py")
+        titles.add("pipeline/training/plan.py")
         found = closure(module, stop=titles - {"pipeline/systems/registry.py"})
         return {path for path in found if path not in CHANGES_NO_NUMBER and not only_a_docstring(path)} | titles
     found = closure(module, stop=frozenset({"pipeline/systems/registry.py"}))

@@ -23,7 +23,7 @@ from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store.dataset import read_dataset, read_labels
 from pipeline.use.export import labels as exporter
-from pipeline.use.export.samples import samples
+from pipeline.use.export.policy import samples
 
 CLASSES = ["cat", "dog", "owl"]
 

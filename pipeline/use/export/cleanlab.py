@@ -15,7 +15,7 @@ from pipeline.systems.registry import CROSS_ENTROPY, FINAL
 from pipeline.training import folds
 from pipeline.training.build import best_weights
 from pipeline.training.session import Session
-from pipeline.use.export.samples import LabelExport
+from pipeline.use.export.policy import LabelExport
 
 FILE = "cleanlab.npz"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.base import files
 from pipeline.base.errors import UserError
 from pipeline.use.export.pictures import Pictures
-from pipeline.use.export.samples import LabelExport
+from pipeline.use.export.policy import LabelExport
 
 SPLIT = {"train": "train", "validation": "val", "test": "test"}
 

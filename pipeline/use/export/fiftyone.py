@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.base import files
 from pipeline.use.export.pictures import Pictures
-from pipeline.use.export.samples import LabelExport, Sample
+from pipeline.use.export.policy import LabelExport, Sample
 
 
 def write(export: LabelExport) -> str:

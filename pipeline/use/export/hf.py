@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipeline.base import console, files
 from pipeline.sources.places.folder import first_few
 from pipeline.use.export.pictures import Pictures
-from pipeline.use.export.samples import LabelExport
+from pipeline.use.export.policy import LabelExport
 
 NO_TEXT = {
     "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "None", "n/a",

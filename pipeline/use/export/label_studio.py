@@ -16,7 +16,7 @@ from pipeline.sources.places.folder import printable
 from pipeline.systems.registry import FINAL
 from pipeline.training.build import best_weights
 from pipeline.use.export.pictures import WRITTEN, Pictures
-from pipeline.use.export.samples import LabelExport, Sample
+from pipeline.use.export.policy import LabelExport, Sample
 
 
 def write(export: LabelExport) -> str:

@@ -12,7 +12,7 @@ from pipeline.sources.places.folder import printable
 from pipeline.store.dataset import TRAIN, read_dataset, read_labels
 from pipeline.use.export import cleanlab, csv_list, fiftyone, hf, label_studio
 from pipeline.use.export.folder import new_folder
-from pipeline.use.export.samples import LabelExport, Policy, Sample, samples
+from pipeline.use.export.policy import LabelExport, Policy, Sample, samples
 
 Format = Literal["csv", "hf", "label-studio", "fiftyone", "cleanlab"]
 WRITERS = {

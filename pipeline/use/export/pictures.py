@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from pipeline.sources.places.folder import require
-from pipeline.use.export.samples import LabelExport, Sample
+from pipeline.use.export.policy import LabelExport, Sample
 
 WRITTEN = "images"
 """The folder for the images of a data set without files."""
