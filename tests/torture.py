@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import re
@@ -56,7 +57,7 @@ class Ordeal:
 
     Attributes:
         last: the run after the last disturbance, and the `dvc repro` that follows.
-        cut_locks: how often dvc.lock, which DVC writes in place, was left cut off.
+        cut_locks: how often one of DVC's records, which it writes in place, was left cut off.
         same_bits: whether every output and dvc.lock are as if nothing had happened.
     """
 
@@ -218,7 +219,7 @@ def torture(folder: Path, stages: Sequence[str], kills: int, seed: int) -> Itera
             # Past its end too: DVC takes over there.
             attack = Attack(next(chosen), generator.uniform(0, 1.1 * length))
             attacks.append(attack)
-            cut_locks += mend_lock(folder)
+            cut_locks += mend_records(folder)
             with no_process_left(folder):
                 disturbed = Run(folder, stage)
                 process = disturbed.process()
@@ -232,7 +233,7 @@ def torture(folder: Path, stages: Sequence[str], kills: int, seed: int) -> Itera
                 for name, digest in written(folder, stage).items()
                 if digest != expected.get(name) and name not in begun
             ]
-        cut_locks += mend_lock(folder)
+        cut_locks += mend_records(folder)
         last = dvc(folder, *command(stage)[3:])
         # A lock file that was cut off between two entries has lost stages: they come back from the run cache.
         everything = dvc(folder, "repro")
@@ -256,13 +257,24 @@ def read_lock(folder: Path) -> Any:
         return None
 
 
-def mend_lock(folder: Path) -> bool:
-    """DVC cannot read a lock file that a kill has cut off in the middle of an entry; without it, it makes another."""
-    values = read_lock(folder)
-    if isinstance(values, dict) and isinstance(values.get("stages"), dict) and all(values["stages"].values()):
-        return False
-    (folder / "dvc.lock").unlink(missing_ok=True)
-    return True
+def mend_records(folder: Path) -> bool:
+    """Do what docs/robustness.md says, where a kill has cut off dvc.lock or .dvc/tmp/rwlock in the middle of an entry.
+
+    DVC can read neither then, and makes another where there is none. Returns whether one of them was cut off.
+    """
+    lock = read_lock(folder)
+    whole = isinstance(lock, dict) and isinstance(lock.get("stages"), dict) and all(lock["stages"].values())
+    if not whole:
+        (folder / "dvc.lock").unlink(missing_ok=True)
+    users = folder / ".dvc/tmp/rwlock"
+    try:
+        json.loads(users.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return not whole
+    except json.JSONDecodeError:
+        users.unlink()
+        return True
+    return not whole
 
 
 def written(folder: Path, stage: str) -> dict[str, str]:
@@ -340,7 +352,7 @@ def main() -> int:
                 for attack in ordeal.attacks:
                     print(f"--- {attack.kind} after {attack.seconds:.1f} s: {attack.damaged}\n{attack.said}")
                 print("--- last\n" + ordeal.last.stdout + ordeal.last.stderr)
-        print(f"dvc.lock cut off: {sum(ordeal.cut_locks for ordeal in ordeals)} times")
+        print(f"DVC's records cut off: {sum(ordeal.cut_locks for ordeal in ordeals)} times")
         counted = {kind: sum(attack.kind == kind for attack in everything) for kind in KINDS}
         print(", ".join(f"{count} × {kind}" for kind, count in counted.items()))
         traces = [attack for attack in everything if "Traceback" in attack.said]
