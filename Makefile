@@ -51,7 +51,7 @@ test: check
 
 TORTURE =
 torture: install
-	python tests/torture.py $(TORTURE)
+	python tests/support/torture.py $(TORTURE)
 
 BENCH =
 bench: install

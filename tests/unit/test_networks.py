@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from layers import randomize_
 from torch import nn
 
 from mlnt.networks import (
@@ -19,15 +20,6 @@ from mlnt.networks import (
 
 def tiny(seed: int = 0) -> nn.Module:
     return create_model("preact_resnet_tiny", num_classes=10, in_chans=1, seed=seed)
-
-
-def randomize_(module: nn.Module) -> None:
-    """Random affine parameters and statistics, so that no BatchNorm is the identity and no bias 0."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for tensor in [*module.parameters(), *module.buffers()]:
-            if tensor.is_floating_point() and tensor.ndim == 1:
-                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype))
 
 
 # The architecture

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from layers import randomize_
 from safetensors.torch import save_file
-from test_networks import randomize_
 from torch import Tensor
 
 from mlnt.networks import PreActResNet, create_model, preact_resnet32_narrow, preact_resnet_tiny, reset_

@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_training import (
+from torch import Tensor, nn
+from trainings import (
     BATCH_SIZE,
     NUM_CLASSES,
+    OPTIMIZER,
+    RATES,
+    SYMMETRIC,
     assert_same_state,
+    label_correction,
+    make_crf,
     make_data,
     make_network,
     make_training,
     stopped_before,
 )
-from torch import Tensor, nn
 
 from mlnt.baselines.cnn_crf import (
     CRFNetwork,
@@ -30,18 +35,15 @@ from mlnt.baselines.cnn_crf import (
     crf_loss,
 )
 from mlnt.baselines.forward import ForwardStep, estimate_transition_matrix, forward_loss
-from mlnt.baselines.joint_optimization import LabelCorrectionStep, SoftLabelStep, entropy, prior_loss, soft_label_loss
+from mlnt.baselines.joint_optimization import SoftLabelStep, entropy, prior_loss, soft_label_loss
 from mlnt.baselines.loss_step import LossStep
 from mlnt.method.step import MLNTStep
 from mlnt.training.loop import Training
-from mlnt.training.state import Batch, EpochContext, Rates, TrainState
+from mlnt.training.state import Batch, EpochContext, TrainState
 
-OPTIMIZER = {"momentum": 0.9, "weight_decay": 1e-3, "teacher_bn": "own"}
-RATES = Rates(lr=0.1, meta_lr=0.0, ema_decay=0.9, teacher_weight=0.0)
 ASYMMETRIC = torch.tensor(
     [[0.7, 0.3, 0.0, 0.0], [0.0, 0.9, 0.1, 0.0], [0.2, 0.0, 0.8, 0.0], [0.1, 0.1, 0.1, 0.7]], dtype=torch.float64
 )
-SYMMETRIC = 0.6 * torch.eye(NUM_CLASSES, dtype=torch.float64) + 0.4 / NUM_CLASSES
 
 
 def random_logits(*shape: int, seed: int = 0) -> Tensor:
@@ -108,18 +110,6 @@ def test_prior_loss_has_a_finite_gradient_when_a_class_is_never_predicted() -> N
     loss = prior_loss(logits, torch.tensor([0.5, 0.5]))
     assert loss.isfinite()
     assert torch.autograd.grad(loss, logits)[0].isfinite().all()
-
-
-def label_correction(size: int, labels: Tensor, first_update: int = 2, average_epochs: int = 3) -> LabelCorrectionStep:
-    return LabelCorrectionStep(
-        **OPTIMIZER,
-        soft_labels=F.one_hot(labels, NUM_CLASSES).float(),
-        prior_weight=1.2,
-        entropy_weight=0.8,
-        prior=torch.full((NUM_CLASSES,), 1 / NUM_CLASSES),
-        first_update=first_update,
-        average_epochs=average_epochs,
-    )
 
 
 def test_labels_follow_the_mean_prediction_of_the_last_epochs() -> None:
@@ -245,12 +235,6 @@ def test_auxiliary_distributions_by_hand() -> None:
     matrix = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
     expected = torch.tensor([[0.4, 0.0, 1 / 3], [0.2, 1.0, 1 / 3], [0.4, 0.0, 1 / 3]])
     torch.testing.assert_close(auxiliary_from_transition(matrix), expected)
-
-
-def make_crf() -> CRFNetwork:
-    backbone = make_network()
-    backbone[-1] = nn.Linear(144, 2 * NUM_CLASSES)
-    return CRFNetwork(backbone, NUM_CLASSES)
 
 
 def test_the_crf_network_gives_the_marginal_of_the_clean_label() -> None:

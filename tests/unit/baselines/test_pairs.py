@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recordings import NothingIsRead, Recorder, assert_replayed_as_step_by_step, training_in_float64
 from scipy import stats
-from test_recorded import NothingIsRead, Recorder, assert_replayed_as_step_by_step, recorder, training_in_float64
-from test_training import (
+from torch import Tensor, nn
+from trainings import (
     BATCH_SIZE,
     NUM_CLASSES,
+    OPTIMIZER,
+    RATES,
     assert_same_state,
     make_data,
     make_network,
     make_training,
     stopped_before,
 )
-from torch import Tensor, nn
 
 from mlnt import seeding
 from mlnt.baselines.co_teaching import CoTeachingStep, remember_rate, small_losses
@@ -31,11 +33,8 @@ from mlnt.method.step import MLNTStep
 from mlnt.training.loop import Training
 from mlnt.training.state import Batch, Network, Rates, TrainState
 
-__all__ = ["recorder"]
 SIZE = 27
 CPU = torch.device("cpu")
-OPTIMIZER: dict[str, Any] = {"momentum": 0.9, "weight_decay": 1e-3, "teacher_bn": "own"}
-RATES = Rates(lr=0.1, meta_lr=0.0, ema_decay=0.9, teacher_weight=0.0)
 
 
 def make_pair(first: int = 0, second: int = 1) -> PairNetwork:

@@ -11,10 +11,18 @@ from typing import Any
 import pytest
 import torch
 from layers import Layers
-from test_baselines import OPTIMIZER, RATES
-from test_training import NUM_CLASSES, assert_same_state, make_data, make_network, make_training, stopped_before
 from torch import Tensor, nn
 from torch.func import functional_call
+from trainings import (
+    NUM_CLASSES,
+    OPTIMIZER,
+    RATES,
+    assert_same_state,
+    make_data,
+    make_network,
+    make_training,
+    stopped_before,
+)
 
 from mlnt.baselines.elr import EarlyLearning, ELRMetaStep, ELRStep, early_learning_regularizer
 from mlnt.baselines.gce import GCEStep, TruncatedGCEStep, generalized_cross_entropy

@@ -14,9 +14,9 @@ import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
-from test_recorded import Recorder
-from test_training import make_data, make_network, make_step, make_training
+from recordings import Recorder
 from torch import Tensor
+from trainings import make_data, make_network, make_step, make_training
 
 from mlnt.images import files
 from mlnt.images.batches import MemoryImages

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 import torch.nn.functional as F
-from test_recorded import Recorder
-from test_training import FakeStep, assert_same_state, make_data, make_network, make_training, stopped_before
+from recordings import Recorder
 from torch import Tensor
+from trainings import FakeStep, assert_same_state, make_data, make_network, make_training, stopped_before
 
 from mlnt.baselines.loss_step import LossStep
 from mlnt.images.batches import Augmentation

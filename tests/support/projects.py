@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params, leaf_keys
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 STAGES: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
 """In the order of a run."""
