@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from mlnt.training.data import TrainingData as TrainingData
     from mlnt.training.distributed import ProcessRanks as ProcessRanks
     from mlnt.training.loop import Training as Training
+    from mlnt.training.passes import Network as Network
     from mlnt.training.state import Batch as Batch
     from mlnt.training.state import EpochContext as EpochContext
     from mlnt.training.state import Metrics as Metrics
-    from mlnt.training.state import Network as Network
     from mlnt.training.state import Rates as Rates
     from mlnt.training.state import StepFunction as StepFunction
     from mlnt.training.state import TrainState as TrainState
@@ -49,7 +49,7 @@ else:
         "Batch": "mlnt.training.state",
         "EpochContext": "mlnt.training.state",
         "Metrics": "mlnt.training.state",
-        "Network": "mlnt.training.state",
+        "Network": "mlnt.training.passes",
         "Rates": "mlnt.training.state",
         "StepFunction": "mlnt.training.state",
         "TrainState": "mlnt.training.state",

@@ -24,7 +24,7 @@ from mlnt.images.statistics import statistics_of
 from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
 from mlnt.training.evaluation import predict_logits
-from mlnt.training.state import Network
+from mlnt.training.passes import Network
 from pipeline.base import files
 from pipeline.decoding.image_files import ImageFiles
 from pipeline.stages import download, evaluate, noise, report

@@ -15,7 +15,8 @@ from torch import Tensor
 from mlnt.baselines.loss_step import LossStep
 from mlnt.method.fast_weights import kernels
 from mlnt.training.foreach import Scalar, add_scaled_
-from mlnt.training.state import Batch, Metrics, Network, Rates, TrainState
+from mlnt.training.passes import Network
+from mlnt.training.state import Batch, Metrics, Rates, TrainState
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlnt.training.state import Network, wide
+from mlnt.training.passes import Network, wide
 
 
 class PairNetwork(nn.Module):

@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mlnt.method import losses
 from mlnt.training.distributed import ALONE, Ranks
-from mlnt.training.state import Network
+from mlnt.training.passes import Network
 
 FastWeights = Literal["all", "classifier"]
 Order = Literal["first", "second"]

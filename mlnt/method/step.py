@@ -12,7 +12,8 @@ from mlnt.method import fast_weights, losses, mentor, neighbors, teacher
 from mlnt.method.fast_weights import FastWeights, Order
 from mlnt.training.distributed import ALONE, Ranks
 from mlnt.training.foreach import add_scaled_, sgd_
-from mlnt.training.state import Batch, Metrics, Network, Rates, StepFunction, TrainState, correct
+from mlnt.training.passes import Network
+from mlnt.training.state import Batch, Metrics, Rates, StepFunction, TrainState, correct
 
 Update = Literal["sequential", "joint"]
 

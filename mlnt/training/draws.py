@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mlnt import seeding
 from mlnt.images.batches import Augmentation, AugmentationDraws, draw_augmentation
-from mlnt.training.state import Network, StepFunction
+from mlnt.training.passes import Network
+from mlnt.training.state import StepFunction
 
 StepInputs = dict[str, Tensor]
 """What differs from step to step, except the rates; for several steps with one more dimension in front.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mlnt.images.batches import ImageStore, index_batches
 from mlnt.training.distributed import ALONE, Ranks
-from mlnt.training.state import Network
+from mlnt.training.passes import Network
 
 
 def predict_logits(

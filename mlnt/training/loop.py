@@ -20,7 +20,8 @@ from mlnt.training.distributed import ALONE, Ranks
 from mlnt.training.draws import StepInputs, augmentation_draws, below, draw_inputs, layer_randomness
 from mlnt.training.evaluation import accuracy, predict_logits
 from mlnt.training.metrics import history_columns, metrics_table, total_loss
-from mlnt.training.state import Batch, EpochContext, Metrics, Network, Rates, RatesByStep, StepFunction, TrainState
+from mlnt.training.passes import Network
+from mlnt.training.state import Batch, EpochContext, Metrics, Rates, RatesByStep, StepFunction, TrainState
 
 ModelName = Literal["student", "teacher"]
 MODELS: tuple[ModelName, ModelName] = ("student", "teacher")

@@ -22,7 +22,8 @@ from mlnt.networks import LinearHead, create_model, pre_logit_features
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.evaluation import predict_logits
 from mlnt.training.loop import Training
-from mlnt.training.state import Network, Rates, StepFunction
+from mlnt.training.passes import Network
+from mlnt.training.state import Rates, StepFunction
 from pipeline.params.schema import Params
 from pipeline.store.sizes import Sizes
 from pipeline.training.device import amp_dtype, place

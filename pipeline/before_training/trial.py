@@ -19,7 +19,8 @@ from mlnt.method.fast_weights import Order
 from mlnt.method.step import MLNTStep
 from mlnt.networks import BUILT_IN, pre_logit_features
 from mlnt.training.draws import layer_randomness
-from mlnt.training.state import Batch, Network, Rates, TrainState
+from mlnt.training.passes import Network
+from mlnt.training.state import Batch, Rates, TrainState
 from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.store import models

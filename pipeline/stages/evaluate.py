@@ -14,7 +14,7 @@ from mlnt.method.confident import LabelScores, issue_threshold
 from mlnt.noise.matrices import realised_matrix
 from mlnt.training.evaluation import Confusion, accuracy, confusion
 from mlnt.training.loop import MODELS
-from mlnt.training.state import Network
+from mlnt.training.passes import Network
 from pipeline.base import files
 from pipeline.base.errors import UserError
 from pipeline.params.load import values_of

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from mlnt.training.state import Network
+    from mlnt.training.passes import Network
     from pipeline.training.session import Session
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from mlnt.baselines.co_teaching import CoTeachingStep
-    from mlnt.training.state import Network
+    from mlnt.training.passes import Network
     from pipeline.params.schema import Params
     from pipeline.training.session import Session
 

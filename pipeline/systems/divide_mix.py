@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from mlnt.baselines.divide_mix import DivideMixStep
-    from mlnt.training.state import Network
+    from mlnt.training.passes import Network
     from pipeline.params.schema import Params
     from pipeline.training.session import Session
 

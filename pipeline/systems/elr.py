@@ -10,7 +10,7 @@ from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:
     from mlnt.baselines.elr import EarlyLearning
-    from mlnt.training.state import Network
+    from mlnt.training.passes import Network
     from pipeline.training.session import Session
 
 

@@ -8,7 +8,8 @@ from pipeline.base.errors import UserError
 from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:
-    from mlnt.training.state import Network, StepFunction
+    from mlnt.training.passes import Network
+    from mlnt.training.state import StepFunction
     from pipeline.params.schema import Params
     from pipeline.training.session import Session
 

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mlnt.training.data import FeatureRows
-    from mlnt.training.state import Network, StepFunction
+    from mlnt.training.passes import Network
+    from mlnt.training.state import StepFunction
     from pipeline.params.schema import Params
     from pipeline.training.session import Session
 

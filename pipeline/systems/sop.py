@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:
-    from mlnt.training.state import Network
+    from mlnt.training.passes import Network
     from pipeline.training.session import Session
 
 DEVIATION = 1e-8

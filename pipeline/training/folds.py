@@ -20,7 +20,7 @@ from mlnt import seeding
 from mlnt.method.confident import LabelScores
 from mlnt.training.evaluation import predict_logits
 from mlnt.training.loop import Training
-from mlnt.training.state import Network
+from mlnt.training.passes import Network
 from pipeline.base import files
 from pipeline.base.errors import UserError
 from pipeline.params.schema import Params

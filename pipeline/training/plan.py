@@ -12,7 +12,8 @@ if TYPE_CHECKING:  # reports and tables want the names alone, and shall not wait
 
     from mlnt.method.teacher import TeacherBatchNorm
     from mlnt.training.data import FeatureRows
-    from mlnt.training.state import Network, StepFunction
+    from mlnt.training.passes import Network
+    from mlnt.training.state import StepFunction
     from pipeline.params.schema import Params
     from pipeline.training.session import Session
 

@@ -20,7 +20,7 @@ from mlnt.training.distributed import ALONE, Ranks
 from mlnt.training.draws import draws_at_random
 from mlnt.training.evaluation import logits_by_batch, predict_logits
 from mlnt.training.loop import Training, steps_per_epoch
-from mlnt.training.state import Network
+from mlnt.training.passes import Network
 from pipeline.base import files
 from pipeline.base.errors import UserError
 from pipeline.params.schema import Params

@@ -25,7 +25,7 @@ from mlnt.images.batches import MemoryImages
 from mlnt.images.statistics import InputStatistics
 from mlnt.training.distributed import ProcessRanks, Ranks
 from mlnt.training.evaluation import predict_logits
-from mlnt.training.state import Network
+from mlnt.training.passes import Network
 
 SIZES = (1, 2, 3)
 CASES = [

@@ -24,7 +24,8 @@ from mlnt.networks import preact_resnet_tiny
 from mlnt.noise.matrices import symmetric_labels
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.loop import Training
-from mlnt.training.state import Batch, Metrics, Network, Rates, StepFunction, TrainState
+from mlnt.training.passes import Network
+from mlnt.training.state import Batch, Metrics, Rates, StepFunction, TrainState
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SIZE, BATCH_SIZE, EPOCHS = 160, 32, 4  # five steps an epoch

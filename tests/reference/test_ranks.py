@@ -24,7 +24,7 @@ Found = list[dict[Any, Any]]
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What each of three processes has computed."""
     folder = tmp_path_factory.mktemp("ranks")
-    paths = f"{HERE}:{HERE.parent}:{HERE.parents[1]}"
+    paths = f"{HERE}:{HERE.parent}/support:{HERE.parents[1]}"
     running = [
         subprocess.Popen(
             [sys.executable, HERE / "ranks.py", folder, str(rank)],

@@ -18,7 +18,8 @@ from torch.func import functional_call
 
 from mlnt.method.step import MLNTStep
 from mlnt.networks import create_model
-from mlnt.training.state import Batch, Metrics, Network, Rates, TrainState
+from mlnt.training.passes import Network
+from mlnt.training.state import Batch, Metrics, Rates, TrainState
 
 NUM_CLASSES = 4
 BATCH_SIZE = 12

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from mlnt.training.distributed import Ranks
-from mlnt.training.state import Network
+from mlnt.training.passes import Network
 from pipeline.base.errors import UserError
 from pipeline.before_training.estimate import Estimate
 from pipeline.cli import app

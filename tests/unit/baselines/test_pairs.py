@@ -31,7 +31,8 @@ from mlnt.baselines.divide_mix import DivideMixStep, clean_probabilities, refine
 from mlnt.baselines.pair import PairNetwork, mean_prediction
 from mlnt.method.step import MLNTStep
 from mlnt.training.loop import Training
-from mlnt.training.state import Batch, Network, Rates, TrainState
+from mlnt.training.passes import Network
+from mlnt.training.state import Batch, Rates, TrainState
 
 SIZE = 27
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ from mlnt.images.batches import Augmentation
 from mlnt.training.cuda_graph import RecordedStep
 from mlnt.training.draws import draw_inputs, layer_randomness
 from mlnt.training.loop import Training
-from mlnt.training.state import Batch, EpochContext, Metrics, Network, Rates, TrainState
+from mlnt.training.passes import Network
+from mlnt.training.state import Batch, EpochContext, Metrics, Rates, TrainState
 
 SIZE = 27
 

@@ -36,7 +36,8 @@ from mlnt.images.statistics import InputStatistics
 from mlnt.networks import create_model
 from mlnt.training.data import TrainingData
 from mlnt.training.loop import Training
-from mlnt.training.state import Network, Rates
+from mlnt.training.passes import Network
+from mlnt.training.state import Rates
 
 PASSES: dict[str, dict[str, Any]] = {
     "first": {"order": "first"},

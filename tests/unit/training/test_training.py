@@ -28,7 +28,8 @@ from mlnt.images.statistics import InputStatistics
 from mlnt.training.data import LabeledSet, TrainingData
 from mlnt.training.evaluation import accuracy, confusion, predict_logits
 from mlnt.training.loop import MODELS, Best, DivergedError, Training, steps_per_epoch
-from mlnt.training.state import EpochContext, Network, StepFunction, TrainState
+from mlnt.training.passes import Network
+from mlnt.training.state import EpochContext, StepFunction, TrainState
 
 # Resuming
 
