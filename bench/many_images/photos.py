@@ -18,7 +18,7 @@ from pipeline.decoding.image_files import ImageFiles
 from pipeline.params.load import changed, check, read_yaml
 from pipeline.params.schema import Params
 from pipeline.sources import imagefolder
-from pipeline.sources.labelled_files import FileOptions
+from pipeline.sources.labelled_files.to_dataset import FileOptions
 from pipeline.stages import noise
 from pipeline.store import cards, models
 from pipeline.store.dataset import (

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pipeline.base import console
 from pipeline.base.errors import UserError
-from pipeline.sources.labelled_files import FileOptions, load_files, look_at_files
+from pipeline.sources.labelled_files.sample import Sample
+from pipeline.sources.labelled_files.to_dataset import FileOptions, load_files, look_at_files
 from pipeline.sources.places.folder import file_type, first_few, is_inside, printable, repeated
-from pipeline.sources.sample import Sample
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION, Dataset
 from pipeline.store.sizes import Sizes
 

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 from pipeline.base import console
 from pipeline.base.errors import UserError
 from pipeline.decoding.decode import EXTENSIONS
-from pipeline.sources.csv_list import read_table
-from pipeline.sources.labelled_files import FileOptions, load_files, look_at_files
+from pipeline.sources.labelled_files.csv_list import read_table
+from pipeline.sources.labelled_files.sample import SPLIT_NAMES, Sample
+from pipeline.sources.labelled_files.to_dataset import FileOptions, load_files, look_at_files
 from pipeline.sources.places.folder import contents, file_type, first_few, is_hidden, is_text, printable
-from pipeline.sources.sample import SPLIT_NAMES, Sample
 from pipeline.store.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
 from pipeline.store.sizes import Sizes
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
-from pipeline.sources.csv_list import rows
+from pipeline.sources.labelled_files.csv_list import rows
 from pipeline.sources.places.folder import contents, file_type, printable, readable
 
 THREADS = 8

@@ -12,7 +12,7 @@ from pipeline.decoding.decode import ImageOptions
 from pipeline.params.load import values_of
 from pipeline.params.schema import Data, Params, Run
 from pipeline.sources import cifar, clothing1m, digits, imagefolder
-from pipeline.sources.labelled_files import FileOptions
+from pipeline.sources.labelled_files.to_dataset import FileOptions
 from pipeline.sources.limit import limit_dataset
 from pipeline.sources.places.archive import unpack
 from pipeline.sources.places.fetch import fetch

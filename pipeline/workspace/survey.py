@@ -16,12 +16,12 @@ from rich.text import Text
 from pipeline.base import console
 from pipeline.base.files import GIB
 from pipeline.decoding.decode import UndecodableError, size_by_header
-from pipeline.sources.classes import warn_of_alike
 from pipeline.sources.imagefolder import listed
-from pipeline.sources.labelled_files import classes_of
+from pipeline.sources.labelled_files.classes import warn_of_alike
+from pipeline.sources.labelled_files.same import same_pictures
+from pipeline.sources.labelled_files.sample import Sample
+from pipeline.sources.labelled_files.to_dataset import classes_of
 from pipeline.sources.places.folder import first_few, printable, readable
-from pipeline.sources.same import same_pictures
-from pipeline.sources.sample import Sample
 from pipeline.store.dataset import SPLITS, TRAIN
 
 HEADERS = 10_000

@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.base import console
 from pipeline.base.errors import UserError
 from pipeline.decoding.decode import EXTENSIONS
-from pipeline.sources import csv_list
 from pipeline.sources.imagefolder import BESIDE_IMAGES
+from pipeline.sources.labelled_files import csv_list
 from pipeline.sources.places.folder import contents, first_few, is_hidden, printable
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
 from pipeline.decoding.decode import Decoded, UndecodableError
-from pipeline.sources.labelled_files import warn_of_remarks
+from pipeline.sources.labelled_files.to_dataset import warn_of_remarks
 from pipeline.sources.places.folder import first_few, is_text, printable
 from pipeline.use.prediction.classifier import Classifier
 from pipeline.use.prediction.inputs import image_files

@@ -20,7 +20,7 @@ from projects import ROOT, make_params, write_picture
 
 from pipeline.base.errors import UserError
 from pipeline.decoding.decode import ImageOptions, decode_listed
-from pipeline.sources import labelled_files
+from pipeline.sources.labelled_files import to_dataset
 from pipeline.stages import download
 from pipeline.store.dataset import Dataset, read_dataset
 
@@ -156,7 +156,7 @@ DECODE = """
 import resource, sys
 from pathlib import Path
 from pipeline.decoding.decode import ImageOptions
-from pipeline.sources.labelled_files import decode_images
+from pipeline.sources.labelled_files.to_dataset import decode_images
 items = [(name, Path(name).read_bytes()) for name in sys.argv[1:]]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 images, bad = decode_images(items, sys.argv[1:], ImageOptions("auto", None, None, 100, "white"))
@@ -184,7 +184,7 @@ def test_sizes_are_compared_as_images_come(project: Path, monkeypatch: pytest.Mo
     root = tree(project / "own", count=9)
     write_picture(root / "train/cat/10.png", 0, size=(9, 7))
     decoded = []
-    monkeypatch.setattr(labelled_files, "decode_listed", lambda *given: decoded.append(0) or decode_listed(*given))
+    monkeypatch.setattr(to_dataset, "decode_listed", lambda *given: decoded.append(0) or decode_listed(*given))
     refused(root, "data.resize", "train/cat/0.png is 6×5, train/cat/10.png is 9×7")
     assert len(decoded) == 2
 
@@ -195,7 +195,7 @@ def test_images_that_no_memory_holds_are_refused_before_it_is_taken(
     root = tree(project / "own")
     write_picture(root / "train/cat/-1.png", 0, mode="L")  # the first: fits, until the second is in colour
     free = SimpleNamespace(available=4 * 6 * 5 * 3)
-    monkeypatch.setattr(labelled_files.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(to_dataset.psutil, "virtual_memory", lambda: free)
     refused(root, "data.storage: found memory, but 5 images of 6×5×3 need 0.0 GiB, and", "data.resize", "files")
     free.available = 5 * 6 * 5 * 3
     assert len(loaded(root).images) == 5
@@ -205,10 +205,10 @@ def test_images_are_in_memory_once(tmp_path: Path) -> None:
     write_picture(tmp_path / "1.png", 0, size=(64, 64))
     content = (tmp_path / "1.png").read_bytes()
     names = [f"{i}.png" for i in range(200)]
-    labelled_files.decode_images([("0.png", content)], names[:1], AS_THEY_ARE)  # what is imported on the way
+    to_dataset.decode_images([("0.png", content)], names[:1], AS_THEY_ARE)  # what is imported on the way
     tracemalloc.start()
     try:
-        images, _ = labelled_files.decode_images(((name, content) for name in names), names, AS_THEY_ARE)
+        images, _ = to_dataset.decode_images(((name, content) for name in names), names, AS_THEY_ARE)
         assert tracemalloc.get_traced_memory()[1] < 1.2 * images.nbytes
     finally:
         tracemalloc.stop()
@@ -222,11 +222,11 @@ def test_images_keep_their_order_whatever_comes_first(tmp_path: Path) -> None:
         items.append((name, (tmp_path / f"{name}.png").read_bytes()))
         pixels[name] = np.broadcast_to(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1), (3, 5, 6))
     names = ["a", "bad", "c", "a", "bad", "d", "c"]
-    images, bad = labelled_files.decode_images([*items[:2], ("bad", b""), items[2]], names, AS_THEY_ARE)
+    images, bad = to_dataset.decode_images([*items[:2], ("bad", b""), items[2]], names, AS_THEY_ARE)
     assert list(bad) == ["bad"]
     assert np.array_equal(images, np.stack([pixels[name] for name in "acadc"]))
     with pytest.raises(UserError, match="1 listed files are missing: e"):
-        labelled_files.decode_images(items[1:2], ["a", "e"], AS_THEY_ARE)
+        to_dataset.decode_images(items[1:2], ["a", "e"], AS_THEY_ARE)
 
 
 # data.on_bad_image

@@ -14,7 +14,7 @@ from projects import write_picture
 from pipeline.base.errors import UserError
 from pipeline.decoding.decode import ImageOptions
 from pipeline.sources import clothing1m
-from pipeline.sources.labelled_files import FileOptions
+from pipeline.sources.labelled_files.to_dataset import FileOptions
 from pipeline.store.dataset import TEST, TRAIN, VALIDATION
 
 AS_THEY_ARE = FileOptions(ImageOptions("auto", None, None, 100, "white"), "error", None, None, "memory", 0)

@@ -15,10 +15,10 @@ from projects import make_params, write_picture
 from pipeline.base.errors import UserError
 from pipeline.decoding.decode import ImageOptions
 from pipeline.sources import imagefolder
-from pipeline.sources.classes import in_order
-from pipeline.sources.labelled_files import FileOptions
+from pipeline.sources.labelled_files.classes import in_order
+from pipeline.sources.labelled_files.same import picture_digest
+from pipeline.sources.labelled_files.to_dataset import FileOptions
 from pipeline.sources.places import delimited
-from pipeline.sources.same import picture_digest
 from pipeline.stages import download
 from pipeline.store.dataset import TEST, TRAIN, Dataset, read_dataset, write_dataset
 

@@ -21,7 +21,7 @@ from pipeline.base.errors import UserError
 from pipeline.base.files import GIB
 from pipeline.decoding.decode import ImageOptions
 from pipeline.sources import clothing1m, digits, imagefolder, seen
-from pipeline.sources.labelled_files import FileOptions
+from pipeline.sources.labelled_files.to_dataset import FileOptions
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.places.archive import unpack
 from pipeline.stages import download

@@ -23,7 +23,7 @@ from pipeline.decoding.decode import ImageOptions
 from pipeline.decoding.image_files import ImageFiles
 from pipeline.paper import figure7
 from pipeline.sources import imagefolder
-from pipeline.sources.labelled_files import FileOptions
+from pipeline.sources.labelled_files.to_dataset import FileOptions
 from pipeline.stages import download
 from pipeline.store.dataset import TRAIN, VALIDATION, Dataset, Labels, read_dataset, read_labels, write_dataset
 from pipeline.store.features import write_features

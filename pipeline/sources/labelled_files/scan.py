@@ -19,8 +19,8 @@ from mlnt.images.statistics import PixelSums
 from pipeline.base import console
 from pipeline.base.errors import RunError
 from pipeline.decoding.decode import ImageOptions, UndecodableError, decode_listed, different_sizes
+from pipeline.sources.labelled_files.same import picture_digest
 from pipeline.sources.places.folder import read_start
-from pipeline.sources.same import picture_digest
 
 FILES_A_TASK = 64
 Shape = tuple[int, int, int]

@@ -16,12 +16,12 @@ from pipeline.base.errors import UserError
 from pipeline.base.files import GIB
 from pipeline.decoding.decode import ImageOptions, UndecodableError, decode_listed, different_sizes
 from pipeline.decoding.image_files import FileDecoder, ImageFiles
-from pipeline.sources.classes import in_order, warn_of_alike
+from pipeline.sources.labelled_files.classes import in_order, warn_of_alike
+from pipeline.sources.labelled_files.same import picture_digests, same_pictures
+from pipeline.sources.labelled_files.sample import Sample
+from pipeline.sources.labelled_files.scan import scan
 from pipeline.sources.limit import limited_rows
 from pipeline.sources.places.folder import first_few, printable, read_start, require
-from pipeline.sources.same import picture_digests, same_pictures
-from pipeline.sources.sample import Sample
-from pipeline.sources.scan import scan
 from pipeline.store.dataset import SPLITS, TRAIN, Dataset, Names
 from pipeline.store.sizes import Sizes, count
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base import console
+from pipeline.sources.labelled_files.sample import Sample
 from pipeline.sources.places.folder import first_few, printable
-from pipeline.sources.sample import Sample
 from pipeline.store.dataset import SPLITS
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
+from pipeline.sources.labelled_files.sample import SPLIT_NAMES, Sample
 from pipeline.sources.places import delimited
 from pipeline.sources.places.folder import file_type, first_few, printable
-from pipeline.sources.sample import SPLIT_NAMES, Sample
 
 
 def read_table(path: Path) -> tuple[Path, list[Sample]]:
