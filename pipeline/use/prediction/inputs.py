@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def image_files(named: Iterable[str | Path]) -> list[str]:
     relative to it.
 
     Raises:
-        UserError: something is not there, a folder has no images, or a CSV file cannot be read.
+        UserError: something is not there, a folder has no images, or a CSV file cannot be read or lists none.
     """
     try:
         return list(dict.fromkeys(path for each in named for path in _of(Path(each))))
@@ -29,12 +30,14 @@ def image_files(named: Iterable[str | Path]) -> list[str]:
 
 
 def _of(path: Path) -> Iterator[str]:
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (pathlib raises for a long path)
         yield from _of_folder(path)
-    elif not path.is_file():
+    elif not os.path.isfile(path):  # noqa: PTH113
         raise UserError(f"{path}: no such file or folder")
     elif path.suffix.lower() == ".csv":
-        yield from (str(path.parent / name) for name in csv_list.paths(path))
+        if not (names := csv_list.paths(path)):
+            raise UserError(f"{path}: lists no images; expected a row for each, with its path")
+        yield from (str(path.parent / name) for name in names)
     else:
         yield str(path)
 

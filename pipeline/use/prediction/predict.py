@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -56,8 +57,10 @@ def predict(images: Iterable[str | Path], model: str | Path = "models/meta3", to
     Raises:
         UserError: there is no model, or something of `images` is not there.
     """
-    classifier = Classifier.load(model)
-    paths = image_files(images)
+    return _predictions(Classifier.load(model), image_files(images), topk)
+
+
+def _predictions(classifier: Classifier, paths: Sequence[str], topk: int) -> Predictions:
     found: list[Prediction] = []
     skipped: dict[str, str] = {}
     remarks: dict[str, tuple[str, ...]] = {}
@@ -72,27 +75,53 @@ def run(images: Sequence[str | Path], model: Path, topk: int, out: Path) -> bool
     """Predict and write the table, in the columns of timm's inference script; returns whether all images decoded.
 
     Raises:
-        UserError: as `predict`; none of the images decodes; or the table would replace what was named, or a folder.
+        UserError: as `predict`; none of the images decodes; or the table would replace what was named, a folder or a
+            device.
+        RunError: the table cannot be written, which is found before anything is predicted.
     """
-    if out.is_dir():
-        raise UserError(f"--out: {out} is a folder; expected the name of a file, such as {out / 'predictions.csv'}")
-    if out.exists() and any(Path(each).exists() and out.samefile(each) for each in images):
-        raise UserError(f"--out: {out} is one of the files to predict, and would be replaced; give it another name")
-    predictions = predict(images, model, topk)
-    total = len(predictions.found) + len(predictions.skipped)
-    skipped = first_few(f"{printable(path)} ({why})" for path, why in predictions.skipped.items())
-    if not predictions.found:
-        raise UserError(f"none of {total} images could be read: {skipped}")
-    files.write_csv(out, (_row(each) for each in predictions.found))
+    classifier, paths = Classifier.load(model), image_files(images)
+    predictions = Predictions([], {}, {})
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal predictions
+        predictions = _predictions(classifier, paths, topk)
+        if not predictions.found:
+            raise UserError(f"none of {len(paths)} images could be read: {_skipped(predictions)}")
+        yield from map(_row, predictions.found)
+
+    files.write_csv(_target(out, [*images, *paths]), rows())
     warn_of_remarks("predict", predictions.remarks, len(predictions.found))
     if predictions.skipped:
-        console.warn(f"{len(predictions.skipped)} of {total} images could not be read, and are left out: {skipped}")
+        console.warn(
+            f"{len(predictions.skipped)} of {len(paths)} images could not be read, and are left out: "
+            f"{_skipped(predictions)}"
+        )
     if len(predictions.found) <= SHOWN:
         for each in predictions.found:
             pairs = zip(each.labels, each.probabilities, strict=True)
             console.say(f"{each.path}: {', '.join(f'{label} {value:.1%}' for label, value in pairs)}")
     console.say(f"predict: {len(predictions.found)} images → {out}")
     return not predictions.skipped
+
+
+def _target(out: Path, named: Iterable[str | Path]) -> Path:
+    """The file that `out` leads to: the table goes there, and a link stays one.
+
+    Raises:
+        UserError: it is a folder, a device or a pipe, or one of the files to predict.
+    """
+    if os.path.isdir(out):  # noqa: PTH112 (pathlib raises for a long path)
+        raise UserError(f"--out: {out} is a folder; expected the name of a file, such as {out / 'predictions.csv'}")
+    if os.path.exists(out):  # noqa: PTH110
+        if not out.is_file():
+            raise UserError(f"--out: {out} is a device or a pipe; expected the name of a file, such as predictions.csv")
+        if any(out.samefile(each) for each in named):
+            raise UserError(f"--out: {out} is one of the files to predict, and would be replaced; give it another name")
+    return Path(os.path.realpath(out))
+
+
+def _skipped(predictions: Predictions) -> str:
+    return first_few(f"{printable(path)} ({why})" for path, why in predictions.skipped.items())
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:

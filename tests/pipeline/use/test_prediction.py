@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from projects import ROOT, invoke, save_model, write_picture
+from projects import ROOT, digests, invoke, save_model, write_picture
 from runs import Run
 
 from mlnt.networks import create_model
@@ -179,6 +180,11 @@ def test_more_images_than_a_batch(model: Path) -> None:
         (["f/broken.png", "--model", "model"], "none of 1 images could be read: f/broken.png"),
         (["list.csv", "--model", "model", "--out", "list.csv"], "--out: list.csv is one of the files to predict"),
         (["list.csv", "--model", "model", "--out", "."], "--out: . is a folder"),
+        (["list.csv", "--model", "model", "--out", "a.png"], "--out: a.png is one of the files to predict"),
+        (["g", "--model", "model", "--out", "link"], "--out: link is one of the files to predict"),
+        (["list.csv", "--model", "model", "--out", "pipe"], "--out: pipe is a device or a pipe"),
+        (["none.csv", "--model", "model"], "none.csv: lists no images"),
+        (["n" * 300, "--model", "model"], "n" * 300 + ": no such file or folder"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(
@@ -191,11 +197,34 @@ def test_mistakes_are_named_and_nothing_is_written(
     Path("wrong.csv").write_text("file\na.png\n", encoding="utf-8")
     Path("gone.csv").write_text("path\na.png\nb.png\n", encoding="utf-8")
     Path("list.csv").write_text("path\na.png\n", encoding="utf-8")
+    Path("none.csv").write_text("path\n", encoding="utf-8")
+    write_picture(Path("g/b.png"), 1)
+    Path("link").symlink_to("g/b.png")
+    os.mkfifo("pipe")
+    before = digests(Path())
     result = invoke("predict", *arguments)
     assert result.exit_code == 2
     assert said[-1].startswith(expected)
-    assert not Path("predictions.csv").exists()
-    assert Path("list.csv").read_text(encoding="utf-8") == "path\na.png\n"
+    assert digests(Path()) == before
+    assert Path("pipe").is_fifo()
+
+
+def test_a_table_that_cannot_be_written_is_found_before_anything_is_predicted(
+    model: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_picture(Path("a.png"), 0)
+    monkeypatch.setattr("pipeline.use.prediction.predict._predictions", lambda *_: pytest.fail("predicted"))
+    assert invoke("predict", "a.png", "--model", "model", "--out", "a.png/new.csv").exit_code == 1
+    assert "a.png/new.csv: could not be written" in said[-1]
+
+
+def test_a_link_to_the_table_stays_one(model: Path) -> None:
+    write_picture(Path("a.png"), 0)
+    Path("elsewhere").mkdir()
+    Path("link.csv").symlink_to("elsewhere/table.csv")
+    assert invoke("predict", "a.png", "--model", "model", "--out", "link.csv").exit_code == 0
+    assert Path("link.csv").is_symlink()
+    assert [row["filename"] for row in table("elsewhere/table.csv")] == ["a.png"]
 
 
 def _damage_weights(folder: Path) -> None:
