@@ -165,12 +165,23 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
         (["meta-train"], "--iteration"),
         (["pretrain", "--epochs", "3"], "--epochs"),
         (["nosuch"], "nosuch"),
+        (["predict", ""], "''"),
+        (["init", "--images", "", "new"], "''"),
+        (["predict", "a.png", "--out="], "'--out='"),
     ],
 )
 def test_wrong_arguments_are_status_2(arguments: list[str], expected: str) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert expected in result.output
+
+
+def test_a_home_that_the_shell_leaves_as_it_is_is_expanded(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert invoke("report", "--params=~/nosuch.yaml").exit_code == 2
+    assert said == [f"{tmp_path}/nosuch.yaml: no such file; run this where params.yaml lies, or name it with --params"]
 
 
 def test_a_process_ends_with_one_line_and_with_debug_with_the_traceback(folder: Path) -> None:
