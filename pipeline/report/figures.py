@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.base import files
 from pipeline.base.errors import UserError
+from pipeline.store import checked
 from pipeline.systems.registry import BY_STAGE
 
 # One colour a system, dashed for the student, solid for the teacher: the same in every panel.
@@ -74,8 +74,9 @@ def progress_curves(plots: Path, epochs: int, others: Sequence[str] = ()) -> str
 
 def _whole_history(path: Path, epochs: int) -> list[dict[str, str]]:
     """A history grows while its stage trains, and stays as it is where that is stopped."""
-    rows = files.read_csv(path)
-    done = float(rows[-1]["epoch"]) if rows else 0.0
+    columns = [f"{model}_{of}_accuracy" for model in ("student", "teacher") for of in ("train", "validation")]
+    rows = list(checked.table(path, numbers=("epoch", *columns), gaps=True))
+    done = float(rows[-1]["epoch"] or 0) if rows else 0.0
     if done < epochs:
         raise UserError(f"{path}: ends with epoch {done:g} of {epochs}: its stage has not ended; `dvc repro` goes on")
     return rows

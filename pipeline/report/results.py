@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError, create_model
 
 from pipeline.base import files
+from pipeline.base.errors import UserError
 from pipeline.report.numbers import published
 from pipeline.store import cards
-from pipeline.systems.registry import CROSS_ENTROPY, MLNT, SYSTEMS, Group
+from pipeline.systems.registry import CROSS_ENTROPY, DEFAULT, MLNT, SYSTEMS, Group
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,87 @@ class Row:
     kept_purity: float | None
     paper: str
     label_issues: Mapping[str, Any]
+
+
+class _Accuracies(BaseModel):
+    validation_accuracy: float
+    test_accuracy: float | None = None
+    test_accuracy_by_class: dict[str, float | None] = {}
+
+
+class _Choices(BaseModel):
+    best: _Accuracies
+    last: _Accuracies
+
+
+class _Issues(BaseModel):
+    threshold: float
+    found_fraction: float
+    precision: float | None = None
+    recall: float | None = None
+    auc: float | None = None
+
+
+class _Evaluated(BaseModel):
+    """What metrics/evaluate.json has of a system, as far as it is shown."""
+
+    mentor: Literal["student", "teacher"]
+    kept_fraction: float
+    kept_purity: float | None
+    student: _Choices
+    teacher: _Choices
+    label_issues: _Issues
+
+
+class _Samples(BaseModel):
+    train: int
+    validation: int
+    test: int
+
+
+class _Decisions(BaseModel):
+    keep: int
+    relabel: int
+    drop: int
+
+
+class _Noise(BaseModel):
+    """What metrics/noise.json has, as far as it is shown."""
+
+    validation_labels: str
+    corrections: _Decisions | None = None
+    realised_rate: float | None = None
+
+
+def evaluation() -> dict[str, Any]:
+    """metrics/evaluate.json: every system of the default run, and `samples`.
+
+    Raises:
+        UserError: it is missing or damaged, or is not that.
+    """
+    return _read(files.EVALUATION, {"samples": (_Samples, ...), **{each.name: (_Evaluated, ...) for each in DEFAULT}})
+
+
+def noise() -> dict[str, Any]:
+    """metrics/noise.json.
+
+    Raises:
+        UserError: it is missing or damaged, or is not that.
+    """
+    return _read(files.NOISE, {}, _Noise)
+
+
+def _read(path: Path, fields: Mapping[str, Any], base: type[BaseModel] = BaseModel) -> dict[str, Any]:
+    content: dict[str, Any] = files.read_json(path)
+    try:
+        create_model(path.stem, __base__=base, **fields).model_validate(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg'].lower()}"
+        raise UserError(
+            f"{path}: damaged, or no file of this version of mlnt ({what}); delete it and run `dvc repro` again"
+        ) from None
+    return content
 
 
 def rows(metrics: Mapping[str, Any], paper: Mapping[str, str]) -> list[Row]:
@@ -71,7 +156,7 @@ def metrics_of(group: Group) -> dict[str, Any]:
     """
     if not group.evaluation.exists():
         return {}
-    metrics: dict[str, Any] = files.read_json(group.evaluation)
+    metrics = _read(group.evaluation, {each.name: (_Evaluated | None, None) for each in group.systems})
     if metrics.get("labels_digest") != cards.labels_digest(CROSS_ENTROPY.stage):
         return {}
     return {system.name: metrics[system.name] for system in group.systems if system.name in metrics}

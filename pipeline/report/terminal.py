@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.base import files
-from pipeline.report.results import decided, metrics_of, percent, rows
+from pipeline.report.results import decided, evaluation, metrics_of, noise, percent, rows
 from pipeline.systems.registry import GROUPS
 
 
@@ -20,7 +20,7 @@ def show() -> None:
     Raises:
         UserError: there is no finished run.
     """
-    metrics = files.read_json(files.EVALUATION)
+    metrics = evaluation()
     for group in GROUPS.values():
         metrics |= metrics_of(group)
     console = Console(highlight=False)
@@ -50,7 +50,7 @@ def show() -> None:
             console.print(title, markup=False, soft_wrap=True)
             for column, number in zip(columns, numbers, strict=True):
                 console.print(f" {column} {number}", soft_wrap=True)
-    if decisions := decided(files.read_json(files.NOISE)):
+    if decisions := decided(noise()):
         console.print(f"Labels that people decided about: {decisions}.", soft_wrap=True)
     console.print(
         "1, 2, 3: iterations. best: the epoch of the highest validation accuracy; last: the last epoch.\n"

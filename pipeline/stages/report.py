@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -18,6 +18,7 @@ from pipeline.params.schema import Params
 from pipeline.report import figures, gallery, results, review
 from pipeline.report.pictures import pixelated
 from pipeline.report.votes import Vote, votes
+from pipeline.store import checked
 from pipeline.store.dataset import SPLITS, TRAIN, Dataset, Labels, read_dataset, read_labels
 from pipeline.systems.registry import FINAL, GROUPS, GroupName
 
@@ -33,12 +34,18 @@ def run(params: Params, group: GroupName | None = None) -> str:
     """
     dataset = read_dataset(params.data.root)
     labels = read_labels(dataset)
-    metrics = files.read_json(files.EVALUATION)
+    metrics = results.evaluation()
+    counts = {name: len(labels.rows(i)) for i, name in enumerate(SPLITS)}
+    if metrics["samples"] != counts:
+        raise UserError(
+            f"{files.EVALUATION}: was made from other labels (found samples {metrics['samples']}, expected {counts}); "
+            "run `dvc repro`"
+        )
     beside = None if group is None else GROUPS[group]
     others = {} if beside is None else results.metrics_of(beside)
-    noise = files.read_json(files.NOISE)
-    issues = _issues(params.report.gallery)
-    doubtful = _doubtful(params.report.review, labels) if beside is None else None
+    noise = results.noise()
+    issues = _issues(checked.label_issues(dataset, labels), params.report.gallery)
+    doubtful = _doubtful(params.report.review, dataset, labels) if beside is None else None
     shown = [int(entry["index"]) for entries in issues.first.values() for entry in entries]
     judged = votes(labels, [*(doubtful.rows if doubtful else ()), *shown], params.mlnt.neighbors)
     threads = params.run.num_workers or 1
@@ -48,6 +55,7 @@ def run(params: Params, group: GroupName | None = None) -> str:
     paper = results.paper_column(dataset.source, params.noise.kind, params.noise.rate) if comparable else {}
     final = metrics[FINAL.name]
     threshold = final["label_issues"]["threshold"]
+    in_test = metrics["samples"]["test"]
     templates = environment()
     page = templates.get_template("page.html.jinja").render(
         params=params.model_dump(mode="json", by_alias=True),
@@ -61,8 +69,8 @@ def run(params: Params, group: GroupName | None = None) -> str:
         paper=f"paper, {'Clothing1M' if clothing else 'CIFAR-10'}" if paper else "",
         percent=results.percent,
         curves=figures.progress_curves(files.PLOTS, params.train.epochs, list(others)),
-        matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names)),
-        confusion=_confusion(dataset.class_names, final["mentor"]) if metrics["samples"]["test"] else None,
+        matrices=figures.noise_matrices(dataset.class_names, _matrices(dataset.class_names, known)),
+        confusion=_confusion(dataset.class_names, final["mentor"], in_test) if in_test else None,
         histogram=figures.score_histogram(issues.scores, issues.wrong if known else None, threshold),
         threshold=threshold,
         out_of_fold=issues.out_of_fold,
@@ -83,8 +91,8 @@ def run(params: Params, group: GroupName | None = None) -> str:
     return f"report: open {target} in a browser{decide}; `mlnt show` prints its table"
 
 
-def _doubtful(most: int, labels: Labels) -> review.Doubtful:
-    doubtful = review.choose(files.csv_rows(files.LABEL_ISSUES), labels, most)
+def _doubtful(most: int, dataset: Dataset, labels: Labels) -> review.Doubtful:
+    doubtful = review.choose(checked.label_issues(dataset, labels), labels, most)
     if doubtful.left_out:
         console.warn(
             f"report.review: {files.REVIEW} has the {most} most doubtful labels; {doubtful.left_out} more are in "
@@ -147,28 +155,23 @@ class Issues:
     first: dict[str, list[dict[str, str]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
 
 
-def _issues(most: int) -> Issues:
+def _issues(rows: Iterable[dict[str, str]], most: int) -> Issues:
     """
     Args:
+        rows: the table of label issues.
         most: rows of each split for the gallery.
-
-    Raises:
-        UserError: the table is missing, damaged, or of an older version.
     """
     issues = Issues()
-    try:
-        for row in files.csv_rows(files.LABEL_ISSUES):
-            listed = row["is_label_issue"] == "True"
-            if row["split"] == SPLITS[TRAIN]:
-                issues.scores.append(float(row["label_score"]))
-                issues.wrong.append(row.get("true_label") != row["given_label"])
-                issues.out_of_fold = row["score_kind"] == "out of fold"
-            issues.listed[row["split"]] += listed
-            issues.contradicted += listed and bool(row.get("also_labelled"))
-            if listed and len(issues.first[row["split"]]) < most:
-                issues.first[row["split"]].append(row)
-    except KeyError as error:
-        raise UserError(f"{files.LABEL_ISSUES}: lacks the column {error}; run `dvc repro`") from error
+    for row in rows:
+        listed = row["is_label_issue"] == "True"
+        if row["split"] == SPLITS[TRAIN]:
+            issues.scores.append(float(row["label_score"]))
+            issues.wrong.append(row.get("true_label") != row["given_label"])
+            issues.out_of_fold = row["score_kind"] == "out of fold"
+        issues.listed[row["split"]] += listed
+        issues.contradicted += listed and bool(row.get("also_labelled"))
+        if listed and len(issues.first[row["split"]]) < most:
+            issues.first[row["split"]].append(row)
     return issues
 
 
@@ -179,23 +182,41 @@ def environment() -> Environment:
     )
 
 
-def _matrices(class_names: list[str]) -> dict[str, NDArray[np.float64]]:
-    """Those that are known, in the order intended, realised, estimated."""
+def _matrices(class_names: list[str], known: bool) -> dict[str, NDArray[np.float64]]:
+    """Those that are known, in the order intended, realised, estimated.
+
+    Args:
+        known: whether the true labels are; otherwise there is an estimated one alone.
+    """
     size = len(class_names)
     found: dict[str, NDArray[np.float64]] = {}
-    realised = files.read_csv(files.NOISE_MATRIX)
-    estimated = files.read_csv(files.NOISE_ESTIMATED)
+    realised = list(checked.table(files.NOISE_MATRIX, numbers=("intended", "realised"), gaps=True))
+    estimated = list(checked.table(files.NOISE_ESTIMATED, numbers=("estimated",), gaps=True))
+    for path, table, wanted in (
+        (files.NOISE_MATRIX, realised, size**2 * known),
+        (files.NOISE_ESTIMATED, estimated, size**2),
+    ):
+        if len(table) != wanted:
+            raise UserError(
+                f"{path}: damaged (has {len(table)} rows, expected {wanted}, one for each pair of classes); delete it "
+                "and run `dvc repro` again"
+            )
     for name, table in (("intended", realised), ("realised", realised), ("estimated", estimated)):
         values = [row[name] for row in table]
-        if values and any(values):
+        if any(values):
             found[name] = np.array([float(v) if v else np.nan for v in values]).reshape(size, size)
     return found
 
 
-def _confusion(class_names: list[str], mentor: str) -> str:
+def _confusion(class_names: list[str], mentor: str, samples: int) -> str:
     position = {name: i for i, name in enumerate(class_names)}
     counts = np.zeros((len(class_names), len(class_names)))
-    for row in files.csv_rows(files.CONFUSIONS):  # pairs of classes that no sample has are left out
-        if (row["system"], row["model"], row["choice"]) == (FINAL.name, mentor, "best"):
+    texts = ("system", "model", "choice", "actual", "predicted")
+    for row in checked.table(files.CONFUSIONS, texts, ("count",)):  # pairs of classes that no sample has are left out
+        known = {row["actual"], row["predicted"]} <= position.keys()
+        if known and (row["system"], row["model"], row["choice"]) == (FINAL.name, mentor, "best"):
             counts[position[row["actual"]], position[row["predicted"]]] = float(row["count"])
+    if counts.sum() != samples:
+        found = f"has {counts.sum():g} test samples of {FINAL.title}, expected {samples}"
+        raise UserError(f"{files.CONFUSIONS}: damaged ({found}); delete it and run `dvc repro` again")
     return figures.confusion_matrix(class_names, counts)

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.base import files
 from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
+from pipeline.store import checked
 from pipeline.store.dataset import DROPPED, SPLITS, Dataset, Labels
 
 Policy = Literal["review", "drop", "relabel"]
@@ -127,9 +128,7 @@ def _after(
     dataset: Dataset, labels: Labels, doubts: dict[int, Doubt], policy: Policy, keep_test: bool
 ) -> Iterator[Sample]:
     for row in np.flatnonzero(labels.split != DROPPED).tolist():
-        given, doubt = dataset.class_names[labels.labels[row]], doubts.get(row)
-        if doubt is None:
-            raise UserError(f"{files.LABEL_ISSUES}: lacks sample {row}, {dataset.names[row]}; run `dvc repro`")
+        given, doubt = dataset.class_names[labels.labels[row]], doubts[row]
         split = SPLITS[labels.split[row]]
         label = doubt.predicted if policy == "relabel" and _concerns(doubt, split, keep_test) else given
         yield Sample(row, dataset.names[row], split, given, label, doubt)
@@ -143,21 +142,9 @@ def _doubts(dataset: Dataset, labels: Labels) -> dict[int, Doubt]:
     """Row → what the table says of it.
 
     Raises:
-        UserError: the table is missing, damaged, or belongs to other labels.
+        UserError: as `checked.label_issues`.
     """
-    path, found, classes = files.LABEL_ISSUES, {}, set(dataset.class_names)
-    for line in files.csv_rows(path):
-        try:
-            row = int(line["index"])
-            doubt = Doubt(line["is_label_issue"] == "True", float(line["label_score"]), line["predicted_label"])
-            expected = dataset.names[row], dataset.class_names[labels.labels[row]]
-            fits = (line["name"], line["given_label"]) == expected and doubt.predicted in classes
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise UserError(f"{path}: damaged ({error!r}); delete it and run `dvc repro` again") from error
-        if not fits:
-            raise UserError(
-                f"{path}: was made from other labels (sample {row} is {line['name']} with the label "
-                f"{line['given_label']!r}, expected {expected[0]} with {expected[1]!r}); run `dvc repro`"
-            )
-        found[row] = doubt
-    return found
+    return {
+        int(row["index"]): Doubt(row["is_label_issue"] == "True", float(row["label_score"]), row["predicted_label"])
+        for row in checked.label_issues(dataset, labels)
+    }

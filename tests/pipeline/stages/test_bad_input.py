@@ -106,6 +106,20 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+MATRICES = ("reports/noise_matrix.csv", "reports/noise_estimated.csv")
+SPOILED: dict[str, Callable[[bytes], bytes]] = {
+    "header alone": lambda content: content.splitlines(keepends=True)[0],
+    "lines lost": lambda content: b"".join(content.splitlines(keepends=True)[: content.count(b"\n") // 2]),
+    "a line cut off": lambda content: content[: content.rindex(b",")],
+    "other columns": lambda _: b"a,b\n1,2\n",
+    "no number": lambda content: b"".join(
+        line if i == 0 else line.replace(b"0.", b"x.").replace(b",1", b",x")
+        for i, line in enumerate(content.splitlines(True))
+    ),
+}
+"""Ways to spoil a table that read on as a table."""
+
+
 def turn_chunk(path: str, name: str) -> Spoil:
     """A bit of a data set's first value."""
 
@@ -267,7 +281,60 @@ MADE = [
         "label_issues.csv of training alone",
         "report",
         write("reports/label_issues.csv", b"index,name,is_label_issue,label_score\n0,digit 0,True,0.1\n"),
-        expected=("reports/label_issues.csv: lacks the column 'split'", "dvc repro"),
+        expected=("reports/label_issues.csv: damaged (lacks the column 'split')", AGAIN),
+    ),
+    *(
+        Case(
+            "metrics",
+            f"{path} {text!r}, {command}",
+            command,
+            write(path, text.encode()),
+            expected=(f"{path}: damaged, or no file of this version", AGAIN),
+        )
+        for path in ("metrics/evaluate.json", "metrics/noise.json")
+        for text in ("{}", "[]", "null", '{"a": 1}')
+        for command in ("report", "show")
+    ),
+    *(
+        Case(
+            "metrics",
+            f"evaluate.json with {old} as {new}",
+            "show",
+            edit("metrics/evaluate.json", lambda content, old=old, new=new: content.replace(old, new)),
+            expected=("metrics/evaluate.json: damaged", key, AGAIN),
+        )
+        for old, new, key in (
+            (b'"mlnt_3"', b'"mlnt_4"', "mlnt_3"),
+            (b'"train": ', b'"train": "a" ,"_": ', "samples.train"),
+            (b'"best"', b'"worst"', "cross_entropy.student.best"),
+            (b'"mentor": "', b'"mentor": "x', "cross_entropy.mentor"),
+        )
+    ),
+    *(
+        Case(
+            "tables",
+            f"{path}: {name}",
+            "report",
+            edit(path, change),
+            expected=(f"{path}: damaged", AGAIN),
+        )
+        for path in ("reports/label_issues.csv", "reports/confusions.csv", *MATRICES, "plots/meta3.csv")
+        for name, change in SPOILED.items()
+        if path != "plots/meta3.csv" or name not in ("lines lost", "header alone")  # of a stage that has not ended
+    ),
+    Case(
+        "tables",
+        "label_issues.csv of other labels",
+        "report",
+        edit("reports/label_issues.csv", lambda content: content.replace(b",digit", b",another digit")),
+        expected=("reports/label_issues.csv: was made from other labels", "dvc repro"),
+    ),
+    Case(
+        "tables",
+        "label_issues.csv with a line twice",
+        "report",
+        edit("reports/label_issues.csv", lambda content: content + content.splitlines(keepends=True)[1]),
+        expected=("reports/label_issues.csv: ", "dvc repro"),
     ),
 ]
 

@@ -1,0 +1,81 @@
+"""The tables that stages leave, read again: whole, with the columns and numbers that they should have, of this data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from pipeline.base import files
+from pipeline.base.errors import UserError
+from pipeline.store.dataset import DROPPED, SPLITS, Dataset, Labels
+
+ISSUES = ("index", "name", "split", "is_label_issue", "score_kind", "given_label", "predicted_label")
+ISSUE_NUMBERS = ("label_score", "predicted_score")
+
+
+def table(
+    path: Path, texts: Collection[str] = (), numbers: Collection[str] = (), gaps: bool = False
+) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table.
+
+    Args:
+        texts, numbers: columns that it needs.
+        gaps: whether a number may be left out.
+
+    Raises:
+        UserError: the table is missing, or damaged: a column is not there, a row is cut off, or no number stands where
+            one should.
+    """
+    for count, row in enumerate(files.csv_rows(path), start=1):
+        if missing := [name for name in (*texts, *numbers) if name not in row]:
+            raise UserError(f"{path}: damaged (lacks the column {missing[0]!r}); delete it and run `dvc repro` again")
+        if None in row or None in row.values():
+            raise UserError(f"{path}: damaged (row {count} is cut off); delete it and run `dvc repro` again")
+        for name in numbers:
+            if not (_is_number(row[name]) or (gaps and not row[name])):
+                found = f"row {count}: {name} is {row[name]!r}, expected a number"
+                raise UserError(f"{path}: damaged ({found}); delete it and run `dvc repro` again")
+        yield row
+
+
+def label_issues(dataset: Dataset, labels: Labels) -> Iterator[dict[str, str]]:
+    """Yield the rows of reports/label_issues.csv, the most suspicious first: one for each sample that nobody has
+    dropped.
+
+    Raises:
+        UserError: the table is missing, damaged, incomplete, or was made from other labels.
+    """
+    path, classes = files.LABEL_ISSUES, {*dataset.class_names}
+    dropped = labels.split == DROPPED
+    left = ~dropped
+    for row in table(path, ISSUES, ISSUE_NUMBERS):
+        if not (row["index"].isdecimal() and int(row["index"]) < len(left)) or row["split"] not in SPLITS:
+            found = f"sample {row['index']!r} of the split {row['split']!r}"
+            raise UserError(f"{path}: damaged (found {found}); delete it and run `dvc repro` again")
+        at = int(row["index"])
+        expected = dataset.names[at], dataset.class_names[labels.labels[at]]
+        if (row["name"], row["given_label"]) != expected or row["predicted_label"] not in classes:
+            raise UserError(
+                f"{path}: was made from other labels (sample {row['index']} is {row['name']} with the label "
+                f"{row['given_label']!r}, expected {expected[0]} with {expected[1]!r}); run `dvc repro`"
+            )
+        if dropped[at]:  # since the table was made
+            continue
+        if not left[at]:
+            raise UserError(f"{path}: damaged (has {row['name']} twice); delete it and run `dvc repro` again")
+        left[at] = False
+        yield row
+    if left.any():
+        at = int(left.argmax())
+        raise UserError(
+            f"{path}: damaged (lacks {int(left.sum())} of {int((~dropped).sum())} samples, "
+            f"{dataset.names[at]} first); delete it and run `dvc repro` again"
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
