@@ -376,7 +376,7 @@ def test_a_missing_stale_or_damaged_table_is_named_and_nothing_is_written(copy: 
         (good.replace(first, swapped), "was made from other labels"),
         (good.replace(first, "999" + first), "damaged"),
         (good.replace("label_score", "score", 1), "damaged"),
-        (good.replace(first + "\n", ""), f"lacks sample {first.split(',')[0]}"),
+        (good.replace(first + "\n", ""), f"lacks 1 of 60 samples, {first.split(',')[1]} first"),
     ):
         if text is None:
             files.LABEL_ISSUES.unlink()
