@@ -21,7 +21,7 @@ from runs import Run
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
-from pipeline.store.dataset import read_dataset, read_labels
+from pipeline.store.dataset import SPLITS, read_dataset, read_labels
 from pipeline.use.export import labels as exporter
 from pipeline.use.export.policy import samples
 
@@ -62,10 +62,13 @@ def doubt_all(root: str) -> None:
         {
             "index": row,
             "name": dataset.names[row],
+            "split": SPLITS[labels.split[row]],
             "is_label_issue": True,
             "label_score": 0.1,
+            "score_kind": "in sample",
             "given_label": dataset.class_names[labels.labels[row]],
             "predicted_label": "cat",
+            "predicted_score": 0.9,
         }
         for row in range(len(dataset.names))
     ]
