@@ -74,7 +74,10 @@ def run(preset: str, out: Path, also: Sequence[str] = ()) -> None:
         count = sum(len(runs.by_seed) for runs in cells.values())
         console.say(f"{name}: {count} experiments → {out / name}.md, .csv" + (", .svg" if section.drawing else ""))
     if not sections:
-        raise UserError(f"tables: no experiment of the preset {preset} has finished; `mlnt sweep table1` runs some")
+        raise UserError(
+            f"tables: no experiment of the preset {preset} has finished; `mlnt sweep table1 --preset {preset}` runs "
+            "some"
+        )
     if (filtered := _figure7(base, chosen, preset)) is not None:
         sections.append(filtered)
     for section in sections:

@@ -26,7 +26,8 @@ def run(params: Params, code: bool = False) -> str:
         code: also write the digest of the code that each stage would run, for a workspace that does not hold it.
 
     Raises:
-        UserError: one of them is not there, or cannot be read; or the weights of `model.pretrained` cannot be had.
+        UserError: one of them is not there, or cannot be read; or the weights of `model.pretrained` cannot be had; or,
+            which is tried while there are no data yet, the network cannot start from its weights.
     """
     own: dict[str, str | None] = {"model.weights": params.model.weights}
     if params.model.pretrained:
@@ -46,10 +47,23 @@ def run(params: Params, code: bool = False) -> str:
         rows = ({"name": printable(each.name), "size": each.size, "sha256": each.sha256} for each in seen)
         files.write_csv(SEEN / f"{name}.csv", rows)
         counts.append(f"{len(seen)} of {name}")
+    if params.model.starts_trained and not files.DATASET.exists():
+        require_start(params)
     if code:
         for stage in WITH_CODE:
             files.write_csv(CODE / f"{stage}.csv", [{"code": code_now(stage)}], synced=False)
     return f"look: {', '.join(counts)}"
+
+
+def require_start(params: Params) -> None:
+    """Find out before there are data whether the network can start from its weights; it takes some seconds.
+
+    Raises:
+        UserError: no such network, or the weights cannot be had or are of another one.
+    """
+    from pipeline.training.start_weights.start import started  # imports torch and timm
+
+    started(params.model, 2, 1 if params.data.channels == 1 else 3, params.seed)
 
 
 def _look(key: str, place: str) -> list[Seen]:

@@ -21,6 +21,7 @@ from pipeline.base.files import GIB
 from pipeline.base.git import run_git
 from pipeline.params.load import load
 from pipeline.params.schema import Data, Run, cores
+from pipeline.stages.look import require_start
 from pipeline.workspace import outlook
 
 ENOUGH_DISK_GIB = 2
@@ -221,6 +222,11 @@ def _params(path: Path) -> Iterator[Finding]:
             yield Finding(
                 "ok" if there else "fail", "data", f"{key}: {name}" + ("" if there else ": no such file or folder")
             )
+    if checked.model.weights is not None and files.resolve(checked.model.weights).exists():
+        try:
+            require_start(checked)
+        except UserError as error:
+            yield Finding("fail", "params", str(error))
     if checked.data.has_image_files and not (checked.data.root or checked.data.url):
         yield Finding("fail", "data", f"data.root is null: set it to your data for data.source: {checked.data.source}")
     if checked.data.storage == "files":
@@ -238,7 +244,7 @@ def _time(path: Path) -> Iterator[Finding]:
     try:
         yield Finding("ok", "time", f"{outlook.plan(checked)}: {outlook.time(checked)}")
     except UserError as error:
-        yield Finding("note", "time", f"how long a run takes is not known: {error}")
+        yield Finding("fail", "time", f"a run would end with: {error}")
 
 
 def _files(data: Data, run: Run) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from projects import (
     ROOT,
     changed,
@@ -29,6 +30,7 @@ from projects import (
     write_params,
 )
 from ruamel.yaml import YAML
+from safetensors.torch import save_file
 
 from pipeline.base.errors import RunError, UserError
 from pipeline.cli import app
@@ -256,12 +258,16 @@ def test_the_doctor_lets_a_good_project_go(healthy: Path) -> None:
         ({"data.source": "imagefolder"}, ["data.root is null"]),
         ({"data.storage": "files"}, ["data.storage: files wants data.source to be imagefolder, not digits"]),
         ({"model.weights": "nosuch.safetensors"}, ["model.weights: nosuch.safetensors: no such file"]),
+        ({"model.weights": "other.safetensors"}, ["model.weights: "]),
+        ({"train.batch_size": 4000}, ["train.batch_size: need at least one batch of 4000 training samples"]),
+        ({"train.folds": 2, "train.batch_size": 100}, ["train.folds: found 2"]),
     ],
 )
 def test_the_doctor_finds_what_is_wrong_with_parameters(
     changes: dict[str, Any], expected: list[str], healthy: Path
 ) -> None:
     edit_params(healthy / "params.yaml", changes)
+    save_file({"stem.weight": torch.zeros(7, 3, 3, 3)}, healthy / "other.safetensors")
     result = invoke("doctor")
     assert result.exit_code == 2
     assert all(f"{text}" in result.output for text in expected), result.output

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from projects import digests, make_params, run_stage, write_picture
+from safetensors.torch import save_file
 
 from pipeline.base import files
 from pipeline.base.errors import UserError
@@ -68,6 +70,14 @@ def test_a_home_that_nobody_has_is_named(name: str) -> None:
 def test_a_folder_where_a_file_belongs_is_not_looked_through(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^model.weights: {tmp_path}: found a folder, expected a file$"):
         look.run(make_params(model__weights=str(tmp_path)))
+
+
+@pytest.mark.usefixtures("project")
+def test_weights_of_another_network_are_refused_before_there_are_data(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"stem.weight": torch.zeros(7, 3, 3, 3)}, path)
+    with pytest.raises(UserError, match=r"^model.weights: "):
+        look.run(make_params(model__weights=str(path)))
 
 
 @pytest.fixture
