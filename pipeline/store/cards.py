@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.base import files
 from pipeline.base.errors import UserError
@@ -31,10 +33,10 @@ class ModelCard:
     network: str
     system: str
     class_names: list[str]
-    shape: list[int]
+    shape: Annotated[list[int], Field(min_length=3, max_length=3)]
     options: dict[str, Any] | None
     labels_digest: str
-    mentor: str
+    mentor: Literal["student", "teacher"]
     best_epoch: dict[str, float]
     validation_accuracy: dict[str, float]
     kept_fraction: float
@@ -68,11 +70,14 @@ def card_at(path: Path) -> ModelCard:
     """
     values = files.read_json(path)
     try:
-        return ModelCard(**values)
-    except TypeError as error:
+        TypeAdapter(ModelCard).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(
-            f"{path}: damaged, or of another version of mlnt ({error}); delete it and run `dvc repro` again"
+            f"{path}: damaged, or of another version of mlnt ({reason}); delete it and run `dvc repro` again"
         ) from error
+    return ModelCard(**values)
 
 
 def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:

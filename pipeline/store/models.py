@@ -74,6 +74,8 @@ def load_statistics(place: Path) -> InputStatistics:
         UserError: the file is missing or damaged.
     """
     tensors = load_tensors(place / INPUT)
+    if missing := {"mean", "std"} - tensors.keys():
+        raise UserError(f"{place / INPUT}: damaged (lacks {', '.join(sorted(missing))}); train it again: `dvc repro`")
     return InputStatistics(tensors["mean"], tensors["std"])
 
 

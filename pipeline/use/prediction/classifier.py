@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from mlnt.images.statistics import InputStatistics
@@ -66,7 +67,7 @@ class Classifier:
         weights = folder / models.weights_name(card.mentor, "best")
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module = models.load_into(_empty_network(folder, card), weights).eval().requires_grad_(False)
-        options = ImageOptions(**{"channels": card.shape[0], **(card.options or WITHOUT_FILES)})
+        options = _options(folder, card)
         statistics = models.load_statistics(folder)
         return cls(folder, card, options, statistics, module.to(device), files.file_digest(weights), device)
 
@@ -102,6 +103,20 @@ class Classifier:
     def probabilities(self, images_BCHW: NDArray[np.uint8]) -> Tensor:
         """The softmax of the logits, float32 [B, K] on the CPU, for images as `decode` gives them."""
         return self.logits(torch.from_numpy(images_BCHW).float() / 255).softmax(dim=1)
+
+
+def _options(folder: Path, card: cards.ModelCard) -> ImageOptions:
+    """
+    Raises:
+        UserError: the card's options are none that this version knows.
+    """
+    values = {"channels": card.shape[0], **(card.options or WITHOUT_FILES)}
+    try:
+        return TypeAdapter(ImageOptions).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"options.{first['loc'][0]}: {first['msg']}"
+        raise UserError(f"{folder / 'model.json'}: damaged, or of another version of mlnt ({reason})") from error
 
 
 def _empty_network(folder: Path, card: cards.ModelCard) -> nn.Module:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from projects import ROOT, digests, invoke, save_model, write_picture
 from runs import Run
+from safetensors.torch import save_file
 
 from mlnt.networks import create_model
 from pipeline.base.errors import UserError
@@ -249,6 +250,12 @@ def _change_card(**changes: Any) -> Callable[[Path], None]:
         (_damage_weights, "damaged (its checksum does not fit)"),
         (lambda folder: (folder / "input.safetensors").unlink(), "input.safetensors: no such file"),
         (_change_card(class_names=...), "of another version of mlnt"),
+        (_change_card(class_names=None), "class_names"),
+        (_change_card(shape=[3]), "shape"),
+        (_change_card(network=5), "network"),
+        (_change_card(mentor="neither"), "mentor"),
+        (_change_card(options={"a": 1}), "options.resize"),
+        (lambda folder: save_file({"a": torch.zeros(1)}, folder / "input.safetensors"), "input.safetensors: damaged"),
         (_change_card(network="nosuch"), "no network is called 'nosuch'"),
         (_change_card(system="nosuch"), "found system 'nosuch'"),
         (_change_card(class_names=["cat", "dog"]), "not the weights of this network"),
