@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tarfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -38,6 +40,8 @@ def _of(path: Path) -> Iterator[str]:
         if not (names := csv_list.paths(path)):
             raise UserError(f"{path}: lists no images; expected a row for each, with its path")
         yield from (str(path.parent / name) for name in names)
+    elif not path.name.lower().endswith(EXTENSIONS) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+        raise UserError(f"{path}: found an archive, expected images or a folder of them; unpack it first")
     else:
         yield str(path)
 

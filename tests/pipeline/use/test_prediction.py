@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,7 @@ def test_more_images_than_a_batch(model: Path) -> None:
         (["empty", "--model", "model"], "empty: no images in it"),
         (["wrong.csv", "--model", "model"], "wrong.csv: expected the columns path, found file"),
         (["gone.csv", "--model", "model"], "gone.csv, line 3: no such file: b.png"),
+        (["photos.tar", "--model", "model"], "photos.tar: found an archive"),
         (["f/broken.png", "--model", "model"], "none of 1 images could be read: f/broken.png"),
         (["list.csv", "--model", "model", "--out", "list.csv"], "--out: list.csv is one of the files to predict"),
         (["list.csv", "--model", "model", "--out", "."], "--out: . is a folder"),
@@ -199,6 +201,8 @@ def test_mistakes_are_named_and_nothing_is_written(
     Path("gone.csv").write_text("path\na.png\nb.png\n", encoding="utf-8")
     Path("list.csv").write_text("path\na.png\n", encoding="utf-8")
     Path("none.csv").write_text("path\n", encoding="utf-8")
+    with tarfile.open("photos.tar", "w") as archive:
+        archive.add("a.png")
     write_picture(Path("g/b.png"), 1)
     Path("link").symlink_to("g/b.png")
     os.mkfifo("pipe")
