@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from pipeline.base import locks
-from pipeline.base.errors import RunError, UserError
+from pipeline.base.errors import RunError, UserError, damaged
 
 DATASET = Path("data/dataset.h5")
 LABELS = Path("data/labels.h5")
@@ -217,7 +217,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `dvc repro` makes it") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+        raise damaged(path, error) from error
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], synced: bool = True) -> None:
@@ -252,12 +252,12 @@ def csv_rows(path: Path) -> Iterator[dict[str, str]]:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             if reader.fieldnames is None:
-                raise UserError(f"{path}: damaged (it is empty); delete it and run `dvc repro` again")
+                raise damaged(path, "it is empty")
             yield from reader
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `dvc repro` makes it") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+        raise damaged(path, error) from error
 
 
 def file_digest(path: Path) -> str:

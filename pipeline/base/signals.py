@@ -13,8 +13,7 @@ from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN_S = 1.0
-"""After which a second signal is one: before, it is the first, which a launcher or a batch system has passed on as
-well."""
+"""After which a second Ctrl-C is one: before, it is the first, which a launcher has passed on as well."""
 
 
 @dataclass
@@ -49,14 +48,18 @@ def ignore() -> None:
 
 @contextmanager
 def deferred() -> Iterator[Stop]:
-    """The first signal is only remembered while the block runs; the second ends the process at once."""
+    """The first signal is only remembered while the block runs. A second Ctrl-C ends the process at once.
+
+    A second SIGTERM does not: batch systems and launchers send several for one stop, seconds apart on a busy machine,
+    and kill whom they can't wait for.
+    """
     stop, first = Stop(), math.inf
 
     def remember(number: int, _: FrameType | None) -> None:
         nonlocal first
-        if time.monotonic() - first > AGAIN_S:
+        if number == stop.requested == signal.SIGINT and time.monotonic() - first > AGAIN_S:
             end(number)
-        stop.requested, first = number, min(first, time.monotonic())
+        stop.requested, first = stop.requested or number, min(first, time.monotonic())
 
     with _handled(remember):
         yield stop

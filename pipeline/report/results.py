@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError, create_model
 
 from pipeline.base import files
-from pipeline.base.errors import UserError
+from pipeline.base.errors import unknown
 from pipeline.report.numbers import published
 from pipeline.store import cards
 from pipeline.systems.registry import CROSS_ENTROPY, DEFAULT, MLNT, SYSTEMS, Group
@@ -114,11 +114,7 @@ def _read(path: Path, fields: Mapping[str, Any], base: type[BaseModel] = BaseMod
     try:
         create_model(path.stem, __base__=base, **fields).model_validate(content, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg'].lower()}"
-        raise UserError(
-            f"{path}: damaged, or no file of this version of mlnt ({what}); delete it and run `dvc repro` again"
-        ) from None
+        raise unknown(path, error) from None
     return content
 
 

@@ -27,7 +27,7 @@ def run(params: Params, code: bool = False) -> str:
 
     Raises:
         UserError: one of them is not there, or cannot be read; or the weights of `model.pretrained` cannot be had; or,
-            which is tried while there are no data yet, the network cannot start from its weights.
+            which is tried while there are no data yet, the network cannot be built or start from its weights.
     """
     own: dict[str, str | None] = {"model.weights": params.model.weights}
     if params.model.pretrained:
@@ -47,7 +47,7 @@ def run(params: Params, code: bool = False) -> str:
         rows = ({"name": printable(each.name), "size": each.size, "sha256": each.sha256} for each in seen)
         files.write_csv(SEEN / f"{name}.csv", rows)
         counts.append(f"{len(seen)} of {name}")
-    if params.model.starts_trained and not files.DATASET.exists():
+    if not files.DATASET.exists():
         require_start(params)
     if code:
         for stage in WITH_CODE:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from pipeline.base import console, files
-from pipeline.base.errors import UserError
+from pipeline.base.errors import UserError, damaged
 from pipeline.params.schema import Params
 from pipeline.report import figures, gallery, results, review
 from pipeline.report.pictures import pixelated
@@ -197,10 +197,7 @@ def _matrices(class_names: list[str], known: bool) -> dict[str, NDArray[np.float
         (files.NOISE_ESTIMATED, estimated, size**2),
     ):
         if len(table) != wanted:
-            raise UserError(
-                f"{path}: damaged (has {len(table)} rows, expected {wanted}, one for each pair of classes); delete it "
-                "and run `dvc repro` again"
-            )
+            raise damaged(path, f"has {len(table)} rows, expected {wanted}, one for each pair of classes")
     for name, table in (("intended", realised), ("realised", realised), ("estimated", estimated)):
         values = [row[name] for row in table]
         if any(values):
@@ -218,5 +215,5 @@ def _confusion(class_names: list[str], mentor: str, samples: int) -> str:
             counts[position[row["actual"]], position[row["predicted"]]] = float(row["count"])
     if counts.sum() != samples:
         found = f"has {counts.sum():g} test samples of {FINAL.title}, expected {samples}"
-        raise UserError(f"{files.CONFUSIONS}: damaged ({found}); delete it and run `dvc repro` again")
+        raise damaged(files.CONFUSIONS, found)
     return figures.confusion_matrix(class_names, counts)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.base import files
-from pipeline.base.errors import UserError
+from pipeline.base.errors import UserError, unknown
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,7 @@ def card_at(path: Path) -> ModelCard:
     try:
         TypeAdapter(ModelCard).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise UserError(
-            f"{path}: damaged, or of another version of mlnt ({reason}); delete it and run `dvc repro` again"
-        ) from error
+        raise unknown(path, error) from error
     return ModelCard(**values)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pipeline.base import files
-from pipeline.base.errors import UserError
+from pipeline.base.errors import UserError, damaged
 from pipeline.store.dataset import DROPPED, SPLITS, Dataset, Labels
 
 ISSUES = ("index", "name", "split", "is_label_issue", "score_kind", "given_label", "predicted_label")
@@ -29,13 +29,12 @@ def table(
     """
     for count, row in enumerate(files.csv_rows(path), start=1):
         if missing := [name for name in (*texts, *numbers) if name not in row]:
-            raise UserError(f"{path}: damaged (lacks the column {missing[0]!r}); delete it and run `dvc repro` again")
+            raise damaged(path, f"lacks the column {missing[0]!r}")
         if None in row or None in row.values():
-            raise UserError(f"{path}: damaged (row {count} is cut off); delete it and run `dvc repro` again")
+            raise damaged(path, f"row {count} is cut off")
         for name in numbers:
             if not (_is_number(row[name]) or (gaps and not row[name])):
-                found = f"row {count}: {name} is {row[name]!r}, expected a number"
-                raise UserError(f"{path}: damaged ({found}); delete it and run `dvc repro` again")
+                raise damaged(path, f"row {count}: {name} is {row[name]!r}, expected a number")
         yield row
 
 
@@ -51,8 +50,7 @@ def label_issues(dataset: Dataset, labels: Labels) -> Iterator[dict[str, str]]:
     left = ~dropped
     for row in table(path, ISSUES, ISSUE_NUMBERS):
         if not (row["index"].isdecimal() and int(row["index"]) < len(left)) or row["split"] not in SPLITS:
-            found = f"sample {row['index']!r} of the split {row['split']!r}"
-            raise UserError(f"{path}: damaged (found {found}); delete it and run `dvc repro` again")
+            raise damaged(path, f"found sample {row['index']!r} of the split {row['split']!r}")
         at = int(row["index"])
         expected = dataset.names[at], dataset.class_names[labels.labels[at]]
         if (row["name"], row["given_label"]) != expected or row["predicted_label"] not in classes:
@@ -63,15 +61,13 @@ def label_issues(dataset: Dataset, labels: Labels) -> Iterator[dict[str, str]]:
         if dropped[at]:  # since the table was made
             continue
         if not left[at]:
-            raise UserError(f"{path}: damaged (has {row['name']} twice); delete it and run `dvc repro` again")
+            raise damaged(path, f"has {row['name']} twice")
         left[at] = False
         yield row
     if left.any():
         at = int(left.argmax())
-        raise UserError(
-            f"{path}: damaged (lacks {int(left.sum())} of {int((~dropped).sum())} samples, "
-            f"{dataset.names[at]} first); delete it and run `dvc repro` again"
-        )
+        of = int((~dropped).sum())
+        raise damaged(path, f"lacks {int(left.sum())} of {of} samples, {dataset.names[at]} first")
 
 
 def _is_number(text: str) -> bool:

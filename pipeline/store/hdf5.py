@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base import files
-from pipeline.base.errors import UserError
+from pipeline.base.errors import UserError, damaged
 
 
 def digest(arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> str:
@@ -114,7 +114,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+        raise damaged(path, error) from error
 
 
 def check_origin(file: h5py.File, path: Path, what: str, expected: str, command: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mlnt.images.statistics import InputStatistics
 from pipeline.base import files
-from pipeline.base.errors import UserError
+from pipeline.base.errors import UserError, damaged
 from pipeline.store.cards import ModelCard, folder
 
 CHOICES = ("best", "last")
@@ -75,7 +75,7 @@ def load_statistics(place: Path) -> InputStatistics:
     """
     tensors = load_tensors(place / INPUT)
     if missing := {"mean", "std"} - tensors.keys():
-        raise UserError(f"{place / INPUT}: damaged (lacks {', '.join(sorted(missing))}); train it again: `dvc repro`")
+        raise damaged(place / INPUT, f"lacks {', '.join(sorted(missing))}")
     return InputStatistics(tensors["mean"], tensors["std"])
 
 
@@ -115,9 +115,9 @@ def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `dvc repro` makes it") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro` again") from error
+        raise damaged(path, error) from error
     if metadata.pop(CHECKSUM, "") != _checksum(tensors, metadata):
-        raise UserError(f"{path}: damaged (its checksum does not fit); delete it and run `dvc repro` again")
+        raise damaged(path, "its checksum does not fit")
     return tensors, metadata
 
 

@@ -155,7 +155,6 @@ def _train(
     """
     if (state := saved.load()) is not None and state[1].pop("training") == number:
         training.load_state_dict(*state)
-        console.say(f"{title or stage}: going on after step {training.steps_done} of {training.num_steps}")
     started = training.steps_done
     clock.steps += training.num_steps - started
     every = steps_between(session.params.run.checkpoint_every, training.steps_per_epoch)
@@ -181,6 +180,8 @@ def _train(
             signals.end(signal)
 
     with signals.deferred() as stop, console.progress(title or stage, training.num_steps, "step") as bar:
+        if started:
+            console.say(f"{title or stage}: going on after step {training.steps_done} of {training.num_steps}")
         for row in training.epochs(on_step=before):
             if live:
                 live.write(training.history)

@@ -236,8 +236,7 @@ class Worker:
             return
         with suppress(psutil.Error, ProcessLookupError):
             tree = [process, *process.children(recursive=True)]
-            # SLURM sends a SIGTERM to every process of a job. DVC has ended of it then, the stage is saving, and a
-            # second signal would end it without a checkpoint.
+            # SLURM sends a SIGTERM to every process of a job: DVC has ended of it then, and the stage is ending.
             told, self._told = self._told or not psutil.wait_procs([process], timeout=1)[1], True
             if not told:
                 os.killpg(process.pid, signal.SIGINT)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mlnt.images.statistics import InputStatistics
 from mlnt.networks import create_model
 from pipeline.base import files
-from pipeline.base.errors import UserError
+from pipeline.base.errors import UserError, first_reason
 from pipeline.decoding.decode import Decoded, ImageOptions, decode_image
 from pipeline.store import cards, models
 from pipeline.systems.registry import BY_STAGE
@@ -114,8 +114,7 @@ def _options(folder: Path, card: cards.ModelCard) -> ImageOptions:
     try:
         return TypeAdapter(ImageOptions).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"options.{first['loc'][0]}: {first['msg']}"
+        reason = f"options.{first_reason(error)}"
         raise UserError(f"{folder / 'model.json'}: damaged, or of another version of mlnt ({reason})") from error
 
 

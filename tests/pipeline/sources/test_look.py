@@ -80,6 +80,12 @@ def test_weights_of_another_network_are_refused_before_there_are_data(tmp_path: 
         look.run(make_params(model__weights=str(path)))
 
 
+@pytest.mark.usefixtures("project")
+def test_a_network_that_nobody_knows_is_named_before_there_are_data() -> None:
+    with pytest.raises(UserError, match=r"^model.name: .*'resnt18'.*resnet18"):
+        look.run(make_params(model__name="resnt18"))
+
+
 @pytest.fixture
 def copy(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of an experiment, which is the current one; its project, above, has pictures that git ignores."""
