@@ -289,7 +289,7 @@ MADE = [
             f"{path} {text!r}, {command}",
             command,
             write(path, text.encode()),
-            expected=(f"{path}: damaged, or no file of this version", AGAIN),
+            expected=(f"{path}: damaged, or of another version of mlnt", AGAIN),
         )
         for path in ("metrics/evaluate.json", "metrics/noise.json")
         for text in ("{}", "[]", "null", '{"a": 1}')

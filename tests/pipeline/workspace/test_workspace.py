@@ -210,8 +210,8 @@ def test_it_says_what_is_there_and_what_will_happen(here: Path) -> None:
         assert expected in lines
     assert "1 files are no images, whatever they are called: train/cat/broken.jpg (of no known image format)" in said
     assert "train/cat/1.png (cat) = train/dog/wrong.png (dog)" in said
-    assert "embed all images of 96×96 pixels once by tf_efficientnet_lite0" in said
-    assert "here, for 157 training images of 96×96" in said
+    assert "embed all images of 128×128 pixels once by tf_efficientnet_lite0" in said
+    assert "here, for 157 training images of 128×128" in said
     assert "mlnt preset imagefolder" in said
     assert "`dvc repro` cannot begin yet: model.pretrained" in said
     assert "model.weights" in said
