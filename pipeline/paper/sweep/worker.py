@@ -231,18 +231,34 @@ class Worker:
         raise SystemExit(128 + number)
 
     def _stop(self) -> None:
-        """Let the stage save its checkpoint, and wait until it and DVC have ended: what a terminal's Ctrl-C does."""
-        if (process := self._process) is None:
-            return
-        with suppress(psutil.Error, ProcessLookupError):
-            tree = [process, *process.children(recursive=True)]
-            # SLURM sends a SIGTERM to every process of a job: DVC has ended of it then, and the stage is ending.
-            told, self._told = self._told or not psutil.wait_procs([process], timeout=1)[1], True
-            if not told:
-                os.killpg(process.pid, signal.SIGINT)
-            psutil.wait_procs(tree, timeout=STOP_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if (process := self._process) is not None:
+            tell, self._told = not self._told, True
+            stop_group(process, tell=tell)
+
+
+def stop_group(leader: psutil.Process, *, tell: bool = True) -> None:
+    """Wait until the processes of a group have ended in order, as after a terminal's Ctrl-C; kill them after a minute.
+
+    All members count, and not the leader's children alone: SLURM sends a SIGTERM to every process of a job, DVC ends of
+    it at once, and the stage, then nobody's child, is still saving its checkpoint.
+
+    Args:
+        leader: DVC; it started the group.
+        tell: whether they get SIGINT, unless the leader ends without.
+    """
+    with suppress(ProcessLookupError):
+        members = [each for each in psutil.process_iter() if _group(each) == leader.pid]
+        if tell and psutil.wait_procs([leader], timeout=1)[1]:
+            os.killpg(leader.pid, signal.SIGINT)
+        psutil.wait_procs(members, timeout=STOP_SECONDS)
+        os.killpg(leader.pid, signal.SIGKILL)
+
+
+def _group(process: psutil.Process) -> int | None:
+    try:
+        return os.getpgid(process.pid)
+    except OSError:  # it has ended
+        return None
 
 
 def _last(text: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from projects import ROOT, default_values, git
 
@@ -15,7 +19,7 @@ from pipeline.paper.sweep import executors, remote
 from pipeline.paper.sweep.executors import Local, Slurm, gpus_here, minutes, settings, slot_gpus
 from pipeline.paper.sweep.jobs import jobs, targets
 from pipeline.paper.sweep.run import Where
-from pipeline.paper.sweep.worker import Job, Place
+from pipeline.paper.sweep.worker import Job, Place, stop_group
 from pipeline.params.load import read_yaml
 
 BASE, DIGITS = default_values(), read_yaml(ROOT / "presets/digits.yaml")
@@ -200,3 +204,36 @@ def test_a_cache_that_cannot_be_written_is_found_beforehand(repository: Path) ->
     (repository / ".dvc/config").write_text("[cache]\n    dir = ../file/cache\n", encoding="utf-8")
     with pytest.raises(RunError, match="DVC's cache cannot be written"):
         remote.cache()
+
+
+STAGE = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(1)
+    pathlib.Path("saved").touch()
+    sys.exit()
+signal.signal(signal.SIGINT, save)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+LEADER = """
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as DVC, which waits for its stage
+subprocess.run([sys.executable, "-c", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("slurm_told", [True, False])
+def test_a_stage_saves_its_checkpoint_whoever_tells_it(tmp_path: Path, slurm_told: bool) -> None:
+    arguments = [sys.executable, "-c", LEADER, STAGE]
+    leader = subprocess.Popen(arguments, cwd=tmp_path, start_new_session=True)
+    process = psutil.Process(leader.pid)
+    while not (tmp_path / "ready").exists():
+        assert leader.poll() is None
+    if slurm_told:
+        os.killpg(leader.pid, signal.SIGTERM)  # the leader ends of it at once
+        leader.wait()
+    stop_group(process)
+    leader.wait()
+    assert (tmp_path / "saved").exists()
