@@ -27,11 +27,10 @@ def filtered(params: Params) -> list[Filtered]:
 
 
 def _filtered(session: Session) -> list[Filtered]:
-    params = session.params
     dataset, train = session.dataset, session.split(TRAIN)
     scores = folds.label_scores(session, [MLNT[1]], TRAIN, "gallery")[MLNT[1]]
     names = dataset.class_names
-    left_out = ~filtering.passes(params.filter.tau, scores, train.labels, len(names))
+    left_out = ~filtering.passes(session, MLNT[1], "gallery")
     order = torch.argsort(torch.where(left_out, scores.highest, -1.0), descending=True, stable=True)
     true = session.true_labels()
     return [

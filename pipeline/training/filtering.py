@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlnt.method.confident import LabelScores, contradicted
+from mlnt.method.confident import pruned_by_noise_rate
 from pipeline.base import console
 from pipeline.base.errors import UserError
 from pipeline.store.dataset import TRAIN
@@ -24,8 +24,7 @@ def kept_by(session: Session, system: System) -> Tensor:
     """
     train, tau = session.split(TRAIN), session.params.filter.tau
     known = torch.from_numpy(session.labels.known)[train.indices]  # to people, whatever the mentor thinks of them
-    scores = folds.label_scores(session, [system], TRAIN, "filter")[system]
-    kept = passes(tau, scores, train.labels, len(session.dataset.class_names)) | known
+    kept = passes(session, system, "filter") | known
     share = float(kept.double().mean())
     if not kept.any():
         raise UserError(f"filter.tau: {tau} keeps none of {len(kept)} training samples; lower it, or take auto")
@@ -36,8 +35,11 @@ def kept_by(session: Session, system: System) -> Tensor:
     return kept
 
 
-def passes(tau: float | str, scores: LabelScores, labels_N: Tensor, num_classes: int) -> Tensor:
-    """Whether each sample passes the filter: (10) with τ; with `auto` unless the mentor is sure of another label."""
+def passes(session: Session, system: System, title: str) -> Tensor:
+    """Whether each training sample passes the filter, boolean [n]: (10) with τ; with `auto` unless its label is
+    probably wrong, which takes the table of all probabilities; `title` names the progress bar."""
+    tau = session.params.filter.tau
     if isinstance(tau, str):
-        return ~contradicted(labels_N, scores, num_classes)
-    return scores.given > tau
+        probs_NC = folds.probabilities(session, system, title)
+        return ~pruned_by_noise_rate(probs_NC, session.split(TRAIN).labels)
+    return folds.label_scores(session, [system], TRAIN, title)[system].given > tau

@@ -161,6 +161,20 @@ def out_of_fold(session: Session, system: System) -> Tensor | None:
     return None if found is None else found["probabilities"]
 
 
+def probabilities(session: Session, system: System, title: str) -> Tensor:
+    """The probabilities [n, C] of all training samples, out of fold where the system was trained in folds, otherwise
+    its best model's; `title` names the progress bar.
+
+    Raises:
+        UserError: its models are missing, damaged, or from another run.
+    """
+    if (table := out_of_fold(session, system)) is not None:
+        return table
+    network, _ = session.best_network(system)
+    (logits,) = session.logits([network], TRAIN, title)
+    return logits.softmax(dim=1)
+
+
 def label_scores(session: Session, systems: Sequence[System], split: int, title: str) -> dict[System, LabelScores]:
     """What each system says of a split's labels: of training samples out of fold where it was trained in folds,
     otherwise its best model's view; `title` names the progress bar.

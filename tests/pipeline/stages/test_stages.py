@@ -29,7 +29,6 @@ from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mlnt import seeding
-from mlnt.method.confident import LabelScores, contradicted
 from mlnt.method.mentor import filter_samples
 from mlnt.networks import PreActResNet, create_model, pre_logit_features
 from pipeline.base import files
@@ -196,19 +195,13 @@ def test_the_filter_keeps_what_the_mentor_believes(copied: Run) -> None:
     assert card["kept_purity"] == pytest.approx(right[kept].mean(), abs=1e-6)
 
 
-@pytest.mark.parametrize("tau", [0.1, "auto"])
-def test_the_filter_needs_no_table_of_all_probabilities(
-    tau: float | str, copied: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    params = make_params(filter__tau=tau, compute__eval_batch_size=64)
+def test_a_number_as_tau_needs_no_table_of_all_probabilities(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = make_params(filter__tau=0.1, compute__eval_batch_size=64)
     with closing(Session.open(params)) as session:
         network, _ = session.best_network(BY_STAGE["meta1"])
         (logits,) = session.logits([network], SPLITS.index("train"), "table")
         given = session.split(SPLITS.index("train")).labels
-        if tau == "auto":
-            expected = ~contradicted(given, LabelScores.of(logits.softmax(dim=1), given), 10)
-        else:
-            expected = filter_samples(logits.softmax(dim=1), given, float(tau))
+        expected = filter_samples(logits.softmax(dim=1), given, 0.1)
         monkeypatch.setattr(Session, "logits", None)
         found = kept_by(session, BY_STAGE["meta1"])
     assert 0 < found.sum() < len(found)
