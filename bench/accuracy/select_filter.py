@@ -42,7 +42,7 @@ def rules(probs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "not sure of another label": ~other,
         "the same, or the given one has half of its class's mean": ~(other & (scores.given < means[labels] / 2)),
         "the same, or the other is less than three times as likely": ~(other & (scores.highest > 3 * scores.given)),
-        "all but what is pruned by noise rate": ~confident.pruned_by_noise_rate(probs, labels),
+        "not pruned by noise rate": ~confident.pruned_by_noise_rate(probs, labels),
         "all but the n-hat least likely": scores.given > confident.issue_threshold(labels, scores, classes),
     }
 
