@@ -54,18 +54,18 @@ def pruned_by_noise_rate(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
     """The labels that are probably wrong, by their paper's rule of that name, boolean [N].
 
     J_ij counts the samples with given label i whose likeliest class is j, among the classes of which the network is
-    sure there; J_ii is at least 1. n̂_ij = n_i J_ij / Σ_j J_ij of the n_i labels i are probably j. For each j ≠ i these
-    are the ones with the largest margin f_j(x) − f_i(x), and all with the same margin as the last of them; a label is
-    never one where the network finds no other likelier.
+    sure there; J_ii is at least 1. n̂_ij = n_i J_ij / Σ_j J_ij, rounded, of the n_i labels i are probably j. For each
+    j ≠ i these are the ones with the largest margin f_j(x) − f_i(x), and all with the same margin as the last of them;
+    a label is never one where the network finds no other likelier.
     """
-    size, classes = probs_NC.shape
+    classes = probs_NC.shape[1]
     scores = LabelScores.of(probs_NC, labels_N)
-    certain_NC = probs_NC.double() >= confidence(labels_N, scores, classes)
+    certain_NC = probs_NC >= confidence(labels_N, scores, classes)
     guessed_N = torch.where(certain_NC, probs_NC, -1.0).argmax(dim=1)
     pairs = (labels_N * classes + guessed_N)[certain_NC.any(dim=1)]
     joint_CC = torch.bincount(pairs, minlength=classes * classes).view(classes, classes).double()
     joint_CC.diagonal().clamp_(min=1)
-    wrong = torch.zeros(size, dtype=torch.bool)
+    wrong = torch.zeros_like(labels_N, dtype=torch.bool)
     for label in range(classes):
         rows = (labels_N == label).nonzero().flatten()
         if not len(rows):

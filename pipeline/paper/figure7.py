@@ -10,7 +10,7 @@ from pipeline.paper.figures import Filtered
 from pipeline.params.schema import Params
 from pipeline.store.dataset import TRAIN
 from pipeline.systems.mlnt import MLNT
-from pipeline.training import filtering, folds
+from pipeline.training import filtering
 from pipeline.training.session import Session
 
 COUNT = 32
@@ -28,10 +28,9 @@ def filtered(params: Params) -> list[Filtered]:
 
 def _filtered(session: Session) -> list[Filtered]:
     dataset, train = session.dataset, session.split(TRAIN)
-    scores = folds.label_scores(session, [MLNT[1]], TRAIN, "gallery")[MLNT[1]]
+    scores, kept = filtering.passes(session, MLNT[1], "gallery")
     names = dataset.class_names
-    left_out = ~filtering.passes(session, MLNT[1], "gallery")
-    order = torch.argsort(torch.where(left_out, scores.highest, -1.0), descending=True, stable=True)
+    order = torch.argsort(torch.where(~kept, scores.highest, -1.0), descending=True, stable=True)
     true = session.true_labels()
     return [
         Filtered(
@@ -42,5 +41,5 @@ def _filtered(session: Session) -> list[Filtered]:
             predicted_score=float(scores.highest[i]),
             true=None if true is None else names[int(true[i])],
         )
-        for i in order[: min(COUNT, int(left_out.sum()))].tolist()
+        for i in order[: min(COUNT, int((~kept).sum()))].tolist()
     ]

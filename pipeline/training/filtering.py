@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlnt.method.confident import pruned_by_noise_rate
+from mlnt.method.confident import LabelScores, pruned_by_noise_rate
 from pipeline.base import console
 from pipeline.base.errors import UserError
 from pipeline.store.dataset import TRAIN
@@ -24,7 +24,7 @@ def kept_by(session: Session, system: System) -> Tensor:
     """
     train, tau = session.split(TRAIN), session.params.filter.tau
     known = torch.from_numpy(session.labels.known)[train.indices]  # to people, whatever the mentor thinks of them
-    kept = passes(session, system, "filter") | known
+    kept = passes(session, system, "filter")[1] | known
     share = float(kept.double().mean())
     if not kept.any():
         raise UserError(f"filter.tau: {tau} keeps none of {len(kept)} training samples; lower it, or take auto")
@@ -35,11 +35,12 @@ def kept_by(session: Session, system: System) -> Tensor:
     return kept
 
 
-def passes(session: Session, system: System, title: str) -> Tensor:
-    """Whether each training sample passes the filter, boolean [n]: (10) with τ; with `auto` unless its label is
-    probably wrong, which takes the table of all probabilities; `title` names the progress bar."""
-    tau = session.params.filter.tau
+def passes(session: Session, system: System, title: str) -> tuple[LabelScores, Tensor]:
+    """The scores of the training labels, and whether each passes the filter, boolean [n]: (10) with τ; with `auto`
+    unless it is probably wrong, which takes the table of all probabilities; `title` names the progress bar."""
+    tau, labels = session.params.filter.tau, session.split(TRAIN).labels
     if isinstance(tau, str):
         probs_NC = folds.probabilities(session, system, title)
-        return ~pruned_by_noise_rate(probs_NC, session.split(TRAIN).labels)
-    return folds.label_scores(session, [system], TRAIN, title)[system].given > tau
+        return LabelScores.of(probs_NC, labels), ~pruned_by_noise_rate(probs_NC, labels)
+    scores = folds.label_scores(session, [system], TRAIN, title)[system]
+    return scores, scores.given > tau

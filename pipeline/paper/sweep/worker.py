@@ -231,27 +231,30 @@ class Worker:
         raise SystemExit(128 + number)
 
     def _stop(self) -> None:
-        if (process := self._process) is not None:
-            tell, self._told = not self._told, True
-            stop_group(process, tell=tell)
+        """Let the stage save its checkpoint, and wait until it and DVC have ended: what a terminal's Ctrl-C does."""
+        if (process := self._process) is None:
+            return
+        # SLURM sends a SIGTERM to every process of a job: DVC has ended of it then, and the stage is ending.
+        told, self._told = self._told or not psutil.wait_procs([process], timeout=1)[1], True
+        stop_group(process.pid, tell=not told)
 
 
-def stop_group(leader: psutil.Process, *, tell: bool = True) -> None:
-    """Wait until the processes of a group have ended in order, as after a terminal's Ctrl-C; kill them after a minute.
+def stop_group(group: int, *, tell: bool) -> None:
+    """Wait until all processes of a group have ended in order; kill them after a minute.
 
-    All members count, and not the leader's children alone: SLURM sends a SIGTERM to every process of a job, DVC ends of
-    it at once, and the stage, then nobody's child, is still saving its checkpoint.
+    The children of the process that started it are not all: where that has ended before, the others are nobody's
+    children, and may still be saving a checkpoint.
 
     Args:
-        leader: DVC; it started the group.
-        tell: whether they get SIGINT, unless the leader ends without.
+        group: its number.
+        tell: whether they get SIGINT.
     """
     with suppress(ProcessLookupError):
-        members = [each for each in psutil.process_iter() if _group(each) == leader.pid]
-        if tell and psutil.wait_procs([leader], timeout=1)[1]:
-            os.killpg(leader.pid, signal.SIGINT)
+        members = [each for each in psutil.process_iter() if _group(each) == group]
+        if tell:
+            os.killpg(group, signal.SIGINT)
         psutil.wait_procs(members, timeout=STOP_SECONDS)
-        os.killpg(leader.pid, signal.SIGKILL)
+        os.killpg(group, signal.SIGKILL)
 
 
 def _group(process: psutil.Process) -> int | None:

@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from projects import ROOT, default_values, git
 
@@ -228,12 +228,12 @@ subprocess.run([sys.executable, "-c", sys.argv[1]])
 def test_a_stage_saves_its_checkpoint_whoever_tells_it(tmp_path: Path, slurm_told: bool) -> None:
     arguments = [sys.executable, "-c", LEADER, STAGE]
     leader = subprocess.Popen(arguments, cwd=tmp_path, start_new_session=True)
-    process = psutil.Process(leader.pid)
     while not (tmp_path / "ready").exists():
         assert leader.poll() is None
+        time.sleep(0.05)
     if slurm_told:
         os.killpg(leader.pid, signal.SIGTERM)  # the leader ends of it at once
         leader.wait()
-    stop_group(process)
+    stop_group(leader.pid, tell=not slurm_told)
     leader.wait()
     assert (tmp_path / "saved").exists()

@@ -51,7 +51,7 @@ def test_below_its_mean_a_network_is_not_sure() -> None:
     assert pruned_by_noise_rate(probs, labels).tolist() == [False, True, False]
 
 
-def test_cleanlab_prunes_the_same_but_for_how_counts_are_rounded() -> None:
+def test_cleanlab_prunes_nearly_the_same() -> None:
     from cleanlab.filter import find_label_issues
 
     generator = np.random.default_rng(0)
