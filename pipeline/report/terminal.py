@@ -11,7 +11,8 @@ from rich.text import Text
 
 from pipeline.base import files
 from pipeline.report.results import decided, evaluation, metrics_of, noise, percent, rows
-from pipeline.systems.registry import GROUPS
+from pipeline.store import record
+from pipeline.systems.registry import DEFAULT, GROUPS, stages_before
 
 
 def show() -> None:
@@ -50,7 +51,12 @@ def show() -> None:
             console.print(title, markup=False, soft_wrap=True)
             for column, number in zip(columns, numbers, strict=True):
                 console.print(f" {column} {number}", soft_wrap=True)
-    if decisions := decided(noise()):
+    if _newer_run():
+        console.print(
+            "This is the last finished run: stages have run since whose results it lacks; `dvc repro` finishes them.",
+            soft_wrap=True,
+        )
+    elif decisions := decided(noise()):
         console.print(f"Labels that people decided about: {decisions}.", soft_wrap=True)
     console.print(
         "1, 2, 3: iterations. best: the epoch of the highest validation accuracy; last: the last epoch.\n"
@@ -60,6 +66,16 @@ def show() -> None:
         "them.",
         soft_wrap=True,
     )
+
+
+def _newer_run() -> bool:
+    """Whether a training of the default run is missing, or was made from something else than what is here now."""
+    for stage in (system.stage for system in DEFAULT):
+        found = record.read(stage)
+        before = [each for name in stages_before(stage, head=True) if (each := record.read(name))]
+        if found is None or not record.follows(found, before):
+            return True
+    return False
 
 
 def _table(columns: Sequence[str], cells: Mapping[str, Sequence[str]]) -> Table:

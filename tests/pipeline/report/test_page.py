@@ -12,11 +12,12 @@ import h5py
 import numpy as np
 import pytest
 from pages import Page, check_self_contained
-from projects import digests, make_params, run_stage, write_picture
+from projects import copy_outputs, digests, make_params, run_stage, write_picture
 from runs import Run, run_all
 
 from pipeline.report import figures
 from pipeline.report.terminal import show
+from pipeline.store import record
 from pipeline.store.dataset import SPLITS, TRAIN, read_dataset, read_labels
 from pipeline.systems.registry import DEFAULT
 
@@ -233,6 +234,28 @@ def test_the_table_of_results_for_the_terminal(
         if key in best:
             assert f"{100 * best[key]:.1f}" in line
     assert not re.findall(r"\b(?:None|NaN|nan)\b", shown)
+    assert "last finished run" not in shown
+
+
+@pytest.mark.parametrize("stage", ["noise", "pretrain", "features", "meta2"])
+def test_the_table_is_said_to_be_older_than_what_has_run_since(
+    stage: str, finished: Run, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_outputs(finished.folder, project)
+    found = record.read(stage)
+    assert found is not None
+    replace(found, outputs=dict.fromkeys(found.outputs, "another")).write()
+    show()
+    assert "last finished run" in capsys.readouterr().out
+
+
+def test_the_table_is_said_to_be_old_where_a_training_is_going_on(
+    finished: Run, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_outputs(finished.folder, project)
+    record.place("meta3").unlink()
+    show()
+    assert "last finished run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("width", [1, 20, 40, 60, 64, 70, 80])

@@ -394,8 +394,8 @@ def test_filters_show_a_class_a_suggestion_and_what_is_left(page: Page) -> None:
 
 
 def test_a_reload_keeps_the_progress(page: Page, downloads: Path) -> None:
-    page.press("k", "d", "k")
-    page.press("u")
+    page.press("k", "d", "k", "u")
+    assert page.counts[2:] == [1, 0, 1]
     before = page.save(downloads)
     page.reload()
     assert page.counts[2:] == [1, 0, 1]
