@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.base import console, files
+from pipeline.base.errors import UserError
 from pipeline.sources.places.folder import first_few
 from pipeline.use.export.pictures import Pictures
 from pipeline.use.export.policy import LabelExport
@@ -21,8 +23,16 @@ def write(export: LabelExport) -> str:
     the image, and what the model says. Returns how to read it.
 
     Images are called by numbers: `datasets` finds splits in the names of files and folders too.
+
+    Raises:
+        UserError: the folder would lie in the folder of images that it is made from, and become part of the data.
     """
     pictures = Pictures(export)
+    folder, root = pictures.folder, export.params.data.root
+    if folder and root and Path(root).is_dir() and export.place.is_relative_to(folder):
+        raise UserError(
+            f"--out: {export.out} lies in data.root, {root}, whose images it would add to; name a folder outside"
+        )
     for split, chosen in export.of_split():
         place = export.folder / split
         rows = (

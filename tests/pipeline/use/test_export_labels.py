@@ -400,6 +400,16 @@ def test_pictures_that_are_gone_are_named(copy: Run) -> None:
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("out", ["own/out", "own/train/dog/out", "./link/out"])
+def test_images_are_not_exported_into_the_folder_that_they_come_from(out: str, copy: Run) -> None:
+    Path("link").symlink_to("own")
+    before = sorted(Path("own").rglob("*"))
+    with pytest.raises(UserError, match=r"--out: .*data\.root"):
+        export(copy.params, "hf", out=out)
+    assert sorted(Path("own").rglob("*")) == before
+    export(copy.params, "csv", out=out)  # a list adds no image
+
+
 def test_classes_that_a_list_would_make_one_are_named(copy: Run) -> None:
     for folder in Path("own").glob("*/dog"):
         folder.rename(folder.with_name("cat "))
