@@ -50,34 +50,6 @@ def sure(labels_N: Tensor, scores: LabelScores, num_classes: int) -> Tensor:
     return scores.highest.double() >= confidence(labels_N, scores, num_classes)[scores.predicted]
 
 
-def pruned_by_noise_rate(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """The labels that are probably wrong, by their paper's rule of that name, boolean [N].
-
-    J_ij counts the samples with given label i whose likeliest class is j, among the classes of which the network is
-    sure there; J_ii is at least 1. n̂_ij = n_i J_ij / Σ_j J_ij, rounded, of the n_i labels i are probably j. For each
-    j ≠ i these are the ones with the largest margin f_j(x) − f_i(x), and all with the same margin as the last of them;
-    a label is never one where the network finds no other likelier.
-    """
-    classes = probs_NC.shape[1]
-    scores = LabelScores.of(probs_NC, labels_N)
-    certain_NC = probs_NC >= confidence(labels_N, scores, classes)
-    guessed_N = torch.where(certain_NC, probs_NC, -1.0).argmax(dim=1)
-    pairs = (labels_N * classes + guessed_N)[certain_NC.any(dim=1)]
-    joint_CC = torch.bincount(pairs, minlength=classes * classes).view(classes, classes).double()
-    joint_CC.diagonal().clamp_(min=1)
-    wrong = torch.zeros_like(labels_N, dtype=torch.bool)
-    for label in range(classes):
-        rows = (labels_N == label).nonzero().flatten()
-        if not len(rows):
-            continue
-        counts_C = (len(rows) * joint_CC[label] / joint_CC[label].sum()).round().long()
-        counts_C[label] = 0
-        margins = probs_NC[rows] - probs_NC[rows, label].unsqueeze(1)
-        last_C = margins.sort(dim=0, descending=True).values.gather(0, (counts_C - 1).clamp_min(0).unsqueeze(0))
-        wrong[rows] = ((margins >= last_C) & (counts_C > 0)).any(dim=1)
-    return wrong & ~scores.agree
-
-
 def issue_threshold(labels_N: Tensor, scores: LabelScores, num_classes: int) -> float:
     """The probability of the given label at or below which as many labels lie as are probably wrong.
 

@@ -23,6 +23,28 @@ def filter_samples(probs_NC: Tensor, labels_N: Tensor, confidence_threshold: flo
     return given_label_probability(probs_NC, labels_N) > confidence_threshold
 
 
+def filter_by_margin(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
+    """D′ without a threshold that one would have to know: boolean [N], True for the samples kept.
+
+    m(x) = log f_y(x, θ*) − max_{j≠y} log f_j(x, θ*) is the margin of the given label. A sample is kept unless
+    m(x) ≤ −median{m(x′) : m(x′) ≥ 0}: unless the mentor contradicts its label as firmly as it usually agrees with one.
+    So what it is unsure of stays, however sure or unsure it is of everything (a temperature changes nothing); all stay
+    where it agrees with no label.
+
+    Args:
+        probs_NC: the mentor's probabilities, eval mode, un-augmented images; best of networks that have not seen the
+            label that they judge.
+        labels_N: given labels.
+    """
+    logs_NC = probs_NC.double().log()
+    others_N = logs_NC.scatter(1, labels_N.unsqueeze(1), -torch.inf).amax(dim=1)
+    margins_N = given_label_probability(logs_NC, labels_N) - others_N
+    agree_N = margins_N >= 0
+    if not agree_N.any():
+        return torch.ones_like(agree_N)
+    return agree_N | (margins_N > -margins_N[agree_N].median())
+
+
 def given_label_probability(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
     """y · f(x, θ*): the probability [N] that the mentor gives to the given label."""
     return probs_NC.gather(1, labels_N.unsqueeze(1)).squeeze(1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlnt.method.confident import LabelScores, pruned_by_noise_rate
+from mlnt.method.confident import LabelScores
+from mlnt.method.mentor import filter_by_margin
 from pipeline.base import console
 from pipeline.base.errors import UserError
 from pipeline.store.dataset import TRAIN
@@ -37,10 +38,10 @@ def kept_by(session: Session, system: System) -> Tensor:
 
 def passes(session: Session, system: System, title: str) -> tuple[LabelScores, Tensor]:
     """The scores of the training labels, and whether each passes the filter, boolean [n]: (10) with τ; with `auto`
-    unless it is probably wrong, which takes the table of all probabilities; `title` names the progress bar."""
+    by the margins of the labels, which takes the table of all probabilities; `title` names the progress bar."""
     tau, labels = session.params.filter.tau, session.split(TRAIN).labels
     if isinstance(tau, str):
         probs_NC = folds.probabilities(session, system, title)
-        return LabelScores.of(probs_NC, labels), ~pruned_by_noise_rate(probs_NC, labels)
+        return LabelScores.of(probs_NC, labels), filter_by_margin(probs_NC, labels)
     scores = folds.label_scores(session, [system], TRAIN, title)[system]
     return scores, scores.given > tau

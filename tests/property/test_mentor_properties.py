@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from mlnt.method.mentor import filter_quality, filter_samples, given_label_probability, merged_target
+from mlnt.method.mentor import filter_by_margin, filter_quality, filter_samples, given_label_probability, merged_target
 
 
 @st.composite
@@ -37,6 +37,42 @@ def test_a_threshold_at_a_samples_own_probability_removes_it(case: tuple[Tensor,
     for i, score in enumerate(given_label_probability(*case)):
         assert not filter_samples(*case, float(score))[i]
         assert filter_samples(*case, float(np.nextafter(float(score), -1)))[i]
+
+
+def margins(probs: Tensor, labels: Tensor) -> list[float]:
+    return [
+        float(row[label].log() - max(p for j, p in enumerate(row) if j != label).log())
+        for row, label in zip(probs, labels.tolist(), strict=True)
+    ]
+
+
+@given(predictions())
+def test_the_filter_by_margin_is_what_its_definition_says(case: tuple[Tensor, Tensor]) -> None:
+    found = margins(*case)
+    agreed = sorted(margin for margin in found if margin >= 0)
+    kept = filter_by_margin(*case).tolist()
+    if not agreed:
+        assert all(kept)
+    else:
+        median = agreed[(len(agreed) - 1) // 2]
+        assert kept == [margin >= 0 or margin > -median for margin in found]
+
+
+@given(predictions(), st.floats(0.2, 5))
+def test_how_sure_a_network_is_as_a_whole_does_not_matter(case: tuple[Tensor, Tensor], temperature: float) -> None:
+    probs, labels = case
+    found = torch.tensor(margins(*case), dtype=torch.float64)
+    border = -found[found >= 0].median() if (found >= 0).any() else 0.0
+    other = filter_by_margin((probs.log() / temperature).softmax(dim=1), labels)
+    clear = ((found - border).abs() > 1e-6) & (found.abs() > 1e-6)
+    assert torch.equal(other[clear], filter_by_margin(probs, labels)[clear])
+
+
+@given(predictions())
+def test_a_network_that_knows_nothing_filters_nothing(case: tuple[Tensor, Tensor]) -> None:
+    probs, labels = case
+    assert filter_by_margin(torch.full_like(probs, 1 / probs.shape[1]), labels).all()
+    assert filter_by_margin(probs, probs.argmax(dim=1)).all()
 
 
 @given(predictions(), st.floats(0, 1))

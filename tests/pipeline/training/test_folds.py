@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from torch import Tensor
 
-from mlnt.method.confident import pruned_by_noise_rate
+from mlnt.method.mentor import filter_by_margin
 from mlnt.networks import create_model
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
@@ -409,7 +409,7 @@ def test_a_head_does_not_know_the_labels_of_its_part(
 
 def by_confidence(probs: Tensor) -> Tensor:
     labels, _ = train_labels()
-    return ~pruned_by_noise_rate(probs, labels)
+    return filter_by_margin(probs, labels)
 
 
 def test_heads_are_filtered_and_judged_out_of_fold(heads: Run, project: Path) -> None:

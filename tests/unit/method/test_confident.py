@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from mlnt.method.confident import LabelScores, confidence, issue_threshold, pruned_by_noise_rate
+from mlnt.method.confident import LabelScores, confidence, issue_threshold, sure
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 1])
 PROBS = torch.tensor(
@@ -36,33 +35,10 @@ def test_the_scores_are_those_of_the_given_and_of_the_likeliest_label() -> None:
     assert scores.agree.tolist() == [True, True, False, True, True, False, False]
 
 
-def test_what_is_pruned_by_hand() -> None:
-    """J = (2 1 0; 1 2 0), the last sample counts for nothing: n̂_01 = 3 · 1/3, n̂_10 = 4 · 1/3, one label each."""
-    assert confidence(LABELS, scores_of(PROBS), 3).tolist() == pytest.approx([0.6, 0.45, math.inf])
-    assert pruned_by_noise_rate(PROBS, LABELS).tolist() == [False, False, True, False, False, True, False]
-
-
-def test_below_its_mean_a_network_is_not_sure() -> None:
-    probs = PROBS.clone()
-    probs[5] = torch.tensor([0.55, 0.2, 0.25])  # another label is likelier, but not as likely as class 0 usually is
-    assert pruned_by_noise_rate(probs, LABELS).tolist() == [False, False, True, False, False, False, False]
-    labels = torch.tensor([0, 1, 1])
-    probs = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])  # t_0 itself is enough
-    assert pruned_by_noise_rate(probs, labels).tolist() == [False, True, False]
-
-
-def test_cleanlab_prunes_nearly_the_same() -> None:
-    from cleanlab.filter import find_label_issues
-
-    generator = np.random.default_rng(0)
-    true, logits = generator.integers(0, 10, 1500), generator.normal(0, 2, (1500, 10))
-    logits[np.arange(1500), true] += 3
-    labels = np.where(generator.random(1500) < 0.4, generator.integers(0, 10, 1500), true)
-    probs = torch.from_numpy(logits).softmax(dim=1)
-    pruned = pruned_by_noise_rate(probs, torch.from_numpy(labels)).numpy()
-    theirs = find_label_issues(labels, probs.numpy(), filter_by="prune_by_noise_rate", n_jobs=1)
-    assert theirs.sum() > 700
-    assert (pruned != theirs).sum() < 10
+def test_a_network_counts_as_sure_from_its_mean_on() -> None:
+    scores = scores_of(PROBS)
+    assert confidence(LABELS, scores, 3).tolist() == pytest.approx([0.6, 0.45, math.inf])
+    assert sure(LABELS, scores, 3).tolist() == [True, True, True, True, True, True, False]
 
 
 def test_as_many_are_listed_as_are_probably_wrong() -> None:
@@ -92,8 +68,4 @@ def test_as_likely_as_the_given_one_is_no_contradiction() -> None:
     """arg max names the first of equals: every label but class 0 would be wrong to a network that knows nothing."""
     labels = torch.tensor([0, 1, 2])
     scores = scores_of(torch.full((3, 3), 1 / 3), labels)
-    assert not pruned_by_noise_rate(torch.full((3, 3), 1 / 3), labels).any()
     assert issue_threshold(labels, scores, 3) == -1
-    labels = torch.tensor([1, 1, 1, 1, 0])
-    probs = torch.tensor([[0.4, 0.4, 0.2], *[[0.0, 1.0, 0.0]] * 3, [0.3, 0.35, 0.35]])  # t = (0.3, 0.85, ∞)
-    assert not pruned_by_noise_rate(probs, labels)[0]

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from torch import Tensor, nn
 
-from mlnt.method.mentor import filter_quality, filter_samples, given_label_probability, merged_target
+from mlnt.method.mentor import filter_by_margin, filter_quality, filter_samples, given_label_probability, merged_target
 from mlnt.method.teacher import update_average_, update_buffers_
 from mlnt.training.state import TrainState
 
@@ -101,6 +101,25 @@ def test_probability_of_the_given_label() -> None:
 )
 def test_filter_keeps_what_exceeds_the_threshold(threshold: float, kept: list[bool]) -> None:
     assert filter_samples(PROBS, LABELS, threshold).tolist() == kept
+
+
+def test_the_filter_by_margin_by_hand() -> None:
+    """Where the mentor agrees, its label is 8, 4 and 2 times as likely as the second one: the median is log 4."""
+    probs = torch.tensor([[8, 1, 1], [4, 1, 1], [2, 1, 1], [4, 1, 2], [4, 1, 2], [5, 1, 5]])
+    labels = torch.tensor([0, 0, 0, 1, 2, 1])  # the last three: another one is 4, 2 and 5 times as likely
+    kept = [True, True, True, False, True, False]
+    assert filter_by_margin(probs / probs.sum(dim=1, keepdim=True), labels).tolist() == kept
+
+
+@pytest.mark.parametrize("scale", [1e-30, 0.0])
+def test_the_filter_by_margin_where_a_network_is_as_sure_as_can_be(scale: float) -> None:
+    probs = torch.tensor([[1.0, scale, 0.0], [1.0, scale, 0.0], [0.5, 0.5, 0.0], [0.6, 0.4, 0.0]])
+    labels = torch.tensor([0, 2, 1, 1])  # agrees, contradicts, undecided, contradicts by little
+    assert filter_by_margin(probs[[0, 0, 1, 2, 3]], labels[[0, 0, 1, 2, 3]]).tolist() == [True, True, False, True, True]
+
+
+def test_where_the_mentor_agrees_with_nothing_the_filter_by_margin_keeps_all() -> None:
+    assert filter_by_margin(PROBS[:3], torch.tensor([1, 0, 1])).all()
 
 
 def test_merged_target_ends_at_mentor_and_teacher_to_the_bit() -> None:
