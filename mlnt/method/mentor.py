@@ -26,10 +26,15 @@ def filter_samples(probs_NC: Tensor, labels_N: Tensor, confidence_threshold: flo
 def filter_by_margin(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
     """D′ without a threshold that one would have to know: boolean [N], True for the samples kept.
 
-    m(x) = log f_y(x, θ*) − max_{j≠y} log f_j(x, θ*) is the margin of the given label. A sample is kept unless
-    m(x) ≤ −median{m(x′) : m(x′) ≥ 0}: unless the mentor contradicts its label as firmly as it usually agrees with one.
+    m_ij(x) = log f_i(x, θ*) − log f_j(x, θ*) says how firmly the mentor tells class i from class j. A sample whose
+    label y is not the likeliest class i is left out where m_iy(x) is at least
+
+        M = median min_{j≠y′} m_y′j(x′) over the samples (x′, y′) whose label is the likeliest: how firmly it usually
+            agrees with a label; or
+        M_iy = median m_iy(x′) over those of them with label i: how firmly it usually tells this class from that one.
+
     So what it is unsure of stays, however sure or unsure it is of everything (a temperature changes nothing); all stay
-    where it agrees with no label.
+    where it agrees with no label. M_iy is lower than M for look-alikes.
 
     Args:
         probs_NC: the mentor's probabilities, eval mode, un-augmented images; best of networks that have not seen the
@@ -37,12 +42,17 @@ def filter_by_margin(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
         labels_N: given labels.
     """
     logs_NC = probs_NC.double().log()
-    others_N = logs_NC.scatter(1, labels_N.unsqueeze(1), -torch.inf).amax(dim=1)
+    others_N, likeliest_N = logs_NC.scatter(1, labels_N.unsqueeze(1), -torch.inf).max(dim=1)
     margins_N = given_label_probability(logs_NC, labels_N) - others_N
     agree_N = margins_N >= 0
     if not agree_N.any():
         return torch.ones_like(agree_N)
-    return agree_N | (margins_N > -margins_N[agree_N].median())
+    classes = probs_NC.shape[1]
+    usual_CC = margins_N[agree_N].median().repeat(classes, classes)
+    for i in range(classes):
+        if len(logs_nC := logs_NC[agree_N & (labels_N == i)]):
+            usual_CC[i] = usual_CC[i].minimum((logs_nC[:, i : i + 1] - logs_nC).median(dim=0).values)
+    return agree_N | (-margins_N < usual_CC[likeliest_N, labels_N])
 
 
 def given_label_probability(probs_NC: Tensor, labels_N: Tensor) -> Tensor:

@@ -104,10 +104,18 @@ def test_filter_keeps_what_exceeds_the_threshold(threshold: float, kept: list[bo
 
 
 def test_the_filter_by_margin_by_hand() -> None:
-    """Where the mentor agrees, its label is 8, 4 and 2 times as likely as the second one: the median is log 4."""
+    """Where the mentor agrees, its label is 8, 4 and 2 times as likely as the second one: M = log 4."""
     probs = torch.tensor([[8, 1, 1], [4, 1, 1], [2, 1, 1], [4, 1, 2], [4, 1, 2], [5, 1, 5]])
     labels = torch.tensor([0, 0, 0, 1, 2, 1])  # the last three: another one is 4, 2 and 5 times as likely
     kept = [True, True, True, False, True, False]
+    assert filter_by_margin(probs / probs.sum(dim=1, keepdim=True), labels).tolist() == kept
+
+
+def test_of_look_alikes_the_filter_by_margin_expects_less() -> None:
+    """M = log 8; class 2 is usually told from class 1 by a factor of 2 alone, from class 0 by one of 16."""
+    probs = torch.tensor([*[[16, 1, 2]] * 3, *[[1, 8, 16]] * 2, [1, 4, 8], [4, 1, 8]])
+    labels = torch.tensor([0, 0, 0, 2, 2, 1, 0])  # the last two: class 2 is 2 times as likely as class 1, as class 0
+    kept = [True, True, True, True, True, False, True]
     assert filter_by_margin(probs / probs.sum(dim=1, keepdim=True), labels).tolist() == kept
 
 
