@@ -80,8 +80,9 @@ def stop(number: signal.Signals, to_group: bool, log: Path) -> int:
         process.kill()
         process.wait()
     text = log.read_text(encoding="utf-8")
-    assert "Traceback" not in text, text
-    assert number == signal.SIGKILL or LAST_STEP.search(text), text
+    if number != signal.SIGKILL:  # of a killed process Python's own threads in those that read may say what they like
+        assert "Traceback" not in text, text
+        assert LAST_STEP.search(text), text
     return status
 
 
