@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.base import console
+from pipeline.base.errors import UserError
 from pipeline.cli.flags import Command
-from pipeline.cli.shared import PARAMS, Debug, ParamsFile, app, checked_params, reported
+from pipeline.cli.shared import FINAL_MODEL, PARAMS, Debug, ParamsFile, app, checked_params, reported
 
 HELPERS = "Helpers"
 
@@ -68,6 +69,14 @@ def show(debug: Debug = False) -> None:
 @app.command("preset", cls=Command, rich_help_panel=HELPERS)
 def preset(
     name: Annotated[str | None, typer.Argument(help="The preset's name; without one, all are listed.")] = None,
+    from_list: Annotated[
+        bool,
+        typer.Option(
+            "--from-list",
+            metavar="",
+            help="Begin with the classifier of the finished run with `model.train: head`, without the labels it lists.",
+        ),
+    ] = False,
     params: ParamsFile = PARAMS,
     debug: Debug = False,
 ) -> None:
@@ -76,16 +85,27 @@ def preset(
     with reported(debug):
         from pipeline.params import presets
 
+        if name is None and from_list:
+            raise UserError("--from-list: expected a preset's name before it: `mlnt preset imagefolder --from-list`")
         if name is None:
             for key, what in presets.available().items():
                 typer.echo(f"{key:20} {what}")
         else:
-            for line in presets.apply(name, params):
+            instead = None
+            if from_list:
+                from pipeline.use import from_list as beginning
+
+                instead = beginning.prepare(checked_params(params), presets.read(name), FINAL_MODEL)
+            for line in presets.apply(name, params, instead):
                 typer.echo(line)
             from pipeline.workspace import outlook
 
             for line in outlook.lines(checked_params(params)):
                 typer.echo(line)
+            if from_list:
+                typer.echo(
+                    "next: dvc repro pretrain, which is cross entropy alone; then mlnt predict --model models/pretrain"
+                )
 
 
 @app.command("prune", cls=Command, rich_help_panel=HELPERS)

@@ -38,6 +38,7 @@ GroupOption = Annotated[
     typer.Option("--group", help="Those systems beside the default run, into files of their own.", show_default=False),
 ]
 PARAMS = Path("params.yaml")
+FINAL_MODEL = Path("models/meta3")
 
 
 def checked_params(path: Path) -> Params:

@@ -9,10 +9,9 @@ import typer
 
 from pipeline.base import console
 from pipeline.cli.flags import Command, Group
-from pipeline.cli.shared import PARAMS, Debug, ParamsFile, app, checked_params, reported
+from pipeline.cli.shared import FINAL_MODEL, PARAMS, Debug, ParamsFile, app, checked_params, reported
 
 Model = Annotated[Path, typer.Option(help="The folder of a trained model.", show_default=True)]
-FINAL_MODEL = Path("models/meta3")
 USE = "Use of the results"
 
 

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from pipeline.base import files
 from pipeline.base.errors import UserError
-from pipeline.params.load import check, leaves, parse_yaml, read_yaml
+from pipeline.params.load import changed, check, leaves, parse_yaml, read_yaml
 
 FOLDER = Path("presets")
 
@@ -31,10 +31,13 @@ def available(folder: Path = FOLDER) -> dict[str, str]:
     return {name: line.lstrip("# ") for name, line in found.items()}
 
 
-def apply(name: str, target: Path) -> list[str]:
+def apply(name: str, target: Path, instead: Mapping[str, Any] | None = None) -> list[str]:
     """Merge a preset into the parameter file: its keys alone change, comments and order stay.
 
     Returns a line for each change. The result is checked before it is written.
+
+    Args:
+        instead: dotted key → the value that takes the place of the preset's.
 
     Raises:
         UserError: unknown preset, or one that does not fit the schema.
@@ -42,7 +45,7 @@ def apply(name: str, target: Path) -> list[str]:
     folder = target.parent / FOLDER
     read(name, folder)
     _read_sections(target)
-    changes = _yaml().load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    changes = changed(_yaml().load((folder / f"{name}.yaml").read_text(encoding="utf-8")), instead or {})
     text, lines = merged(target.read_text(encoding="utf-8"), changes, f"{target} with {name}.yaml")
     if lines:
         files.write_text(target, text)

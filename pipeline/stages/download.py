@@ -68,14 +68,15 @@ def _clothing1m(data: Data, run: Run) -> Dataset:
 
 
 def sizes(params: Params) -> Sizes | None:
-    """What the data set holds, its validation split taken off: as data/dataset.h5 has it, or as the source says where
-    that costs little; None where only the stage itself finds it out.
+    """What the data set holds, its validation split taken off; None where only the stage itself finds it out. Folders
+    and lists are asked themselves, for data/dataset.h5 may be of another one.
 
     Raises:
         UserError: what the stage would find as well.
     """
     data, read = params.data, read_sizes()
-    found = read[0] if read is not None and _is_of(data, *read) else _sizes_at_source(data, params.run)
+    kept = read[0] if read is not None and _is_of(data, *read) else None
+    found = (None if data.has_image_files else kept) or _sizes_at_source(data, params.run) or kept
     return None if found is None else found.with_validation(params.noise.validation_fraction)
 
 

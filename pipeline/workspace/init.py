@@ -127,7 +127,11 @@ def _say_what_follows(folder: Path, out: Console) -> bool:
         params = load(Path(layout.PARAMS))
         for line in outlook.lines(params):
             _say(out, line)
-        _say(out, f"`mlnt preset {OTHER}` would fine-tune the whole network instead; `mlnt preset` lists all presets")
+        _say(
+            out,
+            f"afterwards `mlnt preset {OTHER} --from-list` fine-tunes the whole network without the labels that are "
+            "listed; `mlnt preset` lists all presets",
+        )
         try:
             weights_file(params.model)
         except UserError as error:

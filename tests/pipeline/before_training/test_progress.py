@@ -409,11 +409,12 @@ def test_sizes_of_what_is_not_there_yet(project: Path, tmp_path: Path) -> None:
     root = pictures(tmp_path / "own")
     folder = {"data__source": "imagefolder", "noise__validation_fraction": 0.25, "data__resize": 7}
     assert sizes(**folder, data__root=str(root)) == Sizes((3, 7, 7), 2, 3, 1, 4)
-    (root / "list.csv").write_text("path,label\ntrain/a/0.png,x\ntrain/b/0.png,y\n", encoding="utf-8")
-    assert sizes(**folder, data__root=str(root / "list.csv")) == Sizes((3, 7, 7), 2, 2, 0, 0)
     with tarfile.open(tmp_path / "own.tar", "w") as archive:
         archive.add(root, "own")
     assert sizes(**folder, data__root=str(tmp_path / "own.tar")) is None
+    run_stage("download", make_params(**folder, data__root=str(root)))  # of which the list is not
+    (root / "list.csv").write_text("path,label\ntrain/a/0.png,x\ntrain/b/0.png,y\n", encoding="utf-8")
+    assert sizes(**folder, data__root=str(root / "list.csv")) == Sizes((3, 7, 7), 2, 2, 0, 0)
     with pytest.raises(UserError, match="no such folder or file"):
         sizes(**folder, data__root=str(tmp_path / "nothing"))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -15,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from projects import ROOT, copy_outputs, digests, environment, make_params, run_stage
+from projects import ROOT, copy_outputs, digests, edit_params, environment, invoke, make_params, run_stage
 from runs import Run, run_all
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -23,11 +25,13 @@ from torch import Tensor, nn
 from mlnt import networks
 from mlnt.images.statistics import InputStatistics
 from mlnt.networks import create_model, pre_logit_features
+from pipeline.base import files
 from pipeline.base.errors import UserError
+from pipeline.params.load import load
 from pipeline.params.schema import Params
 from pipeline.stages import embed
 from pipeline.store import models, record
-from pipeline.store.dataset import TRAIN, read_dataset
+from pipeline.store.dataset import SPLITS, TRAIN, read_dataset, read_labels
 from pipeline.systems.registry import BY_STAGE, DEFAULT
 from pipeline.training.session import Session
 from pipeline.training.start_weights.pretrained import input_statistics
@@ -481,3 +485,77 @@ def test_networks_start_alike_from_the_hub_and_from_its_file(classes: int, hub: 
     one, other = (started(model, classes, 3, seed=5).state_dict() for model in (from_hub, from_file))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     assert torch.equal(one["fc.weight"], load_file(file)["fc.weight"]) == (classes == 1000)
+
+
+# From the list to fine-tuning: `mlnt preset NAME --from-list`
+
+FINE_TUNING = """\
+# Seconds
+data: {source: imagefolder, resize: 96, limit: , limit_test: }
+noise: {kind: none, rate: 0.0, validation: noisy}
+model: {name: resnet18, pretrained: true, train: all, normalize: mean_image}
+train: {epochs: 1}
+"""
+
+
+@pytest.fixture
+def fine_tuning(finished: Run, project: Path) -> Path:
+    """A finished run of heads with its params.yaml, and a preset."""
+    copy_outputs(finished.folder, project)
+    values = finished.params.model_dump(mode="json", by_alias=True)
+    files.write_text(project / "params.yaml", json.dumps(values))
+    files.write_text(project / "presets/small.yaml", FINE_TUNING)
+    return project
+
+
+def test_fine_tuning_begins_with_the_classifier_and_without_what_it_lists(fine_tuning: Path, finished: Run) -> None:
+    assert invoke("preset", "small", "--from-list").exit_code == 0
+    params = load(Path("params.yaml"))
+    assert (params.model.name, params.data.resize, params.train.epochs) == ("preact_resnet_tiny", None, 1)
+    for stage in ("download", "noise", "embed", "pretrain"):
+        run_stage(stage, params)
+
+    rows = finished.table("reports/label_issues.csv")
+    expected = Counter(
+        (row["split"], row["given_label"]) for row in rows if row["split"] == "test" or row["is_label_issue"] != "True"
+    )
+    dataset = read_dataset(params.data.root)
+    labels = read_labels(dataset)
+    found = Counter(
+        (SPLITS[split], dataset.class_names[label]) for split, label in zip(labels.split, labels.labels, strict=True)
+    )
+    assert found == expected
+    assert expected.total() < len(rows)
+
+    mentor = finished.json("models/meta3/model.json")["mentor"]
+    made_the_list = load_file(finished.folder / f"models/meta3/{mentor}_best.safetensors")
+    start = started(params.model, 10, 1, seed=params.seed).state_dict()
+    assert all(torch.equal(start[name], value) for name, value in made_the_list.items())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        ("preset", "--from-list: expected a preset that fine-tunes"),
+        ("name", "--from-list: expected a preset's name"),
+        ("run", "--from-list: found model.train: all"),
+        ("exports", "--from-list: exports/timm is there already"),
+        ("list", "reports/label_issues.csv: no such file"),
+    ],
+)
+def test_what_fine_tuning_cannot_begin_from_is_named(
+    spoil: str, expected: str, fine_tuning: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if spoil == "preset":
+        files.write_text(Path("presets/small.yaml"), "# No own images\ndata: {source: digits}\n")
+    elif spoil == "run":
+        edit_params(Path("params.yaml"), {"model.train": "all"})
+    elif spoil == "exports":
+        files.write_text(Path("exports/timm/mine.txt"), "mine")
+    elif spoil == "list":
+        Path("reports/label_issues.csv").unlink()
+    before = digests(fine_tuning)
+    result = invoke("preset", *([] if spoil == "name" else ["small"]), "--from-list")
+    assert result.exit_code == 2
+    assert expected in capsys.readouterr().err + result.stderr
+    assert digests(fine_tuning) == before
