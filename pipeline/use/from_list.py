@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.base import console
 from pipeline.base.errors import UserError
-from pipeline.params.load import values_of
+from pipeline.params.load import leaves, values_of
 from pipeline.params.schema import Params
 from pipeline.use.export import labels, model_formats
 
@@ -35,7 +35,8 @@ def prepare(params: Params, preset: Mapping[str, Any], model: Path) -> dict[str,
         UserError: the preset does not fine-tune; the run is none of heads or not finished; the exports are there.
         RunError: they could not be written.
     """
-    if (preset.get("data", {}).get("source"), preset.get("model", {}).get("train")) != ("imagefolder", "all"):
+    wanted = leaves(preset)
+    if (wanted.get("data.source"), wanted.get("model.train")) != ("imagefolder", "all"):
         raise UserError("--from-list: expected a preset that fine-tunes own images, such as imagefolder")
     if params.model.train != "head":
         raise UserError(
@@ -53,4 +54,6 @@ def prepare(params: Params, preset: Mapping[str, Any], model: Path) -> dict[str,
         "noise.corrections": None,  # are in the labels
         "model.pretrained": False,
         "model.weights": str(WEIGHTS / "model.safetensors"),
+        # The last weights are kept: few images are left to validate on, too few to tell one epoch from the next.
+        "train.evaluate_every": wanted.get("train.epochs", params.train.epochs),
     }

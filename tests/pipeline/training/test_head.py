@@ -494,7 +494,7 @@ FINE_TUNING = """\
 data: {source: imagefolder, resize: 96, limit: , limit_test: }
 noise: {kind: none, rate: 0.0, validation: noisy}
 model: {name: resnet18, pretrained: true, train: all, normalize: mean_image}
-train: {epochs: 1}
+train: {epochs: 2}
 """
 
 
@@ -511,9 +511,11 @@ def fine_tuning(finished: Run, project: Path) -> Path:
 def test_fine_tuning_begins_with_the_classifier_and_without_what_it_lists(fine_tuning: Path, finished: Run) -> None:
     assert invoke("preset", "small", "--from-list").exit_code == 0
     params = load(Path("params.yaml"))
-    assert (params.model.name, params.data.resize, params.train.epochs) == ("preact_resnet_tiny", None, 1)
+    assert (params.model.name, params.data.resize, params.train.epochs) == ("preact_resnet_tiny", None, 2)
     for stage in ("download", "noise", "embed", "pretrain"):
         run_stage(stage, params)
+    judged = [row["epoch"] for row in files.read_csv(Path("plots/pretrain.csv"))]
+    assert judged == ["2"]  # so that the last weights are the best
 
     rows = finished.table("reports/label_issues.csv")
     expected = Counter(
