@@ -11,6 +11,7 @@ from pipeline.base import console
 from pipeline.base.errors import UserError
 from pipeline.cli.flags import Command
 from pipeline.cli.shared import FINAL_MODEL, PARAMS, Debug, ParamsFile, app, checked_params, reported
+from pipeline.params.load import read_yaml
 
 HELPERS = "Helpers"
 
@@ -85,27 +86,40 @@ def preset(
     with reported(debug):
         from pipeline.params import presets
 
-        if name is None and from_list:
-            raise UserError("--from-list: expected a preset's name before it: `mlnt preset imagefolder --from-list`")
         if name is None:
+            if from_list:
+                raise UserError(
+                    "--from-list: expected a preset's name before it: `mlnt preset imagefolder --from-list`"
+                )
             for key, what in presets.available().items():
                 typer.echo(f"{key:20} {what}")
-        else:
-            instead = None
-            if from_list:
-                from pipeline.use import from_list as beginning
+            return
+        for line in _from_list(name, params) if from_list else presets.apply(name, params):
+            typer.echo(line)
+        from pipeline.workspace import outlook
 
-                instead = beginning.prepare(checked_params(params), presets.read(name), FINAL_MODEL)
-            for line in presets.apply(name, params, instead):
-                typer.echo(line)
-            from pipeline.workspace import outlook
+        for line in outlook.lines(checked_params(params), "pretrain" if from_list else None):
+            typer.echo(line)
+        if from_list:
+            typer.echo("next: dvc repro pretrain, then mlnt predict IMAGES --model models/pretrain")
 
-            for line in outlook.lines(checked_params(params)):
-                typer.echo(line)
-            if from_list:
-                typer.echo(
-                    "next: dvc repro pretrain, which is cross entropy alone; then mlnt predict --model models/pretrain"
-                )
+
+def _from_list(name: str, params: Path) -> list[str]:
+    """
+    Raises:
+        UserError: the last run is not that of these parameters, or nothing can begin with it.
+    """
+    from pipeline.paper.history import belongs_here
+    from pipeline.use import from_list
+
+    if params.resolve().parent != Path.cwd():
+        raise UserError(f"--from-list: found --params {params}; expected that of this folder, whose run it begins with")
+    if not belongs_here(FINAL_MODEL.name, read_yaml(params)):
+        raise UserError(
+            f"--from-list: there is no finished run of {params} as it is now, with the files that it names; "
+            "expected one: `dvc repro`"
+        )
+    return from_list.apply(name, params, FINAL_MODEL)
 
 
 @app.command("prune", cls=Command, rich_help_panel=HELPERS)

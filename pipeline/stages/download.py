@@ -75,8 +75,13 @@ def sizes(params: Params) -> Sizes | None:
         UserError: what the stage would find as well.
     """
     data, read = params.data, read_sizes()
-    kept = read[0] if read is not None and _is_of(data, *read) else None
-    found = (None if data.has_image_files else kept) or _sizes_at_source(data, params.run) or kept
+    found = read[0] if read is not None and _is_of(data, *read) else None
+    if found is None or data.has_image_files:
+        try:
+            found = _sizes_at_source(data, params.run) or found
+        except UserError:  # a first image that does not decode
+            if found is None or data.on_bad_image != "skip":
+                raise
     return None if found is None else found.with_validation(params.noise.validation_fraction)
 
 

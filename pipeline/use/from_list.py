@@ -6,54 +6,76 @@ the list: a linear probe first, then all weights (Kumar et al. 2022, arXiv 2202.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
 from pathlib import Path
 from typing import Any
 
 from pipeline.base import console
 from pipeline.base.errors import UserError
-from pipeline.params.load import leaves, values_of
+from pipeline.params import presets
+from pipeline.params.load import leaves, load, values_of
 from pipeline.params.schema import Params
 from pipeline.use.export import labels, model_formats
 
 LABELS, WEIGHTS = Path("exports/csv"), Path("exports/timm")
-KEPT = (
-    "data.channels", "data.resize", "data.interpolation", "data.crop", "data.storage", "model.name", "model.normalize",
-)  # fmt: skip
-"""The images and the network are those that the list was made with."""
+OTHERS = ("data.source", "data.limit", "data.limit_test")
+"""Of the section `data`, what is the preset's. The rest is the run's: the images are those that the list was made
+with."""
 
 
-def prepare(params: Params, preset: Mapping[str, Any], model: Path) -> dict[str, Any]:
-    """Export the labels that are left and the model; returns the parameters that take the place of the preset's.
+def apply(name: str, target: Path, model: Path) -> list[str]:
+    """Export the labels that are left and the model; merge the preset into the run's parameter file, so that it begins
+    there. All of it is done, or nothing.
 
     Args:
-        params: of the run.
-        preset: the preset's values.
+        target: the parameter file; its run has ended.
         model: the folder of the model that made the list.
 
+    Returns:
+        A line for each change, as `presets.apply`.
+
     Raises:
-        UserError: the preset does not fine-tune; the run is none of heads or not finished; the exports are there.
+        UserError: the preset does not fine-tune; the run is none of heads; the list has every training label of a
+            class; the exports are there.
         RunError: they could not be written.
     """
-    wanted = leaves(preset)
-    if (wanted.get("data.source"), wanted.get("model.train")) != ("imagefolder", "all"):
+    params, preset = load(target), leaves(presets.read(name, target.parent / presets.FOLDER))
+    if (preset.get("data.source"), preset.get("model.train")) != ("imagefolder", "all"):
         raise UserError("--from-list: expected a preset that fine-tunes own images, such as imagefolder")
     if params.model.train != "head":
         raise UserError(
             f"--from-list: found model.train: {params.model.train}; expected a run of `mlnt preset imagefolder-quick`, "
             "whose list and classifier it begins with"
         )
+    if params.data.root == str(LABELS / "labels.csv"):
+        raise UserError(
+            f"--from-list: found data.root: {params.data.root}, of an earlier list; expected your own images"
+        )
     for folder in (LABELS, WEIGHTS):
         if folder.exists():
             raise UserError(f"--from-list: {folder} is there already, perhaps of an earlier list; remove it")
-    console.say(labels.run(params, "csv", "drop", changed_only=False, out=LABELS, keep_test=True))
-    console.say(model_formats.run("timm", model, WEIGHTS))
-    values = values_of(params, ("data", "model"))
-    return {key: values[key] for key in KEPT} | {
+    try:
+        console.say(labels.run(params, "csv", "drop", changed_only=False, out=LABELS, keep_test=True, complete=True))
+        console.say(model_formats.run("timm", model, WEIGHTS))
+        return presets.apply(name, target, _instead(params, preset.get("train.epochs", params.train.epochs)))
+    except BaseException:
+        for folder in (LABELS, WEIGHTS):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _instead(params: Params, epochs: int) -> dict[str, Any]:
+    """What takes the place of the preset's values."""
+    kept = values_of(params, ("data",))
+    return {key: value for key, value in kept.items() if key not in OTHERS} | {
         "data.root": str(LABELS / "labels.csv"),
+        "data.url": None,
+        "data.sha256": None,
         "noise.corrections": None,  # are in the labels
+        "model.name": params.model.name,
+        "model.normalize": params.model.normalize,
         "model.pretrained": False,
         "model.weights": str(WEIGHTS / "model.safetensors"),
         # The last weights are kept: few images are left to validate on, too few to tell one epoch from the next.
-        "train.evaluate_every": wanted.get("train.epochs", params.train.epochs),
+        "train.evaluate_every": epochs,
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.base import console
+from pipeline.base.errors import UserError
 from pipeline.params.schema import Params
 from pipeline.sources.places.folder import printable
 from pipeline.store.dataset import TRAIN, read_dataset, read_labels
@@ -25,9 +26,18 @@ WRITERS = {
 
 
 def run(
-    params: Params, kind: Format, policy: Policy, changed_only: bool, out: Path | None, keep_test: bool = False
+    params: Params,
+    kind: Format,
+    policy: Policy,
+    changed_only: bool,
+    out: Path | None,
+    keep_test: bool = False,
+    complete: bool = False,
 ) -> str:
     """Write the folder; returns a line with what was done, and how to read it.
+
+    Args:
+        complete: whether a class of which no training label is left is an error, and not only said.
 
     Raises:
         UserError: data, labels, label issues or models are missing, damaged or from another run; images are missing;
@@ -39,8 +49,11 @@ def run(
     labels = read_labels(dataset)
     with new_folder(out) as folder:
         chosen = samples(dataset, labels, policy, changed_only, keep_test)
-        if policy == "drop":
-            _say_what_is_lost({dataset.class_names[i] for i in labels.labels[labels.rows(TRAIN)]}, chosen)
+        trained = {dataset.class_names[i] for i in labels.labels[labels.rows(TRAIN)]}
+        if policy == "drop" and (lost := _lost(trained, chosen)):
+            if complete:
+                raise UserError(lost)
+            console.warn(f"{lost}, or take --policy review")
         use = WRITERS[kind](LabelExport(chosen, dataset, labels, params, folder, out))
     done = {
         "review": f"{sum(each.is_issue for each in chosen)} labels to review",
@@ -50,10 +63,11 @@ def run(
     return f"export: {len(chosen)} samples, {done[policy]} → {out}; {use}"
 
 
-def _say_what_is_lost(trained: set[str], chosen: Iterable[Sample]) -> None:
+def _lost(trained: set[str], chosen: Iterable[Sample]) -> str:
+    """The classes of which no training label is left, and what to do."""
     left = {each.label for each in chosen if each.split == "train"}
-    if lost := sorted(trained - left):
-        console.warn(
-            f"--policy drop: no training image of {', '.join(map(printable, lost))} is left, the model doubts all of "
-            "their labels; keep some by a look at reports/review.html (`noise.corrections`), or take --policy review"
-        )
+    names = ", ".join(map(printable, sorted(trained - left)))
+    return names and (
+        f"no training image of {names} would be left, the model doubts all of their labels; keep some by a look at "
+        "reports/review.html (`noise.corrections`)"
+    )

@@ -415,6 +415,10 @@ def test_sizes_of_what_is_not_there_yet(project: Path, tmp_path: Path) -> None:
     run_stage("download", make_params(**folder, data__root=str(root)))  # of which the list is not
     (root / "list.csv").write_text("path,label\ntrain/a/0.png,x\ntrain/b/0.png,y\n", encoding="utf-8")
     assert sizes(**folder, data__root=str(root / "list.csv")) == Sizes((3, 7, 7), 2, 2, 0, 0)
+    (root / "test/a/0.png").write_text("no image", encoding="utf-8")  # the first
+    with pytest.raises(UserError, match=r"test/a/0\.png"):
+        sizes(**folder, data__root=str(root))
+    assert sizes(**folder, data__root=str(root), data__on_bad_image="skip") == Sizes((3, 7, 7), 2, 3, 1, 4)
     with pytest.raises(UserError, match="no such folder or file"):
         sizes(**folder, data__root=str(tmp_path / "nothing"))
 

@@ -540,24 +540,48 @@ def test_fine_tuning_begins_with_the_classifier_and_without_what_it_lists(fine_t
     [
         ("preset", "--from-list: expected a preset that fine-tunes"),
         ("name", "--from-list: expected a preset's name"),
-        ("run", "--from-list: found model.train: all"),
+        ("run", "--from-list: there is no finished run of params.yaml as it is now"),
+        ("decisions", "--from-list: there is no finished run of params.yaml as it is now"),
+        ("another folder", "--from-list: found --params ../params.yaml"),
         ("exports", "--from-list: exports/timm is there already"),
         ("list", "reports/label_issues.csv: no such file"),
+        ("class", "no training image of 3 would be left"),
+        ("model", "models/meta3"),
     ],
 )
 def test_what_fine_tuning_cannot_begin_from_is_named(
-    spoil: str, expected: str, fine_tuning: Path, capsys: pytest.CaptureFixture[str]
+    spoil: str, expected: str, fine_tuning: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    arguments = ["preset", "small", "--from-list"]
     if spoil == "preset":
         files.write_text(Path("presets/small.yaml"), "# No own images\ndata: {source: digits}\n")
     elif spoil == "run":
         edit_params(Path("params.yaml"), {"model.train": "all"})
+    elif spoil == "name":
+        arguments.remove("small")
+    elif spoil == "decisions":
+        files.write_text(Path("decisions.csv"), "path,given_label,decision,label\n")
+        edit_params(Path("params.yaml"), {"noise.corrections": "decisions.csv"})
+    elif spoil == "another folder":
+        monkeypatch.chdir(fine_tuning / "presets")
+        arguments.append("--params=../params.yaml")
     elif spoil == "exports":
         files.write_text(Path("exports/timm/mine.txt"), "mine")
     elif spoil == "list":
         Path("reports/label_issues.csv").unlink()
+    elif spoil == "class":
+        rows = files.read_csv(files.LABEL_ISSUES)
+        files.write_csv(
+            files.LABEL_ISSUES,
+            (
+                {**row, "is_label_issue": str(row["given_label"] == "3" or row["is_label_issue"] == "True")}
+                for row in rows
+            ),
+        )
+    elif spoil == "model":
+        shutil.rmtree("models/meta3")
     before = digests(fine_tuning)
-    result = invoke("preset", *([] if spoil == "name" else ["small"]), "--from-list")
+    result = invoke(*arguments)
     assert result.exit_code == 2
     assert expected in capsys.readouterr().err + result.stderr
     assert digests(fine_tuning) == before
