@@ -35,7 +35,7 @@ def _no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     for name, value in environment(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub")).items():
         monkeypatch.setenv(name, value)
     if request.function is not test_it_says_what_is_there_and_what_will_happen:
-        monkeypatch.setattr("pipeline.workspace.outlook.time", lambda _: "a moment")
+        monkeypatch.setattr("pipeline.workspace.outlook.time", lambda *_: "a moment")
 
 
 @pytest.fixture
