@@ -57,6 +57,7 @@ def joined(params: Params, count: int) -> Iterator[Ranks]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         yield ProcessRanks()
     except Exception as error:
+        signals.ignore()  # it ends by itself, with its own words and status, when the launcher ends the others
         with suppress(dist.DistError):  # without a store, whoever kept it has ended: each tells its own
             if store.add(TOLD, 1) > 1:
                 raise SystemExit(int(store.get(STATUS))) from None

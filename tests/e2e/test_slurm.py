@@ -28,7 +28,7 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_a_job_goes_on_after_its_time_limit_and_after_a_preemption(tmp_path: Path, cluster: dict[str, str]) -> None:
     folder = with_short_preset(tmp_path / "repository")
-    (folder / "presets/short.yaml").write_text("# Long enough\ntrain:\n  epochs: 60\n", encoding="utf-8")
+    (folder / "presets/short.yaml").write_text("# Long enough\ntrain:\n  epochs: 300\n", encoding="utf-8")
     git(folder, "commit", "--quiet", "--all", "--message", "longer")
     arguments = ["sweep", "figure3", "--preset", "short", "--seeds", "1"]
     on_slurm = ["--executor", "slurm", "--gpus-per-job", "0", "--time", "30", "--slurm", "comment=a test"]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +89,15 @@ def logs(folder: Path) -> str:
 
 
 def kill_all(folder: Path) -> None:
+    """Returns when no stage runs: what is killed may go on for a moment on a busy machine."""
     for process in psutil.process_iter():
-        try:
-            mine = process.environ().get("TMPDIR") == str(folder.parent / "scratch")
-        except psutil.Error:
-            continue
-        if mine:
-            process.kill()
+        with suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == str(folder.parent / "scratch"):
+                process.kill()
+    deadline = time.monotonic() + 120
+    while running_stages(folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @contextmanager

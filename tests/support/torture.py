@@ -225,7 +225,8 @@ def torture(folder: Path, stages: Sequence[str], kills: int, seed: int) -> Itera
                 process = disturbed.process()
                 assert process is not None, disturbed.wait()
                 time.sleep(attack.seconds)
-                attack.hit = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+                with suppress(psutil.NoSuchProcess):
+                    attack.hit = process.status() != psutil.STATUS_ZOMBIE
                 attack.said = KINDS[attack.kind](disturbed, process)
             begun = begun_history(folder, stage, histories.get(stage, ""))
             attack.damaged = [
