@@ -36,6 +36,7 @@ from pipeline.systems.registry import BY_STAGE, DEFAULT
 from pipeline.training.session import Session
 from pipeline.training.start_weights.pretrained import input_statistics
 from pipeline.training.start_weights.start import started
+from pipeline.use import from_list
 from pipeline.use.export import labels as export_labels
 
 EMBEDDINGS = Path("data/embeddings.h5")
@@ -584,4 +585,19 @@ def test_what_fine_tuning_cannot_begin_from_is_named(
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert expected in capsys.readouterr().err + result.stderr
+    assert digests(fine_tuning) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("model.train", "all", "found model.train: all; expected a run of"),
+        ("data.root", "exports/csv/labels.csv", "found data.root: exports/csv/labels.csv, of an earlier list"),
+    ],
+)
+def test_a_run_that_has_no_list_to_begin_with_is_named(key: str, value: str, expected: str, fine_tuning: Path) -> None:
+    edit_params(Path("params.yaml"), {key: value})
+    before = digests(fine_tuning)
+    with pytest.raises(UserError, match=expected):
+        from_list.apply("small", Path("params.yaml"), Path("models/meta3"))
     assert digests(fine_tuning) == before
