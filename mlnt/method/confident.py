@@ -62,3 +62,21 @@ def issue_threshold(labels_N: Tensor, scores: LabelScores, num_classes: int) -> 
     right_C = torch.bincount(labels_N[certain & scores.agree], minlength=num_classes).double()
     wrong = round(float((counts_C * (1 - right_C / certain_C)).nan_to_num(0.0).sum()))
     return float(scores.given.sort().values[wrong - 1]) if wrong else -1.0
+
+
+def issue_thresholds(labels_N: Tensor, scores: LabelScores, num_classes: int, at_least: float = 0.0) -> Tensor:
+    """At or below which probability each given label is listed as probably wrong, float64 [N]: `issue_threshold`, and
+    −1, below all, for a label that the network finds likeliest itself.
+
+    Args:
+        labels_N: given labels.
+        at_least: share of the labels. Where fewer would be listed, those of the lowest y · f(x) are, equals with them,
+            also such as the network finds likeliest: one that has learnt wrong labels contradicts too few of them, but
+            ranks them in about the right order, and how many are wrong is seen on labels that it has not learnt.
+    """
+    threshold = torch.full_like(scores.given, issue_threshold(labels_N, scores, num_classes), dtype=torch.float64)
+    thresholds_N = torch.where(scores.agree, -1.0, threshold)
+    wanted = round(at_least * len(labels_N))
+    if (scores.given <= thresholds_N).sum() >= wanted:
+        return thresholds_N
+    return torch.full_like(thresholds_N, float(scores.given.sort().values[wanted - 1]))

@@ -23,7 +23,7 @@ def filter_samples(probs_NC: Tensor, labels_N: Tensor, confidence_threshold: flo
     return given_label_probability(probs_NC, labels_N) > confidence_threshold
 
 
-def filter_by_margin(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
+def filter_by_margin(probs_NC: Tensor, labels_N: Tensor, at_most: float = 1.0) -> Tensor:
     """D′ without a threshold that one would have to know: boolean [N], True for the samples kept.
 
     m_ij(x) = log f_i(x, θ*) − log f_j(x, θ*) says how firmly the mentor tells class i from class j. A sample whose
@@ -40,6 +40,9 @@ def filter_by_margin(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
         probs_NC: the mentor's probabilities, eval mode, un-augmented images; best of networks that have not seen the
             label that they judge.
         labels_N: given labels.
+        at_most: share of the samples. Where the rule would keep more, those of the largest min_{j≠y} m_yj(x) are kept,
+            equals with them. A mentor that has learnt the labels itself contradicts too few of them, but in about the
+            right order: it keeps no more than it keeps of labels that it has not seen.
     """
     logs_NC = probs_NC.double().log()
     others_N, likeliest_N = logs_NC.scatter(1, labels_N.unsqueeze(1), -torch.inf).max(dim=1)
@@ -52,7 +55,9 @@ def filter_by_margin(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
     for i in range(classes):
         if len(logs_nC := logs_NC[agree_N & (labels_N == i)]):
             usual_CC[i] = usual_CC[i].minimum((logs_nC[:, i : i + 1] - logs_nC).median(dim=0).values)
-    return agree_N | (-margins_N < usual_CC[likeliest_N, labels_N])
+    kept_N = agree_N | (-margins_N < usual_CC[likeliest_N, labels_N])
+    limit = max(1, round(at_most * len(kept_N)))
+    return kept_N if kept_N.sum() <= limit else margins_N >= margins_N.topk(limit).values[-1]
 
 
 def given_label_probability(probs_NC: Tensor, labels_N: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlnt.method.confident import LabelScores, issue_threshold
+from mlnt.method.confident import LabelScores, issue_thresholds
 from mlnt.noise.matrices import realised_matrix
 from mlnt.training.evaluation import Confusion, accuracy, confusion
 from mlnt.training.loop import MODELS
@@ -155,6 +155,8 @@ class Evaluation:
         folds, otherwise by its best model on validation, from one reading of the images."""
         rows, true = self.labels.rows(split), self.labels.true_labels
         given = self.labels.labels[rows]
+        from_data = self.params.evaluate.label_issue_threshold is None
+        at_least = self._listed_of_validation(systems) if split == TRAIN and from_data else {}
         return {
             system: LabelIssues(
                 rows=rows,
@@ -162,7 +164,7 @@ class Evaluation:
                 predicted=scores.predicted.numpy(),
                 score=scores.given.numpy(),
                 highest=scores.highest.numpy(),
-                threshold=self._thresholds(split, scores),
+                threshold=self._thresholds(split, scores, at_least.get(system, 0.0)),
                 contradicted=np.isin(rows, list(self.also_labelled)),
                 known=self.labels.known[rows],
                 wrong=None if true is None else true[rows] != given,
@@ -170,13 +172,21 @@ class Evaluation:
             for system, scores in folds.label_scores(self.session, systems, split, f"evaluate, {SPLITS[split]}").items()
         }
 
-    def _thresholds(self, split: int, scores: LabelScores) -> NDArray[np.float64]:
-        """At or below which score a label of this split is listed; from the data, only where another is likelier."""
+    def _listed_of_validation(self, systems: Sequence[System]) -> dict[System, float]:
+        """Which share of validation's labels each system lists that has learnt those for training."""
+        learnt = [system for system in systems if folds.out_of_fold(self.session, system) is None]
+        found = folds.label_scores(self.session, learnt, VALIDATION, f"evaluate, {SPLITS[VALIDATION]}")
+        return {
+            system: float((scores.given.numpy() <= self._thresholds(VALIDATION, scores)).mean())
+            for system, scores in found.items()
+        }
+
+    def _thresholds(self, split: int, scores: LabelScores, at_least: float = 0.0) -> NDArray[np.float64]:
+        """At or below which score each label of this split is listed: from the data, or the number that was chosen."""
         chosen, labels = self.params.evaluate.label_issue_threshold, self.session.split(split).labels
         if chosen is not None:
             return np.full(len(labels), chosen)
-        threshold = issue_threshold(labels, scores, len(self.dataset.class_names))
-        return np.where(scores.agree.numpy(), -1.0, threshold)
+        return issue_thresholds(labels, scores, len(self.dataset.class_names), at_least).numpy()
 
     def with_held_out(self, training: dict[System, LabelIssues]) -> dict[System, LabelIssues]:
         """The label issues of the training split joined by those of validation and test."""

@@ -9,7 +9,7 @@ from mlnt.method.confident import LabelScores
 from mlnt.method.mentor import filter_by_margin
 from pipeline.base import console
 from pipeline.base.errors import UserError
-from pipeline.store.dataset import TRAIN
+from pipeline.store.dataset import TRAIN, VALIDATION
 from pipeline.training import folds
 from pipeline.training.plan import System
 from pipeline.training.session import Session
@@ -41,7 +41,16 @@ def passes(session: Session, system: System, title: str) -> tuple[LabelScores, T
     by the margins of the labels, which takes the table of all probabilities; `title` names the progress bar."""
     tau, labels = session.params.filter.tau, session.split(TRAIN).labels
     if isinstance(tau, str):
-        probs_NC = folds.probabilities(session, system, title)
-        return LabelScores.of(probs_NC, labels), filter_by_margin(probs_NC, labels)
+        probs_NC = folds.probabilities(session, system, TRAIN, title)
+        return LabelScores.of(probs_NC, labels), filter_by_margin(probs_NC, labels, _at_most(session, system, title))
     scores = folds.label_scores(session, [system], TRAIN, title)[system]
     return scores, scores.given > tau
+
+
+def _at_most(session: Session, system: System, title: str) -> float:
+    """The share of the training samples that `auto` may keep: where the mentor has learnt their labels, what it keeps
+    of validation's, which it has not."""
+    if folds.out_of_fold(session, system) is not None:
+        return 1.0
+    probs_NC = folds.probabilities(session, system, VALIDATION, title)
+    return float(filter_by_margin(probs_NC, session.split(VALIDATION).labels).double().mean())

@@ -161,17 +161,17 @@ def out_of_fold(session: Session, system: System) -> Tensor | None:
     return None if found is None else found["probabilities"]
 
 
-def probabilities(session: Session, system: System, title: str) -> Tensor:
-    """The probabilities [n, C] of all training samples, out of fold where the system was trained in folds, otherwise
-    its best model's; `title` names the progress bar.
+def probabilities(session: Session, system: System, split: int, title: str) -> Tensor:
+    """The probabilities [n, C] of all samples of a split: of training samples out of fold where the system was trained
+    in folds, otherwise its best model's; `title` names the progress bar.
 
     Raises:
         UserError: its models are missing, damaged, or from another run.
     """
-    if (table := out_of_fold(session, system)) is not None:
+    if split == TRAIN and (table := out_of_fold(session, system)) is not None:
         return table
     network, _ = session.best_network(system)
-    (logits,) = session.logits([network], TRAIN, title)
+    (logits,) = session.logits([network], split, title)
     return logits.softmax(dim=1)
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from torch import Tensor
 
+from mlnt.method.confident import LabelScores, issue_thresholds
 from mlnt.method.mentor import filter_by_margin
 from mlnt.networks import create_model
 from pipeline.base import console, files
@@ -26,7 +27,7 @@ from pipeline.paper import figure7
 from pipeline.params.schema import Params
 from pipeline.stages import evaluate
 from pipeline.store import models
-from pipeline.store.dataset import DECISIONS, DROPPED, TRAIN, read_dataset, read_labels, write_labels
+from pipeline.store.dataset import DECISIONS, DROPPED, TRAIN, VALIDATION, read_dataset, read_labels, write_labels
 from pipeline.systems.registry import BY_STAGE, DEFAULT, FINAL, GROUPS
 from pipeline.training import folds
 from pipeline.training import session as session_module
@@ -383,6 +384,48 @@ def test_fewer_folds_or_none_leave_nothing_of_an_earlier_run(copied: Run) -> Non
     assert metrics["cross_entropy"]["label_issues"]["auc"] == pytest.approx(expected, abs=1e-6)
 
 
+# Without folds: the network has learnt the labels that it judges, but for those of validation
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_all(tmp_path_factory.mktemp("learnt"), make_params(filter__tau="auto", noise__validation="noisy"))
+
+
+def judged(params: Params, stage: str, split: int) -> tuple[Tensor, Tensor]:
+    """The probabilities that the best model of a stage gives to the samples of a split, and their labels."""
+    with closing(Session.open(params)) as session:
+        network, _ = session.best_network(BY_STAGE[stage])
+        (logits,) = session.logits([network], split, "judged")
+        return logits.softmax(dim=1), session.split(split).labels
+
+
+def test_auto_keeps_no_more_of_learnt_labels_than_of_others(learnt: Run, project: Path) -> None:
+    copy_outputs(learnt.folder, project)
+    for stage, mentor in (("control2", "pretrain"), ("meta2", "meta1")):
+        (probs, labels), held_out = (judged(learnt.params, mentor, split) for split in (TRAIN, VALIDATION))
+        at_most = filter_by_margin(*held_out).double().mean().item()
+        kept = filter_by_margin(probs, labels, at_most)
+        assert kept.double().mean() == pytest.approx(at_most, abs=0.5 / len(labels))
+        assert at_most < filter_by_margin(probs, labels).double().mean()
+        card = learnt.json(f"models/{stage}/model.json")
+        assert card["kept_fraction"] == pytest.approx(kept.double().mean().item(), abs=1e-6)
+
+
+def test_as_large_a_share_of_learnt_labels_is_listed_as_of_others(learnt: Run, project: Path) -> None:
+    copy_outputs(learnt.folder, project)
+    (probs, labels), held_out = (judged(learnt.params, FINAL.stage, split) for split in (TRAIN, VALIDATION))
+    scores, (other_probs, other_labels) = LabelScores.of(probs, labels), held_out
+    others = LabelScores.of(other_probs, other_labels)
+    share = (others.given <= issue_thresholds(other_labels, others, 10)).double().mean().item()
+    listed = scores.given <= issue_thresholds(labels, scores, 10, share)
+    rows = learnt.table("reports/label_issues.csv")
+    for split, expected in (("train", listed.double().mean().item()), ("validation", share)):
+        found = [row["is_label_issue"] == "True" for row in rows if row["split"] == split]
+        assert sum(found) / len(found) == pytest.approx(expected, abs=1e-6)
+    assert listed.double().mean().item() >= share - 0.5 / len(labels)
+
+
 # Heads, and images that are read from their files
 
 
@@ -431,22 +474,6 @@ def test_heads_are_filtered_and_judged_out_of_fold(heads: Run, project: Path) ->
         with torch.no_grad():
             probs = head(session.images.batch(session.split(TRAIN).indices[own])).softmax(dim=1)
     torch.testing.assert_close(probs, table(FINAL.stage)["probabilities"][own])
-
-
-def test_auto_without_folds_goes_by_what_the_mentor_says_in_sample(heads: Run, project: Path) -> None:
-    copy_outputs(heads.folder, project)
-    train = heads.params.train.model_copy(update={"folds": 0})
-    params = heads.params.model_copy(update={"train": train})
-    run_stage("pretrain", params)
-    with closing(Session.open(params)) as session:
-        network, _ = session.best_network(BY_STAGE["pretrain"])
-        (logits,) = session.logits([network], TRAIN, "in sample")
-    kept = by_confidence(logits.softmax(dim=1))
-    assert 0 < kept.sum() < len(kept)
-    assert not torch.equal(kept, by_confidence(table("meta1")["probabilities"]))
-    run_stage("control2", params)
-    card = Run(project, params, {}).json("models/control2/model.json")
-    assert card["kept_fraction"] == pytest.approx(kept.double().mean().item(), abs=1e-6)
 
 
 def test_what_people_know_is_kept_by_auto_too(heads: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

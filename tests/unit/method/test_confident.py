@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlnt.method.confident import LabelScores, confidence, issue_threshold, sure
+from mlnt.method.confident import LabelScores, confidence, issue_threshold, issue_thresholds, sure
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 1])
 PROBS = torch.tensor(
@@ -69,3 +69,15 @@ def test_as_likely_as_the_given_one_is_no_contradiction() -> None:
     labels = torch.tensor([0, 1, 2])
     scores = scores_of(torch.full((3, 3), 1 / 3), labels)
     assert issue_threshold(labels, scores, 3) == -1
+
+
+def test_labels_that_the_network_agrees_with_are_listed_only_to_reach_a_share() -> None:
+    """0.15 is the threshold; of the lowest probabilities 0.15, 0.15, 0.2, 0.6 the last is of such a label."""
+    scores = scores_of(PROBS)
+    own = issue_thresholds(LABELS, scores, 3)
+    assert torch.equal(own == -1, scores.agree)
+    assert (scores.given <= own).sum() == 2
+    for at_least, listed in ((0.0, 2), (0.3, 2), (0.43, 3), (0.6, 4), (1.0, 7)):
+        found = scores.given <= issue_thresholds(LABELS, scores, 3, at_least)
+        assert found.sum() == listed
+        assert scores.given[found].max() <= scores.given[~found].min() if listed < 7 else found.all()

@@ -126,6 +126,24 @@ def test_the_filter_by_margin_where_a_network_is_as_sure_as_can_be(scale: float)
     assert filter_by_margin(probs[[0, 0, 1, 2, 3]], labels[[0, 0, 1, 2, 3]]).tolist() == [True, True, False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("at_most", "kept"),
+    [
+        (1.0, [True, True, True, False, True, False]),
+        (0.7, [True, True, True, False, True, False]),
+        (0.5, [True, True, True, False, False, False]),
+        (0.3, [True, True, False, False, False, False]),
+        (0.0, [True, False, False, False, False, False]),  # the firmest one stays
+    ],
+)
+def test_the_filter_by_margin_keeps_the_firmest_of_those_that_a_mentor_has_learnt(
+    at_most: float, kept: list[bool]
+) -> None:
+    probs = torch.tensor([[8, 1, 1], [4, 1, 1], [2, 1, 1], [4, 1, 2], [4, 1, 2], [5, 1, 5]])
+    labels = torch.tensor([0, 0, 0, 1, 2, 1])
+    assert filter_by_margin(probs / probs.sum(dim=1, keepdim=True), labels, at_most).tolist() == kept
+
+
 def test_where_the_mentor_agrees_with_nothing_the_filter_by_margin_keeps_all() -> None:
     assert filter_by_margin(PROBS[:3], torch.tensor([1, 0, 1])).all()
 
