@@ -33,8 +33,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
-from mlnt.method.confident import LabelScores, issue_threshold
+from mlnt.method.confident import LabelScores, issue_thresholds
 from mlnt.method.mentor import filter_quality
 from pipeline.base import files
 from pipeline.base.errors import UserError
@@ -137,19 +138,29 @@ def of_stage(dataset: Dataset, labels: Labels, stage: str) -> dict[str, Any]:
     model = Classifier.load(cards.folder(stage))
     if not model.card.folds:
         raise UserError(f"{model.folder}: trained without folds; expected train.folds: 2 or more")
-    parts = np.array_split(rows, -(-len(rows) // 512))
+
+    def judged(split: int) -> Tensor:
+        """The probabilities that the model gives to the samples of a split."""
+        rows = labels.rows(split)
+        parts = np.array_split(rows, -(-len(rows) // 512))
+        return torch.cat([model.probabilities(dataset.images[part]) for part in parts])
+
+    def listed(probs: Tensor, split: int, at_least: float = 0.0) -> Tensor:
+        """As stage evaluate lists them."""
+        target = torch.from_numpy(labels.labels[labels.rows(split)])
+        scores = LabelScores.of(probs, target)
+        return scores.given <= issue_thresholds(target, scores, probs.shape[1], at_least)
+
+    share = listed(judged(VALIDATION), VALIDATION).double().mean().item()
     views = {
-        "out of fold": models.load_tensors(models.out_of_fold_file(stage))["probabilities"],
-        "in sample": torch.cat([model.probabilities(dataset.images[part]) for part in parts]),
+        "out of fold": (models.load_tensors(models.out_of_fold_file(stage))["probabilities"], 0.0),
+        "in sample": (judged(TRAIN), share),
     }
     result = {}
-    for name, probs in views.items():
-        target = torch.from_numpy(given)
-        scores = LabelScores.of(probs, target)
-        # As stage evaluate lists: never a label that the network itself gives.
-        listed = (scores.given <= issue_threshold(target, scores, probs.shape[1])) & ~scores.agree
+    for name, (probs, at_least) in views.items():
+        of_given = probs[torch.arange(len(given)), torch.from_numpy(given)].numpy()
         result[name] = {
-            "mlnt": found(scores.given.numpy(), listed.numpy(), wrong),
+            "mlnt": found(of_given, listed(probs, TRAIN, at_least).numpy(), wrong),
             "cleanlab": found(*by_cleanlab(given, probs.double().numpy()), wrong),
         }
     return result
