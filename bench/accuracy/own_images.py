@@ -35,7 +35,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from mlnt.method.confident import LabelScores, issue_thresholds
+from mlnt.method.confident import LabelScores, issue_thresholds, least_share
 from mlnt.method.mentor import filter_quality
 from pipeline.base import files
 from pipeline.base.errors import UserError
@@ -139,31 +139,31 @@ def of_stage(dataset: Dataset, labels: Labels, stage: str) -> dict[str, Any]:
     if not model.card.folds:
         raise UserError(f"{model.folder}: trained without folds; expected train.folds: 2 or more")
 
-    def judged(split: int) -> Tensor:
+    def seen(split: int) -> Tensor:
         """The probabilities that the model gives to the samples of a split."""
-        rows = labels.rows(split)
-        parts = np.array_split(rows, -(-len(rows) // 512))
+        of_split = labels.rows(split)
+        parts = np.array_split(of_split, -(-len(of_split) // 512))
         return torch.cat([model.probabilities(dataset.images[part]) for part in parts])
 
-    def listed(probs: Tensor, split: int, at_least: float = 0.0) -> Tensor:
-        """As stage evaluate lists them."""
+    def listed(probs: Tensor, split: int, at_least: float = 0.0) -> tuple[Floats, NDArray[np.bool_]]:
+        """The scores of the given labels, and which are listed, as stage evaluate does it."""
         target = torch.from_numpy(labels.labels[labels.rows(split)])
         scores = LabelScores.of(probs, target)
-        return scores.given <= issue_thresholds(target, scores, probs.shape[1], at_least)
+        thresholds = issue_thresholds(target, scores, probs.shape[1], at_least)
+        return scores.given.numpy(), (scores.given <= thresholds).numpy()
 
-    share = listed(judged(VALIDATION), VALIDATION).double().mean().item()
+    _, of_validation = listed(seen(VALIDATION), VALIDATION)
     views = {
         "out of fold": (models.load_tensors(models.out_of_fold_file(stage))["probabilities"], 0.0),
-        "in sample": (judged(TRAIN), share),
+        "in sample": (seen(TRAIN), least_share(torch.from_numpy(of_validation))),
     }
-    result = {}
-    for name, (probs, at_least) in views.items():
-        of_given = probs[torch.arange(len(given)), torch.from_numpy(given)].numpy()
-        result[name] = {
-            "mlnt": found(of_given, listed(probs, TRAIN, at_least).numpy(), wrong),
+    return {
+        name: {
+            "mlnt": found(*listed(probs, TRAIN, at_least), wrong),
             "cleanlab": found(*by_cleanlab(given, probs.double().numpy()), wrong),
         }
-    return result
+        for name, (probs, at_least) in views.items()
+    }
 
 
 def main() -> None:

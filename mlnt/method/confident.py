@@ -70,13 +70,26 @@ def issue_thresholds(labels_N: Tensor, scores: LabelScores, num_classes: int, at
 
     Args:
         labels_N: given labels.
-        at_least: share of the labels. Where fewer would be listed, those of the lowest y · f(x) are, equals with them,
-            also such as the network finds likeliest: one that has learnt wrong labels contradicts too few of them, but
-            ranks them in about the right order, and how many are wrong is seen on labels that it has not learnt.
+        at_least: share of the labels. Where fewer are listed, so are those of the lowest y · f(x) that make it up
+            (equals of the last only if all fit), also such as the network finds likeliest: one that has learnt wrong
+            labels contradicts too few of them, but ranks them well.
     """
     threshold = torch.full_like(scores.given, issue_threshold(labels_N, scores, num_classes), dtype=torch.float64)
     thresholds_N = torch.where(scores.agree, -1.0, threshold)
     wanted = round(at_least * len(labels_N))
     if (scores.given <= thresholds_N).sum() >= wanted:
         return thresholds_N
-    return torch.full_like(thresholds_N, float(scores.given.sort().values[wanted - 1]))
+    lowest = scores.given.double().sort().values
+    fitting = lowest[:wanted] if wanted == len(lowest) else lowest[lowest < lowest[wanted]]
+    return thresholds_N.clamp_min(float(fitting[-1]) if len(fitting) else -1.0)
+
+
+def least_share(doubted_N: Tensor) -> float:
+    """s − √(s (1 − s) / N) of the share s of labels that are doubted, at least 0: what is doubted of labels that a
+    network has not learnt, less its standard error, is doubted of others at least; 0 of none.
+
+    Args:
+        doubted_N: which labels are, boolean.
+    """
+    share = doubted_N.double().mean().nan_to_num(0.0)
+    return float((share - (share * (1 - share) / max(1, len(doubted_N))).sqrt()).clamp_min(0.0))

@@ -40,9 +40,8 @@ def filter_by_margin(probs_NC: Tensor, labels_N: Tensor, at_most: float = 1.0) -
         probs_NC: the mentor's probabilities, eval mode, un-augmented images; best of networks that have not seen the
             label that they judge.
         labels_N: given labels.
-        at_most: share of the samples. Where the rule would keep more, those of the largest min_{j≠y} m_yj(x) are kept,
-            equals with them. A mentor that has learnt the labels itself contradicts too few of them, but in about the
-            right order: it keeps no more than it keeps of labels that it has not seen.
+        at_most: share of the samples. Where the rule keeps more, those of the largest min_{j≠y} m_yj(x) stay, equals
+            with them: a mentor that has learnt the labels itself contradicts too few of them, but ranks them well.
     """
     logs_NC = probs_NC.double().log()
     others_N, likeliest_N = logs_NC.scatter(1, labels_N.unsqueeze(1), -torch.inf).max(dim=1)
@@ -57,7 +56,9 @@ def filter_by_margin(probs_NC: Tensor, labels_N: Tensor, at_most: float = 1.0) -
             usual_CC[i] = usual_CC[i].minimum((logs_nC[:, i : i + 1] - logs_nC).median(dim=0).values)
     kept_N = agree_N | (-margins_N < usual_CC[likeliest_N, labels_N])
     limit = max(1, round(at_most * len(kept_N)))
-    return kept_N if kept_N.sum() <= limit else margins_N >= margins_N.topk(limit).values[-1]
+    if kept_N.sum() <= limit:
+        return kept_N
+    return kept_N & (margins_N >= margins_N[kept_N].topk(limit).values[-1])
 
 
 def given_label_probability(probs_NC: Tensor, labels_N: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ COUNT = 32
 
 
 def filtered(params: Params) -> list[Filtered]:
-    """The filtered images about which the mentor is most sure, the surest first; at most `COUNT`.
+    """The filtered images for which the mentor is most sure of another label, the surest first; at most `COUNT`.
 
     Raises:
         UserError: files are missing, damaged, or from another run.
@@ -30,7 +30,8 @@ def _filtered(session: Session) -> list[Filtered]:
     dataset, train = session.dataset, session.split(TRAIN)
     scores, kept = filtering.passes(session, MLNT[1], "gallery")
     names = dataset.class_names
-    order = torch.argsort(torch.where(~kept, scores.highest, -1.0), descending=True, stable=True)
+    contradicted = ~kept & ~scores.agree
+    order = torch.argsort(torch.where(contradicted, scores.highest, -1.0), descending=True, stable=True)
     true = session.true_labels()
     return [
         Filtered(
@@ -41,5 +42,5 @@ def _filtered(session: Session) -> list[Filtered]:
             predicted_score=float(scores.highest[i]),
             true=None if true is None else names[int(true[i])],
         )
-        for i in order[: min(COUNT, int((~kept).sum()))].tolist()
+        for i in order[: min(COUNT, int(contradicted.sum()))].tolist()
     ]

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from pipeline.store.dataset import DROPPED, SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.store.record import Record
 from pipeline.systems.registry import DEFAULT, FINAL, GROUPS, Group, GroupName
 from pipeline.training import device, folds
+from pipeline.training.filtering import least_doubted
 from pipeline.training.plan import System
 from pipeline.training.processes import joined, require_same
 from pipeline.training.session import Session
@@ -96,7 +98,11 @@ def _of_group(evaluation: Evaluation, group: Group) -> str:
 
 
 class Evaluation:
-    """Computes accuracies, confusion matrices and label issues of models from one session."""
+    """Computes accuracies, confusion matrices and label issues of models from one session.
+
+    Attributes:
+        of_validation: the label issues that each system finds in the validation split, once it was judged.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -106,6 +112,7 @@ class Evaluation:
         same = self.dataset.same_picture
         same = None if same is None else np.where(self.labels.split == DROPPED, -1, same)
         self.also_labelled = other_labels(same, self.labels.labels)
+        self.of_validation: dict[System, LabelIssues] = {}
 
     def count(self, split: int) -> int:
         return len(self.labels.rows(split))
@@ -114,9 +121,10 @@ class Evaluation:
         self, systems: Sequence[System]
     ) -> tuple[dict[str, Any], dict[tuple[System, str, str], Confusion], dict[System, LabelIssues]]:
         """The metrics of these systems by name, their confusion matrices on the test split, their label issues in
-        the training split."""
+        the training split; sets `of_validation`."""
         metrics: dict[str, Any] = {"samples": {name: self.count(i) for i, name in enumerate(SPLITS)}}
         confusions: dict[tuple[System, str, str], Confusion] = {}
+        self.of_validation = self.label_issues(systems, VALIDATION)
         issues = self.label_issues(systems, TRAIN)
         for system in systems:
             values, counts = self.accuracies(system)
@@ -155,8 +163,6 @@ class Evaluation:
         folds, otherwise by its best model on validation, from one reading of the images."""
         rows, true = self.labels.rows(split), self.labels.true_labels
         given = self.labels.labels[rows]
-        from_data = self.params.evaluate.label_issue_threshold is None
-        at_least = self._listed_of_validation(systems) if split == TRAIN and from_data else {}
         return {
             system: LabelIssues(
                 rows=rows,
@@ -164,7 +170,7 @@ class Evaluation:
                 predicted=scores.predicted.numpy(),
                 score=scores.given.numpy(),
                 highest=scores.highest.numpy(),
-                threshold=self._thresholds(split, scores, at_least.get(system, 0.0)),
+                threshold=self._thresholds(system, split, scores),
                 contradicted=np.isin(rows, list(self.also_labelled)),
                 known=self.labels.known[rows],
                 wrong=None if true is None else true[rows] != given,
@@ -172,25 +178,21 @@ class Evaluation:
             for system, scores in folds.label_scores(self.session, systems, split, f"evaluate, {SPLITS[split]}").items()
         }
 
-    def _listed_of_validation(self, systems: Sequence[System]) -> dict[System, float]:
-        """Which share of validation's labels each system lists that has learnt those for training."""
-        learnt = [system for system in systems if folds.out_of_fold(self.session, system) is None]
-        found = folds.label_scores(self.session, learnt, VALIDATION, f"evaluate, {SPLITS[VALIDATION]}")
-        return {
-            system: float((scores.given.numpy() <= self._thresholds(VALIDATION, scores)).mean())
-            for system, scores in found.items()
-        }
-
-    def _thresholds(self, split: int, scores: LabelScores, at_least: float = 0.0) -> NDArray[np.float64]:
+    def _thresholds(self, system: System, split: int, scores: LabelScores) -> NDArray[np.float64]:
         """At or below which score each label of this split is listed: from the data, or the number that was chosen."""
-        chosen, labels = self.params.evaluate.label_issue_threshold, self.session.split(split).labels
+        chosen, labels, at_least = self.params.evaluate.label_issue_threshold, self.session.split(split).labels, 0.0
         if chosen is not None:
             return np.full(len(labels), chosen)
+        if split == TRAIN and folds.learnt(self.session, system):
+            others = self.of_validation[system]
+            at_least = least_doubted(self.session, torch.from_numpy(others.score <= others.threshold))
         return issue_thresholds(labels, scores, len(self.dataset.class_names), at_least).numpy()
 
     def with_held_out(self, training: dict[System, LabelIssues]) -> dict[System, LabelIssues]:
         """The label issues of the training split joined by those of validation and test."""
-        held_out = [self.label_issues(list(training), split) for split in (VALIDATION, TEST) if self.count(split)]
+        held_out = [self.of_validation]
+        if self.count(TEST):
+            held_out.append(self.label_issues(list(training), TEST))
         return {
             system: LabelIssues.joined([issues, *(of[system] for of in held_out)])
             for system, issues in training.items()

@@ -47,7 +47,7 @@ def run(params: Params) -> str:
     metrics: dict[str, Any] = {
         "train_samples": len(train),
         "validation_samples": len(result.rows(VALIDATION)),
-        "validation_labels": _validation_labels(dataset, params),
+        "validation_labels": dataset.validation_labels(params.noise.kind, params.noise.validation),
     }
     if decided is not None:
         metrics["corrections"] = corrections.counts(result)
@@ -269,14 +269,6 @@ def _human(dataset: Dataset, params: Params) -> matrices.Labels:
     labels = dataset.labels.copy()
     labels[rows] = human[index]
     return labels
-
-
-def _validation_labels(dataset: Dataset, params: Params) -> str:
-    """Which labels choose the best models: `clean`, `noisy`, or `as given` where their quality is unknown."""
-    if params.noise.kind == "none" and dataset.true_labels is None:
-        # Clothing1M: its owners had the images of validation and test labelled again by hand.
-        return "clean" if dataset.labels_are_true or dataset.source == "clothing1m" else "as given"
-    return params.noise.validation
 
 
 def _matrix_rows(

@@ -104,6 +104,18 @@ class Dataset:
     folder: Path | None = None
     digest: str = ""
 
+    def validation_labels(self, noise_kind: str, chosen: str) -> str:
+        """What validation's labels are: `clean`, `noisy`, or `as given` where their quality is unknown.
+
+        Args:
+            noise_kind: `noise.kind`.
+            chosen: `noise.validation`.
+        """
+        if noise_kind == "none" and self.true_labels is None:
+            # Clothing1M: its owners had the images of validation and test labelled again by hand.
+            return "clean" if self.labels_are_true or self.source == "clothing1m" else "as given"
+        return chosen
+
 
 @dataclass(frozen=True)
 class Labels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlnt.method.confident import LabelScores
+from mlnt.method.confident import LabelScores, least_share
 from mlnt.method.mentor import filter_by_margin
 from pipeline.base import console
 from pipeline.base.errors import UserError
@@ -48,9 +48,23 @@ def passes(session: Session, system: System, title: str) -> tuple[LabelScores, T
 
 
 def _at_most(session: Session, system: System, title: str) -> float:
-    """The share of the training samples that `auto` may keep: where the mentor has learnt their labels, what it keeps
-    of validation's, which it has not."""
-    if folds.out_of_fold(session, system) is not None:
+    """The share of the training samples that `auto` may keep."""
+    if not folds.learnt(session, system):
         return 1.0
     probs_NC = folds.probabilities(session, system, VALIDATION, title)
-    return float(filter_by_margin(probs_NC, session.split(VALIDATION).labels).double().mean())
+    return 1 - least_doubted(session, ~filter_by_margin(probs_NC, session.split(VALIDATION).labels))
+
+
+def least_doubted(session: Session, doubted: Tensor) -> float:
+    """The share of the labels for training that a network doubts at least, which has learnt them: as large a one as of
+    validation's, which it has not learnt, less the standard error; 0 where validation's are clean, and say nothing of
+    the others. Labels that people know do not count in either.
+
+    Args:
+        doubted: which of validation's labels it doubts, boolean.
+    """
+    noise, known = session.params.noise, torch.from_numpy(session.labels.known)
+    if session.dataset.validation_labels(noise.kind, noise.validation) == "clean":
+        return 0.0
+    unknown = (~known[session.split(TRAIN).indices]).double().mean()
+    return least_share(doubted[~known[session.split(VALIDATION).indices]]) * float(unknown)

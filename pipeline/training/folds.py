@@ -150,6 +150,15 @@ def gathered(found: list[tuple[Fold, Tensor]]) -> dict[str, Tensor]:
     return {"part": part, "probabilities": whole}
 
 
+def learnt(session: Session, system: System) -> bool:
+    """Whether a system has been trained on the labels for training that it judges.
+
+    Raises:
+        UserError: its models are missing, damaged, or from another run.
+    """
+    return not cards.read_card(system.stage, session.params.model.name, session.labels.digest).folds
+
+
 def out_of_fold(session: Session, system: System) -> Tensor | None:
     """The probabilities [n, C] of all training samples, each by the network that has not seen it; None where the system
     was not trained in folds.
@@ -200,5 +209,4 @@ def digest(stage: str) -> dict[str, str]:
 
 
 def _table(session: Session, system: System) -> dict[str, Tensor] | None:
-    card = cards.read_card(system.stage, session.params.model.name, session.labels.digest)
-    return models.load_tensors(models.out_of_fold_file(system.stage)) if card.folds else None
+    return None if learnt(session, system) else models.load_tensors(models.out_of_fold_file(system.stage))

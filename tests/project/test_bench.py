@@ -119,7 +119,6 @@ def test_cleanlab_judges_the_labels_of_a_run_of_heads(tmp_path: Path, monkeypatc
     given = torch.from_numpy(labels.labels[train])
     scores = LabelScores.of(torch.from_numpy(table), given)
     listed = (scores.given <= issue_threshold(given, scores, 10)).numpy() & (table.argmax(axis=1) != given.numpy())
-    assert network["issues"]["in sample"]["mlnt"]["recall"] > 0.5
     found = network["issues"]["out of fold"]["mlnt"]
     assert found["recall"] == pytest.approx(wrong[listed].sum() / wrong.sum(), abs=1e-4)
     assert found["precision"] == pytest.approx(wrong[listed].mean(), abs=1e-4)

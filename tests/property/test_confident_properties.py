@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from mlnt.method.confident import LabelScores, issue_threshold
+from mlnt.method.confident import LabelScores, issue_threshold, issue_thresholds
 
 
 @st.composite
@@ -61,3 +61,16 @@ def test_a_network_that_knows_nothing_doubts_nothing(case: tuple[Tensor, Tensor]
     """A head before its first step, for instance: all classes are equally likely."""
     classes = case[0].shape[1]
     assert found(torch.full_like(case[0], 1 / classes), case[1]) == -1
+
+
+@given(predictions(), st.floats(0, 1))
+def test_a_share_adds_the_lowest_and_takes_nothing_away(case: tuple[Tensor, Tensor], at_least: float) -> None:
+    probs, labels = case
+    scores = LabelScores.of(probs, labels)
+    own, found = (scores.given <= issue_thresholds(labels, scores, probs.shape[1], each) for each in (0.0, at_least))
+    assert not (own & ~found).any()
+    added, left = scores.given[found & ~own], scores.given[~found]
+    if len(added) and len(left):
+        assert added.max() < left.min()
+    if len(scores.given.unique()) == len(labels):
+        assert found.sum() >= round(at_least * len(labels))

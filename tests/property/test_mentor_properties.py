@@ -105,3 +105,21 @@ def test_filter_quality_counts_pairs(samples: list[tuple[int, bool]], threshold:
         assert np.isclose(quality.purity, np.mean(~wrong[kept]))
     if not kept.all():
         assert np.isclose(quality.precision, np.mean(wrong[~kept]))
+
+
+@given(predictions(), st.floats(0, 1))
+def test_a_share_takes_the_least_firm_away_and_brings_nothing_back(case: tuple[Tensor, Tensor], at_most: float) -> None:
+    usual, found = filter_by_margin(*case), filter_by_margin(*case, at_most)
+    assert not (found & ~usual).any()
+    logs = case[0].log()
+    others = logs.scatter(1, case[1].unsqueeze(1), -torch.inf).amax(dim=1)
+    margins = given_label_probability(logs, case[1]) - others
+    if not (margins >= 0).any():  # it agrees with no label
+        assert found.all()
+        return
+    wanted = min(max(1, round(at_most * len(usual))), int(usual.sum()))
+    assert found.sum() >= wanted
+    if len(margins.unique()) == len(margins):
+        assert found.sum() == wanted
+    if (usual & ~found).any():
+        assert margins[found].min() > margins[usual & ~found].max()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlnt.method.confident import LabelScores, confidence, issue_threshold, issue_thresholds, sure
+from mlnt.method.confident import LabelScores, confidence, issue_threshold, issue_thresholds, least_share, sure
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 1])
 PROBS = torch.tensor(
@@ -80,4 +80,23 @@ def test_labels_that_the_network_agrees_with_are_listed_only_to_reach_a_share() 
     for at_least, listed in ((0.0, 2), (0.3, 2), (0.43, 3), (0.6, 4), (1.0, 7)):
         found = scores.given <= issue_thresholds(LABELS, scores, 3, at_least)
         assert found.sum() == listed
-        assert scores.given[found].max() <= scores.given[~found].min() if listed < 7 else found.all()
+        assert listed == 7 or scores.given[found].max() < scores.given[~found].min()
+
+
+def test_equals_of_the_last_are_listed_only_if_all_fit() -> None:
+    """Probabilities of labels that were learnt by heart are 1.0 exactly, in float32."""
+    probs = torch.tensor([[0.7, 0.3], *[[1.0, 0.0]] * 9])
+    labels = torch.zeros(10, dtype=torch.int64)
+    for at_least, listed in ((0.0, 0), (0.1, 1), (0.2, 1), (1.0, 10)):
+        found = scores_of(probs, labels).given <= issue_thresholds(labels, scores_of(probs, labels), 2, at_least)
+        assert found.sum() == listed
+
+
+@pytest.mark.parametrize(("doubted", "count", "least"), [(0, 10, 0.0), (10, 10, 1.0), (5, 100, 0.0282), (0, 0, 0.0)])
+def test_the_least_share_is_one_standard_error_below(doubted: int, count: int, least: float) -> None:
+    assert least_share(torch.arange(count) < doubted) == pytest.approx(least, abs=1e-4)
+
+
+@pytest.mark.parametrize("doubted", [1, 2])
+def test_of_a_handful_of_labels_hardly_anything_follows(doubted: int) -> None:
+    assert least_share(torch.arange(3) < doubted) < doubted / 3 - 0.27
