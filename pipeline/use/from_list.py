@@ -7,7 +7,6 @@ the list: a linear probe first, then all weights (Kumar et al. 2022, arXiv 2202.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +57,16 @@ def apply(name: str, target: Path, model: Path) -> list[str]:
     try:
         console.say(labels.run(params, "csv", "drop", changed_only=False, out=LABELS, keep_test=True, complete=True))
         console.say(model_formats.run("timm", model, WEIGHTS))
-        return presets.apply(name, target, _instead(params, preset))
+        return presets.apply(name, target, _instead(params, preset.get("train.epochs", params.train.epochs)))
     except BaseException:
         for folder in (LABELS, WEIGHTS):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _instead(params: Params, preset: Mapping[str, Any]) -> dict[str, Any]:
+def _instead(params: Params, epochs: int) -> dict[str, Any]:
     """What takes the place of the preset's values."""
     kept = values_of(params, ("data",))
-    epochs, lr = (preset.get(f"train.{key}", getattr(params.train, key)) for key in ("epochs", "lr"))
     return {key: value for key, value in kept.items() if key not in OTHERS} | {
         "data.root": str(LABELS / "labels.csv"),
         "data.url": None,
@@ -80,7 +78,4 @@ def _instead(params: Params, preset: Mapping[str, Any]) -> dict[str, Any]:
         "model.weights": str(WEIGHTS / "model.safetensors"),
         # The last weights are kept: few images are left to validate on, too few to tell one epoch from the next.
         "train.evaluate_every": epochs,
-        # A trained classifier wants less of a change than a fresh one, and an average over the last steps alone.
-        "train.lr": lr / 2,
-        "teacher.gamma": 0.95,
     }
