@@ -83,6 +83,17 @@ def test_labels_that_the_network_agrees_with_are_listed_only_to_reach_a_share() 
         assert listed == 7 or scores.given[found].max() < scores.given[~found].min()
 
 
+def test_what_is_contradicted_stays_listed_where_lower_ones_make_up_the_share() -> None:
+    """n̂ = 3.5, and the fourth lowest is 0.4; the three below have no likelier label."""
+    undecided = [[0.34, 0.33, 0.33], [0.345, 0.33, 0.325], [0.35, 0.33, 0.32]]
+    probs = torch.tensor([*undecided, *[[0.4, 0.6, 0.0]] * 2, *[[0.9, 0.1, 0.0]] * 2, [0.5, 0.5, 0.0]])
+    labels = torch.tensor([0] * 7 + [1])
+    scores = scores_of(probs, labels)
+    for at_least, listed in ((0.0, [3, 4]), (0.375, [0, 1, 2, 3, 4])):
+        found = scores.given <= issue_thresholds(labels, scores, 3, at_least)
+        assert found.nonzero().flatten().tolist() == listed
+
+
 def test_equals_of_the_last_are_listed_only_if_all_fit() -> None:
     """Probabilities of labels that were learnt by heart are 1.0 exactly, in float32."""
     probs = torch.tensor([[0.7, 0.3], *[[1.0, 0.0]] * 9])

@@ -144,6 +144,15 @@ def test_the_filter_by_margin_keeps_the_firmest_of_those_that_a_mentor_has_learn
     assert filter_by_margin(probs / probs.sum(dim=1, keepdim=True), labels, at_most).tolist() == kept
 
 
+def test_a_share_brings_no_look_alike_back_that_the_rule_leaves_out() -> None:
+    """The sixth is left out by the margin of its pair, though by its own margin it is above the last two."""
+    probs = torch.tensor([*[[16, 1, 2]] * 3, *[[1, 8, 16]] * 2, [1, 4, 8], [4, 1, 8], [3.9, 1, 8]])
+    probs, labels = probs / probs.sum(dim=1, keepdim=True), torch.tensor([0, 0, 0, 2, 2, 1, 0, 0])
+    usual = filter_by_margin(probs, labels)
+    assert usual.tolist() == [True, True, True, True, True, False, True, True]
+    assert filter_by_margin(probs, labels, 0.8).tolist() == [True, True, True, True, True, False, True, False]
+
+
 def test_where_the_mentor_agrees_with_nothing_the_filter_by_margin_keeps_all() -> None:
     assert filter_by_margin(PROBS[:3], torch.tensor([1, 0, 1])).all()
 
