@@ -32,7 +32,8 @@ def available(folder: Path = FOLDER) -> dict[str, str]:
 
 
 def apply(name: str, target: Path, instead: Mapping[str, Any] | None = None) -> list[str]:
-    """Merge a preset into the parameter file: its keys alone change, comments and order stay.
+    """Merge a preset into the parameter file: its keys alone change, comments and order stay. So does a file that the
+    preset's network starts from already: it is there because timm's weights cannot be fetched, or others are wanted.
 
     Returns a line for each change. The result is checked before it is written.
 
@@ -43,13 +44,22 @@ def apply(name: str, target: Path, instead: Mapping[str, Any] | None = None) -> 
         UserError: unknown preset, or one that does not fit the schema.
     """
     folder = target.parent / FOLDER
-    read(name, folder)
-    _read_sections(target)
-    changes = changed(_yaml().load((folder / f"{name}.yaml").read_text(encoding="utf-8")), instead or {})
+    start = _start_that_stays(leaves(read(name, folder)), leaves(_read_sections(target)))
+    changes = changed(_yaml().load((folder / f"{name}.yaml").read_text(encoding="utf-8")), start | dict(instead or {}))
     text, lines = merged(target.read_text(encoding="utf-8"), changes, f"{target} with {name}.yaml")
     if lines:
         files.write_text(target, text)
     return lines or [f"{target} is {name} already"]
+
+
+def _start_that_stays(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    if (
+        preset.get("model.pretrained")
+        and preset.get("model.name") == own.get("model.name")
+        and own.get("model.weights")
+    ):
+        return {"model.pretrained": False, "model.weights": own["model.weights"]}
+    return {}
 
 
 def merged(text: str, changes: Mapping[str, Any], where: str) -> tuple[str, list[str]]:

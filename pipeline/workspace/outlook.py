@@ -28,7 +28,7 @@ def plan(params: Params, stage: str | None = None) -> str:
             f"`{command}` will embed all {images} once by {model.name}, and train linear classifiers on that: {systems}"
         )
     how = "fine-tune" if model.starts_trained else "train"
-    start = "its trained weights" if model.starts_trained else "nothing"
+    start = model.weights or ("its trained weights" if model.pretrained else "nothing")
     return f"`{command}` will {how} {model.name} from {start} on {images}: {systems}"
 
 

@@ -35,6 +35,7 @@ from safetensors.torch import save_file
 from pipeline.base.errors import RunError, UserError
 from pipeline.cli import app
 from pipeline.params import presets
+from pipeline.params.load import load
 
 COMMANDS = {
     "look": "data/seen/",
@@ -231,6 +232,21 @@ def test_presets_are_listed_and_merged(folder: Path, monkeypatch: pytest.MonkeyP
     assert "data.source: digits → cifar10" in merged.output.splitlines()
     assert "is cifar10 already" in invoke("preset", "cifar10").output
     assert said == []
+
+
+def test_a_file_of_weights_stays_where_the_network_does(folder: Path) -> None:
+    path = folder / "params.yaml"
+
+    def start_of(preset: str) -> tuple[str | None, bool]:
+        presets.apply(preset, path)
+        model = load(path).model
+        return model.weights, model.pretrained
+
+    assert start_of("imagefolder-quick") == (None, True)
+    edit_params(path, {"model.pretrained": False, "model.weights": "here.safetensors"})
+    assert start_of("imagefolder") == ("here.safetensors", False)
+    assert start_of("digits") == (None, False)
+    assert start_of("imagefolder") == (None, True)
 
 
 @pytest.fixture

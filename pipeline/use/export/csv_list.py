@@ -15,15 +15,13 @@ def write(export: LabelExport) -> str:
     alone. Returns how to read it.
 
     Raises:
-        UserError: read back, two classes would be one.
+        UserError: read back, a class would have another name, perhaps another's, and another place.
     """
-    stripped: dict[str, str] = {}
-    for name in export.dataset.class_names:
-        if (other := stripped.setdefault(name.strip(), name)) != name:
-            raise UserError(
-                f"--format: found csv, but the classes {other!r} and {name!r} differ in blanks around them alone, "
-                "which a CSV list does not keep; expected another format, or other names in data.root"
-            )
+    if blanks := [name for name in export.dataset.class_names if name != name.strip()]:
+        raise UserError(
+            f"--format: found csv, but the class {blanks[0]!r} has blanks around its name, which a CSV list does not "
+            "keep; expected another format, or other names in data.root"
+        )
     pictures = Pictures(export)
     files.write_csv(
         export.folder / "labels.csv",

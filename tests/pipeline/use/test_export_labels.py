@@ -410,13 +410,13 @@ def test_images_are_not_exported_into_the_folder_that_they_come_from(out: str, c
     export(copy.params, "csv", out=out)  # a list adds no image
 
 
-def test_classes_that_a_list_would_make_one_are_named(copy: Run) -> None:
+def test_a_class_that_a_list_would_rename_is_named(copy: Run) -> None:
     for folder in Path("own").glob("*/dog"):
         folder.rename(folder.with_name("cat "))
     for stage in ("download", "noise"):
         run_stage(stage, copy.params)
     doubt_all("own")
-    with pytest.raises(UserError, match=r"--format: found csv, but the classes 'cat' and 'cat ' differ in blanks"):
+    with pytest.raises(UserError, match=r"--format: found csv, but the class 'cat ' has blanks around"):
         export(copy.params, "csv")
     assert not Path("out").exists()
     export(copy.params, "fiftyone")

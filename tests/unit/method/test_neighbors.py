@@ -25,7 +25,7 @@ def test_neighbors_on_a_line_by_hand() -> None:
     assert nearest_neighbors(features, 2).tolist() == [[1, 2], [0, 2], [1, 0], [2, 1], [3, 2]]
 
 
-@pytest.mark.parametrize("batch_size", [12, 64])  # cdist computes in another way from 26 rows on
+@pytest.mark.parametrize("batch_size", [12, 64])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_neighbors_equal_those_of_sorted_distances(batch_size: int, dtype: torch.dtype) -> None:
     features = torch.randn(batch_size, 8, generator=generator()).to(dtype)
