@@ -108,8 +108,10 @@ def fit(
         outputs = {stage: best, f"history of {stage}": history, **digest(stage), **plan.finish()}
         replace(record, outputs=outputs).write()
         saved.remove()
-    accuracy, epoch = card.validation_accuracy[card.mentor], round(card.best_epoch[card.mentor], 2)
-    return f"{title}: best on validation is the {card.mentor} of epoch {epoch:g}, {accuracy:.2%}"
+    accuracy, epoch = card.validation_accuracy[card.mentor], card.best_epoch[card.mentor]
+    line = f"{title}: best on validation is the {card.mentor} of epoch {round(epoch, 2):g}, {accuracy:.2%}"
+    of_test = {row["epoch"]: row.get(f"{card.mentor}_test_accuracy") for row in training.history}[epoch]
+    return line if of_test is None else f"{line}; on test it has {of_test:.2%}"
 
 
 def _fold(fold: Fold, stage: str, saved: SharedCheckpoint, clock: Clock) -> tuple[Mapping[str, Tensor], Tensor]:

@@ -193,7 +193,7 @@ def test_tables_take_no_history_but_that_which_the_stage_ended_with() -> None:
 
 def test_a_stage_that_evaluates_inside_of_epochs_stopped_or_not(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     params = make_params(train__evaluate_every="3 steps")  # four steps an epoch
-    run_stage("meta1", params)
+    line = run_stage("meta1", params)
     whole = digests(copied.folder, "plots/meta1.csv", "models/meta1")
     rows = copied.table("plots/meta1.csv")
     assert [row["epoch"] for row in rows] == ["0.75", "1.5", "2"]
@@ -202,6 +202,10 @@ def test_a_stage_that_evaluates_inside_of_epochs_stopped_or_not(copied: Run, mon
         column = [float(row[f"{model}_validation_accuracy"]) for row in rows]
         assert epoch == float(rows[column.index(max(column))]["epoch"])
         assert card["validation_accuracy"][model] == pytest.approx(max(column), abs=1e-6)
+        if model == card["mentor"]:
+            of_test = float(rows[column.index(max(column))][f"{model}_test_accuracy"])
+            assert f"{max(column):.2%}" in line
+            assert line.endswith(f"{of_test:.2%}")
     shutil.rmtree("models/meta1")
 
     def at(_: console.Lines, number: int) -> None:
