@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -226,6 +227,23 @@ def reset_(model: nn.Module, names: Sequence[str], seed: int) -> None:
             for module in model.get_submodule(name).modules():
                 if isinstance(module, nn.Linear | nn.Conv2d):
                     module.reset_parameters()
+
+
+def freeze_statistics_(model: nn.Module) -> None:
+    """From now on BatchNorm normalises by its running mean and variance in train mode too, and they stay as they are;
+    mutates `model`, whose weights and biases of BatchNorm are trained on. Copies of it are frozen as well.
+
+    Trained weights give other features by the statistics of small batches than by those they were trained with: worse
+    ones, of which the first steps of fine-tuning are then lost.
+    """
+    for norm in model.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.train = MethodType(_in_eval_mode, norm)  # type: ignore[method-assign]
+            norm.eval()
+
+
+def _in_eval_mode(norm: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001 (as `train` has it)
+    return nn.Module.train(norm, False)
 
 
 def classifier_names(model: Any) -> list[str]:

@@ -118,6 +118,7 @@ class Train(Section):
     weight_decay: Rate
     crop_padding: Count
     horizontal_flip: bool
+    batch_norm: Literal["batch", "start"] = Field(json_schema_extra={"neutral": "batch"})
     evaluate_every: Every = Field(json_schema_extra={"neutral": 1})
     folds: Folds = Field(json_schema_extra={"neutral": 0})
 
@@ -225,11 +226,13 @@ class Params(Section):
         if self.model.pretrained and self.model.weights:
             raise ValueError("model.pretrained and model.weights are both given, expected one of them")
         if not self.model.starts_trained:
-            for key, value in (("normalize", "pretrained"), ("train", "head")):
-                if getattr(self.model, key) == value:
+            needs_weights = (self.model, "normalize", "pretrained"), (self.model, "train", "head")
+            for section, key, value in (*needs_weights, (self.train, "batch_norm", "start")):
+                if getattr(section, key) == value:
                     raise ValueError(
-                        f"model.{key} is {value}, but the network starts from nothing; expected model.pretrained: "
-                        "true, or model.weights: the file of a network that was trained before"
+                        f"{type(section).__name__.lower()}.{key} is {value}, but the network starts from nothing; "
+                        "expected model.pretrained: true, or model.weights: the file of a network that was trained "
+                        "before"
                     )
         if self.model.train == "head":
             self._fits_embeddings()

@@ -36,7 +36,10 @@ def fresh_backbone(system: System, params: Params, dataset: Dataset) -> Callable
 
     def backbone(number: int, outputs: int) -> nn.Module:
         seed = seeding.derive(params.seed, "initialisation", *system.address(number))
-        return started(params.model, outputs, dataset.images.shape[1], seed)
+        made = started(params.model, outputs, dataset.images.shape[1], seed)
+        if params.train.batch_norm == "start":
+            networks.freeze_statistics_(made)
+        return made
 
     return backbone
 

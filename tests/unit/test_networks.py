@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from mlnt.networks import (
     BUILT_IN,
     PreActResNet,
     create_model,
+    freeze_statistics_,
     pre_logit_features,
     preact_resnet32,
     preact_resnet32_narrow,
@@ -171,3 +173,24 @@ def test_global_generator_is_left_alone(name: str) -> None:
     before = torch.get_rng_state()
     create_model(name, num_classes=3, in_chans=1, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# BatchNorm's statistics
+
+
+def test_frozen_statistics_are_those_of_eval_mode_whatever_the_mode() -> None:
+    network, images = tiny(), torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    randomize_(network)
+    with torch.no_grad():
+        expected = network.eval()(images)
+        assert not torch.allclose(copy.deepcopy(network).train()(images), expected)
+    freeze_statistics_(network)
+    copied = copy.deepcopy(network)
+    for each in (network, copied):
+        before = {name: value.clone() for name, value in each.named_buffers()}
+        logits = each.train()(images)
+        torch.testing.assert_close(logits, expected)
+        assert all(torch.equal(value, before[name]) for name, value in each.named_buffers())
+    logits.sum().backward()  # of the copy's weights and biases, BatchNorm's too
+    assert all(parameter.grad is not None for parameter in copied.parameters())
+    assert all(parameter.grad is None for parameter in network.parameters())

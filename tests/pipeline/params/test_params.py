@@ -82,6 +82,7 @@ def test_params_yaml_is_valid_and_read_as_it_stands() -> None:
         ("train.weight_decay", -1e-4),
         ("train.crop_padding", -1),
         ("train.horizontal_flip", "no"),
+        ("train.batch_norm", "own"),
         ("train.folds", 1),
         ("train.folds", -1),
         ("train.folds", 2.0),

@@ -298,6 +298,7 @@ ALTERNATIVES: dict[str, Any] = {
     "train.weight_decay": 0.01,
     "train.crop_padding": 1,
     "train.horizontal_flip": True,
+    "train.batch_norm": "batch",  # the other takes weights to start from
     "train.evaluate_every": "3 steps",
     "train.folds": 2,
     "compute.eval_batch_size": 33,
@@ -465,6 +466,18 @@ def test_weights_to_start_from_are_taken(copied: Run) -> None:
     run_stage("meta1", make_params(model__weights=str(path), train__lr=1e-30, mlnt__eta=0.0))
     after = load_file("models/meta1/student_last.safetensors")
     assert torch.equal(after["stem.weight"], start["stem.weight"])
+
+
+def test_the_statistics_of_the_start_weights_stay_where_that_is_asked_for(copied: Run) -> None:
+    start = load_file("models/pretrain/teacher_best.safetensors")
+    weights = str(Path("models/pretrain/teacher_best.safetensors").resolve())
+    for batch_norm in ("batch", "start"):
+        run_stage("meta1", make_params(model__weights=weights, train__batch_norm=batch_norm))
+        for model in MODELS:
+            after = load_file(f"models/meta1/{model}_last.safetensors")
+            same = {name for name in start if torch.equal(after[name], start[name])}
+            moved = {name for name in start if "running" in name or "batches_tracked" in name}
+            assert same == (moved if batch_norm == "start" else set()), batch_norm
 
 
 def test_a_network_of_timm_is_tried_and_left_as_it_was(copied: Run) -> None:

@@ -248,6 +248,7 @@ def test_for_whole_networks_the_stage_imports_no_torch(project: Path) -> None:
     ("changes", "message"),
     [
         ({"model__train": "head"}, "model.train is head, but the network starts from nothing; .*model.weights"),
+        ({"train__batch_norm": "start"}, "train.batch_norm is start, but the network starts from nothing"),
         ({"model__normalize": "pretrained"}, "model.normalize is pretrained, but the network starts from nothing"),
     ],
 )
