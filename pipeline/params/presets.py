@@ -6,6 +6,7 @@ A preset is a file in presets/ beside params.yaml, whose first line describes it
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,29 @@ def apply(name: str, target: Path, instead: Mapping[str, Any] | None = None) -> 
     if lines:
         files.write_text(target, text)
     return lines or [f"{target} is {name} already"]
+
+
+def batch_size(values: Mapping[str, Any], train: int, validation: int) -> int:
+    """`train.batch_size` for so many images: the one given, or less where they do not fill it: half of those that are
+    trained on at a time, so that there are two mini-batches, or all of them.
+
+    Args:
+        values: parameters by dotted key.
+
+    Raises:
+        UserError: there are too few to draw labels from neighbours.
+    """
+    left = train if validation else train - round(values["noise.validation_fraction"] * train)
+    if folds := values["train.folds"]:
+        left -= math.ceil(left / folds)
+    if left >= values["train.batch_size"]:
+        return int(values["train.batch_size"])
+    if left <= (least := values["mlnt.neighbors"]):
+        raise UserError(
+            f"data.root: found {train} training images, of which {left} are left to train on at a time; expected at "
+            f"least {least + 1}, and some hundred for results that mean something"
+        )
+    return left // 2 if left // 2 > least else left
 
 
 def _start_that_stays(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,12 @@ the list: a linear probe first, then all weights (Kumar et al. 2022, arXiv 2202.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import console
+from pipeline.base import console, files
 from pipeline.base.errors import UserError
 from pipeline.params import presets
 from pipeline.params.load import leaves, load, values_of
@@ -57,16 +59,22 @@ def apply(name: str, target: Path, model: Path) -> list[str]:
     try:
         console.say(labels.run(params, "csv", "drop", changed_only=False, out=LABELS, keep_test=True, complete=True))
         console.say(model_formats.run("timm", model, WEIGHTS))
-        return presets.apply(name, target, _instead(params, preset.get("train.epochs", params.train.epochs)))
+        return presets.apply(name, target, _instead(params, preset))
     except BaseException:
         for folder in (LABELS, WEIGHTS):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _instead(params: Params, epochs: int) -> dict[str, Any]:
-    """What takes the place of the preset's values."""
+def _instead(params: Params, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """What takes the place of the preset's values.
+
+    Raises:
+        UserError: the list leaves too few images.
+    """
     kept = values_of(params, ("data",))
+    both = {**values_of(params, ("noise", "train", "mlnt")), **preset}
+    left = Counter(row["split"] for row in files.read_csv(LABELS / "labels.csv"))
     return {key: value for key, value in kept.items() if key not in OTHERS} | {
         "data.root": str(LABELS / "labels.csv"),
         "data.url": None,
@@ -76,6 +84,7 @@ def _instead(params: Params, epochs: int) -> dict[str, Any]:
         "model.normalize": params.model.normalize,
         "model.pretrained": False,
         "model.weights": str(WEIGHTS / "model.safetensors"),
+        "train.batch_size": presets.batch_size(both, left["train"], left["val"]),
         # The last weights are kept: few images are left to validate on, too few to tell one epoch from the next.
-        "train.evaluate_every": epochs,
+        "train.evaluate_every": both["train.epochs"],
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import math
 import os
 import shlex
 import stat
@@ -19,7 +18,7 @@ from rich.console import Console
 from pipeline.base import console, files
 from pipeline.base.errors import UserError
 from pipeline.params import presets
-from pipeline.params.load import changed, load, parse_yaml
+from pipeline.params.load import changed, leaves, load, parse_yaml
 from pipeline.sources.places.folder import file_type
 from pipeline.training.start_weights.pretrained import weights_file
 from pipeline.workspace import layout, outlook, place, repository, survey
@@ -90,35 +89,15 @@ def _params(before: Mapping[str, str], images: Path, root: str, out: Console) ->
             _say(out, f"{images}: an archive; what is in it is seen when stage download unpacks it")
         else:
             counts = survey.survey(images, defaults["data"]["max_image_mpixels"], out)
-            changes |= _batch_size(counts, preset)
+            size = presets.batch_size(leaves(preset), counts["train"], counts["validation"])
+            if size < preset["train"]["batch_size"]:
+                console.warn(
+                    f"{counts['train']} images to train on are few: train.batch_size is {size}, less than the preset's"
+                )
+                changes["train.batch_size"] = size
     except UserError as error:
         raise UserError(str(error).replace("data.root", "--images", 1)) from None
     return presets.merged(before[layout.PARAMS], changed(preset, changes), f"params.yaml with {PRESET}.yaml")[0]
-
-
-def _batch_size(counts: Mapping[str, int], preset: Mapping[str, Any]) -> dict[str, int]:
-    """Smaller mini-batches than the preset's, where the images do not fill one.
-
-    Raises:
-        UserError: there are too few to draw labels from neighbours.
-    """
-    train, size = counts["train"], preset["train"]["batch_size"]
-    left = train if counts["validation"] else train - round(preset["noise"]["validation_fraction"] * train)
-    if folds := preset["train"]["folds"]:
-        left -= math.ceil(left / folds)
-    if left >= size:
-        return {}
-    if left <= (least := preset["mlnt"]["neighbors"]):
-        raise UserError(
-            f"data.root: found {train} training images, of which {left} are left to train on at a time; expected at "
-            f"least {least + 1}, and some hundred for results that mean something"
-        )
-    console.warn(
-        f"{left} images to train on are few, fewer than a mini-batch of the preset: train.batch_size is {left // 2}"
-        if left // 2 > least
-        else f"{left} images to train on are very few: all of them are one mini-batch (train.batch_size)"
-    )
-    return {"train.batch_size": left // 2 if left // 2 > least else left}
 
 
 def _say_what_follows(folder: Path, out: Console) -> bool:

@@ -537,9 +537,32 @@ def test_fine_tuning_begins_with_the_classifier_and_without_what_it_lists(fine_t
     assert all(torch.equal(start[name], value) for name, value in made_the_list.items())
 
 
+def listed_but(left: int) -> None:
+    """All labels for training and validation are listed, but so many of those for training of each class."""
+    kept: Counter[str] = Counter()
+    rows = files.read_csv(files.LABEL_ISSUES)
+    for row in rows:
+        of_class = row["given_label"] if row["split"] == "train" else ""
+        row["is_label_issue"] = str(not of_class or kept[of_class] >= left)
+        kept[of_class] += row["is_label_issue"] == "False"
+    files.write_csv(files.LABEL_ISSUES, rows)
+
+
+@pytest.mark.parametrize(("left", "size"), [(3, 12), (2, 16)])
+def test_where_few_labels_are_left_mini_batches_are_smaller(left: int, size: int, fine_tuning: Path) -> None:
+    """Of ten classes; a fifth of what is left goes to validation, and each batch has more samples than neighbours."""
+    listed_but(left)
+    assert invoke("preset", "small", "--from-list").exit_code == 0
+    params = load(Path("params.yaml"))
+    assert params.train.batch_size == size
+    for stage in ("download", "noise", "embed", "pretrain"):
+        run_stage(stage, params)
+
+
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
+        ("few", "found 10 training images, of which 8 are left"),
         ("preset", "--from-list: expected a preset that fine-tunes"),
         ("name", "--from-list: expected a preset's name"),
         ("run", "--from-list: there is no finished run of params.yaml as it is now"),
@@ -580,6 +603,8 @@ def test_what_fine_tuning_cannot_begin_from_is_named(
                 for row in rows
             ),
         )
+    elif spoil == "few":
+        listed_but(1)
     elif spoil == "model":
         shutil.rmtree("models/meta3")
     before = digests(fine_tuning)
