@@ -21,6 +21,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,29 +123,43 @@ def seeds(text: str) -> list[int]:
     return list(range(int(first), int(last) + 1)) if last else [int(part) for part in text.split(",")]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(what: str | None) -> argparse.ArgumentParser:
+    """The arguments that say which runs are meant."""
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="changed in all cells; values are JSON"
     )
     parser.add_argument("--cell", action="append", required=True, metavar="NAME KEY=VALUE…")
     parser.add_argument("--seeds", type=seeds, required=True, help="0-4 or 0,1,2")
-    parser.add_argument("--stages", nargs="*", default=list(ALL), choices=[*BY_STAGE, *JUDGED])
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--work", type=Path, required=True, help="a folder for data, models and results")
     parser.add_argument("--out", type=Path, required=True, help="JSON, a line each; appended to")
-    arguments = parser.parse_args()
-    base, tasks, wanted = read_yaml(arguments.params), {}, {}
+    return parser
+
+
+def cells(arguments: argparse.Namespace) -> Iterator[tuple[str, Params]]:
+    """Each cell's name, and its parameters with each of the seeds."""
+    base = read_yaml(arguments.params)
     for text in arguments.cell:
         words = text.split()
         name = " ".join(word for word in words if "=" not in word)
         pairs = [word.partition("=") for word in (*arguments.set, *words) if "=" in word]
         values = changed(base, {key: json.loads(value) if value else None for key, _, value in pairs})
         for seed in arguments.seeds:
-            for stage in arguments.stages:
-                wanted.setdefault(task(stage, checked(values, seed), tasks), []).append((name, seed))
+            yield name, checked(values, seed)
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--stages", nargs="*", default=list(ALL), choices=[*BY_STAGE, *JUDGED])
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    arguments = parser.parse_args()
+    tasks: dict[str, Task] = {}
+    wanted: dict[str, list[tuple[str, int]]] = {}
+    for name, params in cells(arguments):
+        for stage in arguments.stages:
+            wanted.setdefault(task(stage, params, tasks), []).append((name, params.seed))
     execute(tasks, wanted, arguments)
 
 
