@@ -111,7 +111,9 @@ def measure(
     """
     batch = params.train.batch_size
     if sizes.train < batch:
-        raise UserError(f"train.batch_size: need at least one batch of {batch} training samples, got {sizes.train}")
+        raise UserError(
+            f"train.batch_size: need at least one batch of {batch} training samples, got {sizes.train}; lower it"
+        )
     if folds := params.train.folds:
         require_batch(params, sizes.train - math.ceil(sizes.train / folds))
     part = max(batch // FRACTION, min(batch, params.mlnt.neighbors + 1))
