@@ -42,6 +42,7 @@ from pipeline.use.export.policy import samples
 
 PRESETS = Path(__file__).resolve().parents[2] / presets.FOLDER
 PARAMS = Path("params.yaml")
+STAGE = {False: "from list", True: "from list cleanlab"}
 
 
 def fine_tuned(evaluated: Path, params: Params, control: bool) -> dict[str, Any]:
@@ -101,9 +102,8 @@ def main() -> None:
             if error := future.exception():
                 print(f"{name} {seed}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 continue
-            print(
-                json.dumps({"cell": name, "seed": seed, "stage": "from list", **future.result()}), file=out, flush=True
-            )
+            line = {"cell": name, "seed": seed, "stage": STAGE[arguments.cleanlab], **future.result()}
+            print(json.dumps(line), file=out, flush=True)
 
 
 if __name__ == "__main__":

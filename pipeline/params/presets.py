@@ -53,12 +53,13 @@ def apply(name: str, target: Path, instead: Mapping[str, Any] | None = None) -> 
     return lines or [f"{target} is {name} already"]
 
 
-def batch_size(values: Mapping[str, Any], train: int, validation: int) -> int:
+def batch_size(values: Mapping[str, Any], train: int, validation: int, found: str = "data.root: found") -> int:
     """`train.batch_size` for so many images: the one given, or less where they do not fill it: half of those that are
     trained on at a time, so that there are two mini-batches, or all of them.
 
     Args:
         values: parameters by dotted key.
+        found: what a message begins with.
 
     Raises:
         UserError: there are too few to draw labels from neighbours.
@@ -70,7 +71,7 @@ def batch_size(values: Mapping[str, Any], train: int, validation: int) -> int:
         return int(values["train.batch_size"])
     if left <= (least := values["mlnt.neighbors"]):
         raise UserError(
-            f"data.root: found {train} training images, of which {left} are left to train on at a time; expected at "
+            f"{found} {train} training images, of which {left} are left to train on at a time; expected at "
             f"least {least + 1}, and some hundred for results that mean something"
         )
     return left // 2 if left // 2 > least else left

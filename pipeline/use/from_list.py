@@ -84,7 +84,7 @@ def _instead(params: Params, preset: Mapping[str, Any]) -> dict[str, Any]:
         "model.normalize": params.model.normalize,
         "model.pretrained": False,
         "model.weights": str(WEIGHTS / "model.safetensors"),
-        "train.batch_size": presets.batch_size(both, left["train"], left["val"]),
+        "train.batch_size": presets.batch_size(both, left["train"], left["val"], "--from-list: the list leaves"),
         # The last weights are kept: few images are left to validate on, too few to tell one epoch from the next.
         "train.evaluate_every": both["train.epochs"],
     }

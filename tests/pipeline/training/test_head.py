@@ -562,7 +562,7 @@ def test_where_few_labels_are_left_mini_batches_are_smaller(left: int, size: int
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        ("few", "found 10 training images, of which 8 are left"),
+        ("few", "--from-list: the list leaves 10 training images, of which 8"),
         ("preset", "--from-list: expected a preset that fine-tunes"),
         ("name", "--from-list: expected a preset's name"),
         ("run", "--from-list: there is no finished run of params.yaml as it is now"),
