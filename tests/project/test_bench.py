@@ -27,7 +27,7 @@ from pipeline.store.dataset import TEST, TRAIN, read_dataset, read_labels
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-SCRIPTS = {p.stem: p for p in sorted(BENCH.rglob("*.py")) if "ArgumentParser(" in p.read_text(encoding="utf-8")}
+SCRIPTS = {p.stem: p for p in sorted(BENCH.rglob("*.py")) if "parse_args()" in p.read_text(encoding="utf-8")}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
