@@ -10,13 +10,11 @@ cleanlab lists, from its logistic regression on the same embeddings; all else is
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
 import os
 import shutil
 import sys
-import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -42,12 +40,11 @@ from pipeline.use.export.policy import samples
 
 PRESETS = Path(__file__).resolve().parents[2] / presets.FOLDER
 PARAMS = Path("params.yaml")
-STAGE = {False: "from list", True: "from list cleanlab"}
 
 
 def fine_tuned(evaluated: Path, params: Params, control: bool) -> dict[str, Any]:
     """What the network has learnt from the labels that a run's list leaves, in a folder beside that run."""
-    folder = evaluated.with_name(f"from-list{'-cleanlab' * control}-{evaluated.name}")
+    folder = evaluated.with_name(f"{name_of(control).replace(' ', '-')}-{evaluated.name}")
     stage = DEFAULT[0].stage
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -66,6 +63,10 @@ def fine_tuned(evaluated: Path, params: Params, control: bool) -> dict[str, Any]
     return found(Task(stage, params, folder.name, ()), folder.parent)
 
 
+def name_of(control: bool) -> str:
+    return "from list cleanlab" if control else "from list"
+
+
 def leave_out_by_cleanlab(params: Params) -> None:
     """Replace the exported list by all labels but those that cleanlab lists."""
     shutil.rmtree(from_list.LABELS)
@@ -78,17 +79,14 @@ def leave_out_by_cleanlab(params: Params) -> None:
         _, listed = by_cleanlab(given.labels[rows], out_of_fold(x, given.labels[rows])[1])
     left_out = set(rows[listed].tolist())
     path = from_list.LABELS / "labels.csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    exported = samples(dataset, given, "review", changed_only=False, keep_test=True)
-    files.write_csv(path, (line for line, each in zip(lines, exported, strict=True) if each.row not in left_out))
+    exported = zip(files.read_csv(path), samples(dataset, given, "review", False, keep_test=True), strict=True)
+    files.write_csv(path, [line for line, each in exported if each.row not in left_out])
 
 
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--cleanlab", action="store_true", help="the control: without what cleanlab lists")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool, arguments.out.open("a") as out:
         running = {
@@ -102,7 +100,7 @@ def main() -> None:
             if error := future.exception():
                 print(f"{name} {seed}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 continue
-            line = {"cell": name, "seed": seed, "stage": STAGE[arguments.cleanlab], **future.result()}
+            line = {"cell": name, "seed": seed, "stage": name_of(arguments.cleanlab), **future.result()}
             print(json.dumps(line), file=out, flush=True)
 
 

@@ -537,21 +537,24 @@ def test_fine_tuning_begins_with_the_classifier_and_without_what_it_lists(fine_t
     assert all(torch.equal(start[name], value) for name, value in made_the_list.items())
 
 
-def listed_but(left: int) -> None:
-    """All labels for training and validation are listed, but so many of those for training of each class."""
+def listed_but(left: int, validation: bool = False) -> None:
+    """All labels are listed, but so many of those for training of each class, and perhaps those for validation."""
     kept: Counter[str] = Counter()
     rows = files.read_csv(files.LABEL_ISSUES)
     for row in rows:
-        of_class = row["given_label"] if row["split"] == "train" else ""
-        row["is_label_issue"] = str(not of_class or kept[of_class] >= left)
-        kept[of_class] += row["is_label_issue"] == "False"
+        stays = validation if row["split"] != "train" else kept[row["given_label"]] < left
+        row["is_label_issue"] = str(not stays)
+        kept[row["given_label"]] += row["split"] == "train"
     files.write_csv(files.LABEL_ISSUES, rows)
 
 
-@pytest.mark.parametrize(("left", "size"), [(3, 12), (2, 16)])
-def test_where_few_labels_are_left_mini_batches_are_smaller(left: int, size: int, fine_tuning: Path) -> None:
-    """Of ten classes; a fifth of what is left goes to validation, and each batch has more samples than neighbours."""
-    listed_but(left)
+@pytest.mark.parametrize(("left", "validation", "size"), [(3, False, 12), (2, False, 16), (2, True, 20)])
+def test_where_few_labels_are_left_mini_batches_are_smaller(
+    left: int, validation: bool, size: int, fine_tuning: Path
+) -> None:
+    """Of ten classes; where validation has no label left, a fifth of what is goes there. Each batch has more samples
+    than neighbours."""
+    listed_but(left, validation)
     assert invoke("preset", "small", "--from-list").exit_code == 0
     params = load(Path("params.yaml"))
     assert params.train.batch_size == size
