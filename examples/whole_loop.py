@@ -1,8 +1,8 @@
 """The whole loop on a small folder of images: init, train, find, review, correct, train again, predict.
 
 The commands run in this process here, one after the other, to be done in seconds; on a terminal it is `mlnt init
---images photos work`, then `dvc repro` for all the stages. The folder is made of scikit-learn's digits, a tenth of
-those for training in the folder of another class. `python examples/whole_loop.py [FOLDER]`
+--images photos work`, then `dvc repro` for all the stages. The folder is made of scikit-learn's digits, four tenths
+of those for training in the folder of another class. `python examples/whole_loop.py [FOLDER]`
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def mlnt(command: str, *more: str) -> None:
 
 
 def make_photos(folder: Path) -> dict[str, str]:
-    """SPLIT/CLASS/FILE for 900 images; returns path → the true class."""
+    """SPLIT/CLASS/FILE for 1,500 images; returns path → the true class."""
     images, true = load_digits(return_X_y=True)
-    images, true = images[:900].reshape(-1, 8, 8), true[:900]
+    images, true = images[:1500].reshape(-1, 8, 8), true[:1500]
     labels = true.astype(np.int64)
-    labels[:700] = symmetric_labels(labels[:700], 10, 0.1, True, "exact", numpy_generator(0, "wrong folder"))
+    labels[:900] = symmetric_labels(labels[:900], 10, 0.4, True, "exact", numpy_generator(0, "wrong folder"))
     truth = {}
     for i, image in enumerate(images):
-        path = f"{'train' if i < 700 else 'test'}/{labels[i]}/{i}.png"
+        path = f"{'train' if i < 900 else 'test'}/{labels[i]}/{i}.png"
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15).astype(np.uint8)).save(folder / path)
         truth[path] = str(true[i])
