@@ -2,6 +2,7 @@
 
     python bench/accuracy/from_list.py --params quick.yaml --seeds 5-9 --work work --out results.jsonl --cell …
     python bench/accuracy/from_list.py … --cleanlab
+    python bench/accuracy/from_list.py … --stages pretrain control2 control3
 
 Parameters, cells and work folder are those that cells.py was given, with the stages up to `evaluate`. Each finished
 training is a line of JSON like those of cells.py. With --cleanlab it is the control: left out are the labels that
@@ -15,6 +16,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -42,10 +44,9 @@ PRESETS = Path(__file__).resolve().parents[2] / presets.FOLDER
 PARAMS = Path("params.yaml")
 
 
-def fine_tuned(evaluated: Path, params: Params, control: bool) -> dict[str, Any]:
-    """What the network has learnt from the labels that a run's list leaves, in a folder beside that run."""
+def fine_tuned(evaluated: Path, params: Params, control: bool, stages: Sequence[str]) -> list[dict[str, Any]]:
+    """What each training has learnt from the labels that a run's list leaves, in a folder beside that run."""
     folder = evaluated.with_name(f"{name_of(control).replace(' ', '-')}-{evaluated.name}")
-    stage = DEFAULT[0].stage
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(evaluated, folder, copy_function=link, ignore=shutil.ignore_patterns("done", "timings"))
@@ -57,10 +58,14 @@ def fine_tuned(evaluated: Path, params: Params, control: bool) -> dict[str, Any]
             leave_out_by_cleanlab(params)
         for name in (files.DATASET.parent, files.MODELS, files.PLOTS):
             shutil.rmtree(name)
-        for each in ("download", "noise", stage):
+        for each in ("download", "noise"):
             run_stage(load(PARAMS), each)
         Path("done").touch()
-    return found(Task(stage, params, folder.name, ()), folder.parent)
+    os.chdir(folder)
+    for stage in stages:
+        if not cards.is_there(stage):
+            run_stage(load(PARAMS), stage)
+    return [{"training": stage, **found(Task(stage, params, folder.name, ()), folder.parent)} for stage in stages]
 
 
 def name_of(control: bool) -> str:
@@ -86,12 +91,17 @@ def leave_out_by_cleanlab(params: Params) -> None:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--cleanlab", action="store_true", help="the control: without what cleanlab lists")
+    parser.add_argument("--stages", nargs="*", default=[DEFAULT[0].stage], help="one after the other")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool, arguments.out.open("a") as out:
         running = {
             pool.submit(
-                fine_tuned, arguments.work.resolve() / task("evaluate", params, {}), params, arguments.cleanlab
+                fine_tuned,
+                arguments.work.resolve() / task("evaluate", params, {}),
+                params,
+                arguments.cleanlab,
+                arguments.stages,
             ): (name, params.seed)
             for name, params in cells(arguments)
         }
@@ -100,8 +110,9 @@ def main() -> None:
             if error := future.exception():
                 print(f"{name} {seed}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 continue
-            line = {"cell": name, "seed": seed, "stage": name_of(arguments.cleanlab), **future.result()}
-            print(json.dumps(line), file=out, flush=True)
+            for result in future.result():
+                line = {"cell": name, "seed": seed, "stage": name_of(arguments.cleanlab), **result}
+                print(json.dumps(line), file=out, flush=True)
 
 
 if __name__ == "__main__":

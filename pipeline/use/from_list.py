@@ -19,7 +19,8 @@ from pipeline.params.load import leaves, load, values_of
 from pipeline.params.schema import Params
 from pipeline.use.export import labels, model_formats
 
-LABELS, WEIGHTS = Path("exports/csv"), Path("exports/timm")
+FOLDER = Path("exports/from_list")
+LABELS, WEIGHTS = FOLDER / "csv", FOLDER / "timm"
 OTHERS = ("data.source", "data.limit", "data.limit_test")
 """Of the section `data`, what is the preset's. The rest is the run's: the images are those that the list was made
 with."""
@@ -53,16 +54,14 @@ def apply(name: str, target: Path, model: Path) -> list[str]:
         raise UserError(
             f"--from-list: found data.root: {params.data.root}, of an earlier list; expected your own images"
         )
-    for folder in (LABELS, WEIGHTS):
-        if folder.exists():
-            raise UserError(f"--from-list: {folder} is there already, perhaps of an earlier list; remove it")
+    if FOLDER.exists():
+        raise UserError(f"--from-list: {FOLDER} is there already, perhaps of an earlier list; remove it")
     try:
         console.say(labels.run(params, "csv", "drop", changed_only=False, out=LABELS, keep_test=True, complete=True))
         console.say(model_formats.run("timm", model, WEIGHTS))
         return presets.apply(name, target, _instead(params, preset))
     except BaseException:
-        for folder in (LABELS, WEIGHTS):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(FOLDER, ignore_errors=True)
         raise
 
 

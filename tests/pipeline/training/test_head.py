@@ -571,7 +571,7 @@ def test_where_few_labels_are_left_mini_batches_are_smaller(
         ("run", "--from-list: there is no finished run of params.yaml as it is now"),
         ("decisions", "--from-list: there is no finished run of params.yaml as it is now"),
         ("another folder", "--from-list: found --params ../params.yaml"),
-        ("exports", "--from-list: exports/timm is there already"),
+        ("exports", "--from-list: exports/from_list is there already"),
         ("list", "reports/label_issues.csv: no such file"),
         ("class", "no training image of 3 would be left"),
         ("model", "models/meta3"),
@@ -594,7 +594,7 @@ def test_what_fine_tuning_cannot_begin_from_is_named(
         monkeypatch.chdir(fine_tuning / "presets")
         arguments.append("--params=../params.yaml")
     elif spoil == "exports":
-        files.write_text(Path("exports/timm/mine.txt"), "mine")
+        files.write_text(Path("exports/from_list/mine.txt"), "mine")
     elif spoil == "list":
         Path("reports/label_issues.csv").unlink()
     elif spoil == "class":
@@ -621,7 +621,7 @@ def test_what_fine_tuning_cannot_begin_from_is_named(
     ("key", "value", "expected"),
     [
         ("model.train", "all", "found model.train: all; expected a run of"),
-        ("data.root", "exports/csv/labels.csv", "found data.root: exports/csv/labels.csv, of an earlier list"),
+        ("data.root", "exports/from_list/csv/labels.csv", "found data.root: exports/from_list/csv/labels.csv, of an earlier list"),
     ],
 )
 def test_a_run_that_has_no_list_to_begin_with_is_named(key: str, value: str, expected: str, fine_tuning: Path) -> None:
