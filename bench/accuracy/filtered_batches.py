@@ -78,8 +78,8 @@ class FromKept(MLNTStep):
         if self.num_synthetic and rates.meta:
             target = self._target(teacher_logits, batch, rates)
             with student.frozen_statistics():
-                logits = student(batch.images)
-            _, gradient = self._meta_gradient(student, logits, batch, target)
+                _, _, gradient = self._at_theta(student, batch, target)
+            assert gradient is not None
             add_scaled_(student.parameters, gradient, -rates.meta_lr)
         images, labels = self._next(len(batch.labels))
         logits = student(images)

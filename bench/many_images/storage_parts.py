@@ -18,7 +18,6 @@ import torch
 from photos import CLASSES, make_params, repeated, with_labels, write_untrained
 
 from mlnt import seeding
-from mlnt.images.batches import index_batches
 from mlnt.images.files import FileImages
 from mlnt.images.statistics import statistics_of
 from mlnt.method.step import MLNTStep
@@ -58,7 +57,7 @@ def decode(_: int, args: argparse.Namespace) -> Iterator[Row]:
         folder, args.batch_size, num_workers=1, persistent_workers=True, multiprocessing_context="forkserver"
     )
     runs: dict[str, tuple[Callable[[], Any], list[float]]] = {
-        "decode": (lambda: sum(len(b) for b in store.fetch(index_batches(rows, args.batch_size))), []),
+        "decode": (lambda: sum(len(b) for b in store.fetch(torch.split(rows, args.batch_size))), []),
         "decode, torchvision": (lambda: sum(len(b) for b, _ in loader), []),
     }
     for run, _times in runs.values():
@@ -145,7 +144,7 @@ def batches(entries: int, args: argparse.Namespace) -> Iterator[Row]:
     store = image_store(dataset, args.workers)
     order = torch.randperm(entries, generator=seeding.generator(0, "order"))
     start, count = time.perf_counter(), 0
-    for batch in itertools.islice(store.fetch(index_batches(order, args.batch_size)), 50):
+    for batch in itertools.islice(store.fetch(torch.split(order, args.batch_size)), 50):
         count += len(batch)
     seconds = time.perf_counter() - start
     own = max((p.memory_full_info().uss for p in psutil.Process().children(recursive=True)), default=0)
@@ -156,7 +155,7 @@ def batches(entries: int, args: argparse.Namespace) -> Iterator[Row]:
 
 def features(entries: int, args: argparse.Namespace) -> Iterator[Row]:
     """Write a table of this many rows; read it at random, and whole."""
-    labels_ = Labels(np.zeros(entries, np.int64), None, np.zeros(entries, np.uint8), None, "", "digest")
+    labels_ = Labels(np.zeros(entries, np.int64), None, np.zeros(entries, np.uint8), None, "", digest="digest")
     block = np.random.default_rng(0).standard_normal((512, args.width)).astype(np.float16)
     start = time.perf_counter()
     chunks = (block[: min(512, entries - at)] for at in range(0, entries, 512))

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlnt.baselines.joint_optimization import entropy
 from mlnt.baselines.loss_step import LossStep
 from mlnt.baselines.pair import pair_of
 from mlnt.training.state import Batch, EpochContext, Metrics, Rates, TrainState
@@ -144,7 +145,7 @@ class DivideMixStep(LossStep):
             logits = pair_of(state.student).each(*batch.images.chunk(2))
         losses = [F.cross_entropy(*of_one) for of_one in zip(logits, batch.labels.chunk(2), strict=True)]
         if self.confidence_penalty:
-            losses += [-_entropy(of_one) for of_one in logits]
+            losses += [-entropy(of_one) for of_one in logits]
         return torch.stack(losses).sum(), torch.cat(logits)
 
     def _divided_loss(self, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -252,9 +253,3 @@ def _drawn(members_N: Tensor, steps: int, size: int, generator: torch.Generator)
     chosen = order[members_N[order]] if members_N.any() else order
     wanted = steps * size
     return chosen.repeat(-(-wanted // len(chosen)))[:wanted].view(steps, size)
-
-
-def _entropy(logits_BC: Tensor) -> Tensor:
-    """H = −1/B Σ_b Σ_c f(x_b)_c log f(x_b)_c, in nats."""
-    log_probs_BC = F.log_softmax(logits_BC, dim=1)
-    return -(log_probs_BC.exp() * log_probs_BC).sum(dim=1).mean()

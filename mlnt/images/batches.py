@@ -124,8 +124,3 @@ def augment(images: Tensor, augmentation: Augmentation, draws: AugmentationDraws
     if draws.flip is not None:
         images = torch.where(draws.flip.view(-1, 1, 1, 1), images.flip(3), images)
     return images.contiguous(memory_format=memory_format)
-
-
-def index_batches(indices: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Consecutive slices of `indices`, the last one possibly shorter."""
-    yield from torch.split(indices, batch_size)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlnt.images.batches import ImageStore, index_batches
+from mlnt.images.batches import ImageStore
 from mlnt.training.distributed import ALONE, Ranks
 from mlnt.training.passes import Network
 
@@ -28,7 +28,7 @@ def predict_logits(
     After each batch `on_batch` is called with the number of samples done. The modules' modes are restored afterwards.
     Several ranks divide the batches, and all get the logits of all: the same bits as by one.
     """
-    batches = list(index_batches(indices, batch_size))
+    batches = torch.split(indices, batch_size)
     results: list[Tensor] = []
     done = 0
     for logits in ranks.in_order(logits_by_batch(networks, images, ranks.share(batches))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -12,4 +13,5 @@ def run_git(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
     Raises:
         FileNotFoundError: git is not installed.
     """
-    return subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603, S607
+    english = {**os.environ, "LC_ALL": "C"}  # callers look for words in what it says
+    return subprocess.run(["git", *arguments], cwd=cwd, env=english, capture_output=True, text=True, check=False)  # noqa: S603, S607

@@ -27,9 +27,11 @@ def progress(runs: Runs) -> str:
     for axes, (measure, title) in panels:
         for label, stage, model, color in CURVES:
             tables = [run.histories[stage] for run in runs.by_seed.values() if stage in run.histories]
-            values = [[100 * float(row[f"{model}_{measure}_accuracy"] or "nan") for row in table] for table in tables]
-            if not values:
+            column = f"{model}_{measure}_accuracy"
+            tables = [table for table in tables if column in table[0]]  # data may have no test split
+            if not tables:
                 continue
+            values = [[100 * float(row[column] or "nan") for row in table] for table in tables]
             table = np.array(values)
             epochs = [float(row["epoch"]) for row in tables[0]]
             axes.fill_between(epochs, table.min(0), table.max(0), color=color, alpha=0.15, lw=0)

@@ -117,17 +117,18 @@ def _read_these(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     )
 
 
-def identity(params: Values, stages: Sequence[str]) -> str:
-    """A text that is equal for parameters, the seed included, with which these stages train the same models.
-
-    Raises:
-        UserError: parameters that do not fit the schema.
-    """
-    return identity_of(plain(params), stages)
+def contents(flat: Mapping[str, Any]) -> dict[str, str]:
+    """Parameter → the digest of what lies at the place that it names."""
+    found = {key: _content(key, flat[key]) for key in places() if flat.get(key) is not None}
+    return {key: digest for key, digest in found.items() if digest is not None}
 
 
 def identity_of(flat: Mapping[str, Any], stages: Sequence[str]) -> str:
-    """The same of parameters by dotted name."""
+    """A text that is equal for parameters, the seed included, with which these stages train the same models.
+
+    Args:
+        flat: by dotted name, as `plain` gives them.
+    """
     return json.dumps(_of(read_by(stages), flat), sort_keys=True)
 
 
@@ -161,7 +162,9 @@ class Divergence(NamedTuple):
 def divergences() -> list[Divergence]:
     """Those of today's code, from the folder of checkpoints: with other code a stage may not diverge any more."""
     notes = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(files.checkpoints().glob("*/*/diverged.json"))
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(files.checkpoints().glob("*/*/diverged.json"))
+        if path.parts[-3] in BY_STAGE  # else of a method that this branch does not have
     ]
     return [Divergence(n["stage"], n["params"], n["message"]) for n in notes if n["code"] == code_now(n["stage"])]
 

@@ -15,31 +15,6 @@ from ruamel.yaml.error import YAMLError
 from pipeline.base.errors import UserError
 from pipeline.params.schema import Params, leaf_keys
 
-MOVED = {
-    "data.normalize": "model.normalize",
-    "data.workers": "run.workers",
-    "data.max_unpacked_gib": "run.max_unpacked_gib",
-    "data.max_download_gib": "run.max_download_gib",
-    "features.max_memory_gib": "run.max_features_gib",
-    "mentor.tau": "filter.tau",
-    "mlnt.gamma": "teacher.gamma",
-    "mlnt.gamma_start": "teacher.gamma_start",
-    "mlnt.gamma_start_length": "teacher.gamma_start_length",
-    "mlnt.gamma_start_iterations": "teacher.gamma_start_iterations",
-    "mlnt.teacher_bn": "teacher.batch_norm",
-    "train.checkpoint_every": "run.checkpoint_every",
-    "train.eval_batch_size": "compute.eval_batch_size",
-    "train.device": "compute.device",
-    "train.threads": "compute.threads",
-    "train.amp": "compute.amp",
-    "train.channels_last": "compute.channels_last",
-    "train.compile": "compute.compile",
-    "train.cuda_graphs": "compute.cuda_graphs",
-    "train.deterministic": "compute.deterministic",
-}
-"""Parameters of older files, and where they are now."""
-REMOVED = {"mlnt.batched": "it was faster for toy networks only"}
-
 
 def load(path: Path) -> Params:
     """Read and check a parameter file.
@@ -74,23 +49,15 @@ def check(values: Any, path: Path) -> Params:
     """Validate plain values; `path` is named in the message.
 
     Raises:
-        UserError: keys that are unknown, missing, moved or out of range.
+        UserError: keys that are unknown, missing or out of range.
     """
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected sections such as `train:`, found {type(values).__name__}")
-    if moved := [line for key in leaves(values) if (line := _moved(key))]:
-        raise UserError("\n".join(f"{path}: {line}" for line in moved))
     try:
         return Params.model_validate(values)
     except ValidationError as error:
         lines = [_explain(dict(item)) for item in error.errors()]
         raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
-
-
-def _moved(key: str) -> str | None:
-    if key in MOVED:
-        return f"{key}: moved; write its value as {MOVED[key]}"
-    return f"{key}: was removed ({REMOVED[key]}); delete the line" if key in REMOVED else None
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

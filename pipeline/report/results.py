@@ -153,7 +153,7 @@ def metrics_of(group: Group) -> dict[str, Any]:
     if not group.evaluation.exists():
         return {}
     metrics = _read(group.evaluation, {each.name: (_Evaluated | None, None) for each in group.systems})
-    if metrics.get("labels_digest") != cards.labels_digest(CROSS_ENTROPY.stage):
+    if metrics.get("labels_digest") != cards.card_at(cards.folder(CROSS_ENTROPY.stage) / "model.json").labels_digest:
         return {}
     return {system.name: metrics[system.name] for system in group.systems if system.name in metrics}
 

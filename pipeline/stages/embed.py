@@ -134,7 +134,6 @@ def _make_pieces(module: nn.Module, images: ImageStore, params: Params, saved: S
 
     import torch
 
-    from mlnt.images.batches import index_batches
     from mlnt.networks import pre_logit_features
     from pipeline.training.processes import progress
 
@@ -150,7 +149,7 @@ def _make_pieces(module: nn.Module, images: ImageStore, params: Params, saved: S
     def made(pieces: Iterable[int]) -> Iterator[Tensor]:
         for at in pieces:
             rows = torch.arange(at, min(at + PIECE, count))
-            yield torch.cat(list(pool.map(embed, images.fetch(index_batches(rows, size)))))
+            yield torch.cat(list(pool.map(embed, images.fetch(torch.split(rows, size)))))
 
     if on_cpu:
         torch.set_num_threads(1)

@@ -56,7 +56,6 @@ def run(params: Params) -> str:
 def _extract(params: Params, own: Mapping[str, Any]) -> str:
     import torch
 
-    from mlnt.images.batches import index_batches
     from mlnt.networks import pre_logit_features
     from pipeline.store import features
     from pipeline.training.build import load_best
@@ -79,7 +78,7 @@ def _extract(params: Params, own: Mapping[str, Any]) -> str:
                 yield pre_logit_features(module, images.batch(fetched)).float().cpu().numpy()
 
         count = len(images)
-        batches = list(index_batches(torch.arange(count), params.compute.eval_batch_size))
+        batches = torch.split(torch.arange(count), params.compute.eval_batch_size)
         with closing(images), progress(ranks, "features", count) as at:
             width = next(made([batches[0][:1]])).shape[1]
 

@@ -53,15 +53,6 @@ def is_there(stage: str) -> bool:
     return (folder(stage) / "model.json").exists()
 
 
-def labels_digest(stage: str) -> str:
-    """The digest of the labels that a stage's models were trained on.
-
-    Raises:
-        UserError: the card is missing or damaged.
-    """
-    return str(files.read_json(folder(stage) / "model.json").get("labels_digest"))
-
-
 def card_at(path: Path) -> ModelCard:
     """The card in this file, of whatever run.
 

@@ -142,3 +142,17 @@ def abandoned(code_now: Callable[[str], str]) -> list[Path]:
         if not current:
             found.append(folder)
     return found
+
+
+@contextmanager
+def unused(folder: Path) -> Iterator[bool]:
+    """Whether no process trains with this checkpoint; until the block ends none begins to, if so."""
+    with (folder / "lock").open("a") as lock:
+        try:
+            locks.lock(lock, wait=False)
+        except BlockingIOError:
+            yield False
+        except locks.NoLocksError:  # training refuses such a file system
+            yield True
+        else:
+            yield True

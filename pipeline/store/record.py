@@ -17,7 +17,7 @@ from pipeline.base import files
 from pipeline.params.schema import placeless
 from pipeline.store.code import code_digest
 
-PACKAGES = ("numpy", "pillow", "timm", "torch")
+PACKAGES = ("numpy", "pillow", "scikit-learn", "scipy", "timm", "torch")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.base.errors import UserError
 from pipeline.systems.pair import pair_network
 from pipeline.training.plan import Plan, System, optimizer
 
@@ -21,6 +22,11 @@ def _build(session: Session, _: Network | None) -> Plan:
     from pipeline.training.session import in_steps
 
     chosen = session.params.divide_mix
+    if chosen.warm_up >= (epochs := session.params.train.epochs):
+        raise UserError(
+            f"divide_mix.warm_up: found {chosen.warm_up}, expected fewer than the {epochs} of train.epochs: no epoch "
+            "would divide the samples"
+        )
     ramp_steps = in_steps(chosen.unlabeled_ramp_length, session.steps_per_epoch())
     return Plan(_step(session.params, len(session.labels.rows(TRAIN)), session.device, chosen.warm_up, ramp_steps))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.base.errors import UserError
 from pipeline.training.plan import Plan, System
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ def _truncated(session: Session, _: Network | None) -> Plan:
     from pipeline.store.dataset import TRAIN
 
     chosen = session.params.gce
+    if chosen.first_pruning >= (epochs := session.params.train.epochs):
+        raise UserError(
+            f"gce.first_pruning: found {chosen.first_pruning}, expected fewer than the {epochs} of train.epochs: no "
+            "sample would be pruned"
+        )
     step = TruncatedGCEStep(
         *session.optimizer,
         q=chosen.q,

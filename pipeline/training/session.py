@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mlnt.images.batches import Augmentation, ImageStore, index_batches
+from mlnt.images.batches import Augmentation, ImageStore
 from mlnt.images.statistics import InputStatistics
 from mlnt.method.confident import LabelScores
 from mlnt.method.schedules import Schedule
@@ -160,7 +160,7 @@ class Session:
         Logits are reduced batch by batch: those of a million samples and a thousand classes would take gigabytes.
         """
         labeled, ranks, size = self.split(split), self.ranks, self.params.compute.eval_batch_size
-        batches, labels = (list(index_batches(each, size)) for each in (labeled.indices, labeled.labels))
+        batches, labels = (torch.split(each, size) for each in (labeled.indices, labeled.labels))
 
         def scored() -> Iterator[list[LabelScores]]:
             logits = logits_by_batch(networks, self.images, ranks.share(batches))

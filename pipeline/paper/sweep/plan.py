@@ -115,7 +115,8 @@ def make_plan(
 
 
 def seconds(runs: Sequence[Values], stages: Sequence[str]) -> float | None:
-    """Of one worker, for all runs; None where the size of the data is not known beforehand."""
+    """Of one worker, for all runs; None where it cannot be measured here: the size of the data is not known before they
+    are fetched, or what is needed is on the machines that the jobs will run on."""
     systems = [BY_STAGE[stage] for stage in stages]
     known: dict[str, float] = {}
     total = 0.0
@@ -125,8 +126,13 @@ def seconds(runs: Sequence[Values], stages: Sequence[str]) -> float | None:
         if kind not in known:
             params = check(values, PARAMS)
             if (found := download.sizes(params)) is None:
+                console.say("no estimate of the time: the size of these data is not known beforehand")
                 return None
-            measured = estimate.measure(params, found, systems, prepare(params.compute))
+            try:
+                measured = estimate.measure(params, found, systems, prepare(params.compute))
+            except (UserError, RuntimeError, ValueError) as error:
+                console.say(f"no estimate of the time: {error}")
+                return None
             known[kind] = measured.run(systems, 2, evaluated=False)
         total += known[kind]
     return total
@@ -150,15 +156,8 @@ def show(plan: Plan, preset: str, seconds: float | None, jobs: int) -> None:
     console.say(", ".join(words))
     if not plan.open:
         return
-    if seconds is None:
-        console.say("no estimate of the time: the size of these data is not known beforehand")
-    else:
+    if seconds is not None:
         console.say(
-            f"about {_hours(seconds / jobs)} with {jobs} at a time, by timing this network here just now; less where "
-            "stages come from the run cache, more where the jobs share cores"
+            f"about {console.duration(seconds / jobs)} with {jobs} at a time, by timing this network here just now; "
+            "less where stages come from the run cache, more where the jobs share cores"
         )
-
-
-def _hours(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes / 60:,.{0 if minutes > 6000 else 1}f} h"

@@ -128,7 +128,7 @@ def look_at_files(samples: Sequence[Sample], root: Path, options: FileOptions) -
     Raises:
         UserError: it cannot be read, or does not decode.
     """
-    names = in_order({sample.label for sample in samples})
+    names = classes_of(samples)
     number = {name: i for i, name in enumerate(names)}
     labels, split = _labels_and_splits(samples, number)
     first = root / samples[0].path

@@ -41,9 +41,9 @@ class Pictures:
         return os.path.relpath(place / written, place / start)
 
     def put(self, sample: Sample, folder: Path) -> str:
-        """Bring the image into a folder of the export, and return what it is called there: its number.
+        """Copy the image into a folder of the export, and return what it is called there: its number.
 
-        A file is linked (`os.link`), and copied where the file system has no links: to it, or to another disk.
+        It is no link: who edits the export in place would edit the original.
         """
         name = self._numbered(sample)
         target = folder / name
@@ -51,11 +51,7 @@ class Pictures:
         if self.folder is None:
             self._write(sample, target)
             return name
-        source = os.path.realpath(self.folder / sample.name)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+        shutil.copyfile(self.folder / sample.name, target)
         return name
 
     def _numbered(self, sample: Sample) -> str:

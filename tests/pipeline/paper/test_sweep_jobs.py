@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from projects import ROOT, default_values, git
 
 from pipeline.base.errors import RunError, UserError
+from pipeline.base.git import run_git
+from pipeline.paper import history
 from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Sweep, values_of
-from pipeline.paper.sweep import executors, remote
+from pipeline.paper.sweep import executors, plan, remote
 from pipeline.paper.sweep.executors import Local, Slurm, gpus_here, minutes, settings, slot_gpus
 from pipeline.paper.sweep.jobs import jobs, targets
 from pipeline.paper.sweep.run import Where
 from pipeline.paper.sweep.worker import Job, Place, stop_group
-from pipeline.params.load import read_yaml
+from pipeline.params.load import changed, read_yaml
 
 BASE, DIGITS = default_values(), read_yaml(ROOT / "presets/digits.yaml")
 
@@ -40,6 +43,35 @@ def test_targets_are_the_ends_of_the_chains() -> None:
     assert targets(("meta1", "gce")) == ("meta1", "references/dvc.yaml:reference@gce")
     assert targets(("download", "embed")) == ("embed",)
     assert targets(("noise", "features", "pretrain")) == ("features",)
+
+
+def test_other_files_at_the_same_place_are_other_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result goes home under its job's name, and what is there already stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for text in ("0.8,0.2\n0.2,0.8\n", "0.7,0.3\n0.2,0.8\n", "0.8,0.2\n0.2,0.8\n"):
+        history._content.cache_clear()
+        Path("matrix.csv").write_text(text)
+        noise = {"noise.kind": "matrix", "noise.matrix_file": "matrix.csv"}
+        cell = SWEEPS["figure3"].cells[0]
+        values = changed(values_of(BASE, DIGITS, "digits", cell, 0), noise)
+        names.append([job.name for job in jobs("mine", [(cell, [values])], FIRST_ITERATION)])
+    history._content.cache_clear()
+    assert names[0] == names[2] != names[1]
+
+
+def test_without_an_estimate_a_sweep_still_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    """A login node of a cluster has no GPU."""
+    values = changed(values_of(BASE, DIGITS, "digits", SWEEPS["figure3"].cells[0], 0), {"compute.device": "cuda"})
+    if torch.cuda.is_available():
+        pytest.skip("the machine has a GPU")
+    assert plan.seconds([values], FIRST_ITERATION) is None
+    assert "no estimate of the time: compute.device: found cuda" in capsys.readouterr().out
+
+
+def test_git_speaks_english_whatever_the_users_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert run_git("-c", "alias.said=!echo $LC_ALL", "said", cwd=tmp_path).stdout == "C\n"
 
 
 def test_table_4_wants_nothing_that_needs_true_labels() -> None:

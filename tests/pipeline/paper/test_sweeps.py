@@ -18,9 +18,9 @@ from pipeline.base.errors import UserError
 from pipeline.paper import figure7, grid, pages, tables
 from pipeline.paper import history as past
 from pipeline.paper import statistics as comparison
-from pipeline.paper.figures import Filtered
+from pipeline.paper.figures import Filtered, progress
 from pipeline.paper.grid import ALL_STAGES, FIRST_ITERATION, SWEEPS, Cell, sweep_named, values_of
-from pipeline.paper.history import Finished, identity
+from pipeline.paper.history import Finished, identity_of, plain
 from pipeline.paper.statistics import CROSS_ENTROPY, ROWS, Mean, Row
 from pipeline.paper.sweep.plan import Part, make_plan, only
 from pipeline.params.load import changed, check, read_yaml
@@ -38,6 +38,10 @@ def in_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Presets are read here; checkpoints are elsewhere."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MLNT_CHECKPOINT_DIR", str(tmp_path / "checkpoints"))
+
+
+def identity(params: dict[str, Any], stages: Sequence[str]) -> str:
+    return identity_of(plain(params), stages)
 
 
 def history(last: float, best: float | None = None) -> list[dict[str, str]]:
@@ -372,6 +376,9 @@ def test_a_divergence_with_other_code_is_forgotten_and_one_of_a_baseline_is_know
         write_divergence(folder, stage, check(values_of(BASE, DIGITS, "digits", cell, 0), Path("params.yaml")), code)
     assert plan("table1", []).diverged == 2
     assert plan("table1", [experiment(cells[0], 0)]).diverged == 1  # it has finished since
+    (tmp_path / "checkpoints/my_method/0123").mkdir(parents=True)  # of another branch
+    Path(folder / "diverged.json").rename(tmp_path / "checkpoints/my_method/0123/diverged.json")
+    assert plan("table1", []).diverged == 2
 
 
 def test_whole_numbers_and_floats_are_the_same_parameters() -> None:
@@ -383,6 +390,14 @@ def test_whole_numbers_and_floats_are_the_same_parameters() -> None:
 
 
 # Writing
+
+
+def test_figure_3_of_data_without_a_test_split_shows_the_rest() -> None:
+    found = experiment(SWEEPS["figure3"].cells[0], 0, stages=FIRST_ITERATION)
+    for rows in found.histories.values():
+        for row in rows:
+            del row["student_test_accuracy"], row["teacher_test_accuracy"]
+    assert "noisy training labels" in progress(comparison.Runs({0: found}, {}))
 
 
 @pytest.fixture

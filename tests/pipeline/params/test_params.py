@@ -9,7 +9,7 @@ import pytest
 from projects import ROOT, default_values
 
 from pipeline.base.errors import UserError
-from pipeline.params.load import MOVED, changed, check, leaves, load
+from pipeline.params.load import changed, check, leaves, load
 from pipeline.params.schema import leaf_keys
 from pipeline.params.values import Length
 from pipeline.training.session import in_steps as in_steps_of
@@ -138,17 +138,6 @@ def test_a_wrong_value_is_named_with_its_key(key: str, value: object) -> None:
     message = message_of(changed(default_values(), {key: value}))
     assert message.startswith(f"params.yaml: {key}: found {value!r}; ")
     assert "\n" not in message
-
-
-def test_an_older_file_is_told_what_moved_where() -> None:
-    """Version 0.1's sections: every key that is gone is named with its new place, and nothing else is."""
-    old = dict.fromkeys(MOVED, 1)
-    lines = message_of(changed(default_values(), {**old, "mlnt.batched": False})).splitlines()
-    assert len(lines) == len(MOVED) + 1
-    for key, new in MOVED.items():
-        assert new in leaf_keys()
-        assert any(line.startswith(f"params.yaml: {key}: ") and new in line for line in lines)
-    assert any("mlnt.batched" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pipeline.decoding.decode import ImageOptions
 from pipeline.sources import imagefolder
 from pipeline.sources.labelled_files.classes import in_order
 from pipeline.sources.labelled_files.same import picture_digest
-from pipeline.sources.labelled_files.to_dataset import FileOptions
+from pipeline.sources.labelled_files.to_dataset import FileOptions, look_at_files
 from pipeline.sources.places import delimited
 from pipeline.stages import download
 from pipeline.store.dataset import TEST, TRAIN, Dataset, read_dataset, write_dataset
@@ -53,6 +53,12 @@ def refused(folder: Path, text: str | bytes, *expected: str) -> None:
 
 def named(dataset: Dataset) -> list[tuple[str, str]]:
     return [(name, dataset.class_names[label]) for name, label in zip(dataset.names, dataset.labels, strict=True)]
+
+
+def test_a_list_without_images_is_named_when_it_is_looked_at(tmp_path: Path) -> None:
+    """Before anything is fetched or decoded, for `mlnt doctor` and the estimate of the time."""
+    with pytest.raises(UserError, match="expected training images of two or more classes"):
+        look_at_files([], tmp_path, OPTIONS)
 
 
 # Dialects

@@ -191,11 +191,21 @@ def test_co_teaching_is_told_the_share_of_wrong_labels(copied: Path) -> None:
 
 
 def test_divide_mix_is_told_what_params_yaml_says(copied: Path) -> None:
-    params = make_params(divide_mix__unlabeled_ramp_length=1.5, divide_mix__augmentations=3)
+    params = make_params(divide_mix__warm_up=1, divide_mix__unlabeled_ramp_length=1.5, divide_mix__augmentations=3)
     step = plan_of("divide_mix", params)
     assert isinstance(step, DivideMixStep)
     assert (step.num_samples, step.ramp_steps, step.views) == (159, 6, 3)  # four steps an epoch
     assert (step.warm_up, step.threshold) == (params.divide_mix.warm_up, params.divide_mix.threshold)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("divide_mix", "divide_mix.warm_up"), ("gce_truncated", "gce.first_pruning")]
+)
+def test_a_method_that_would_never_begin_is_refused(name: str, key: str, copied: Path) -> None:
+    """It would be cross entropy, or plain GCE, under another name."""
+    params = make_params(**{key.replace(".", "__"): 2})
+    with pytest.raises(UserError, match=rf"^{key}: found 2, expected fewer than the 2 of train.epochs"):
+        plan_of(name, params)
 
 
 @pytest.mark.parametrize("name", ["co_teaching", "divide_mix"])
@@ -378,6 +388,9 @@ def test_the_table_on_the_terminal_has_the_systems_of_these_labels(
     Path("metrics/baselines.json").write_text(json.dumps({**metrics, "labels_digest": "another"}))
     show()
     assert BY_STAGE["forward"].title not in capsys.readouterr().out
+    Path("models/pretrain/model.json").write_text("[]")
+    with pytest.raises(UserError, match=r"models/pretrain/model\.json"):
+        show()
 
 
 def test_step_2_without_step_1_names_the_file(copied: Path) -> None:

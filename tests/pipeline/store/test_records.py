@@ -134,6 +134,18 @@ def test_what_nothing_will_continue_is_pruned_and_the_rest_stays(
     assert [path.parent.name for path in tmp_path.glob("*/*/")] == ["pretrain"]
 
 
+def test_what_another_process_trains_with_is_not_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It began before the code was changed, in a sweep at an earlier commit for instance."""
+    monkeypatch.setenv("MLNT_CHECKPOINT_DIR", str(tmp_path))
+    other = Record("meta1", {}, {}, {}, "other code", {})
+    with checkpoints.opened(other) as saved:
+        saved.note_divergence({"seed": 0}, "nan")
+        assert "0 checkpoints" in prune.run(dry_run=False)
+        assert list(tmp_path.glob("*/*/diverged.json"))
+    assert "1 checkpoints" in prune.run(dry_run=False)
+    assert not list(tmp_path.glob("*/*/"))
+
+
 # Places
 
 

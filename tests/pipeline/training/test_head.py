@@ -101,7 +101,7 @@ def test_a_wrapped_head_is_saved_as_a_whole_too(finished: Run, project: Path) ->
 @pytest.mark.parametrize("stage", ["co_teaching", "divide_mix"])
 def test_a_pair_of_heads_is_saved_as_two_networks(stage: str, finished: Run, project: Path) -> None:
     copy_outputs(finished.folder, project)
-    params = head_params(Path(finished.params.model.weights or ""), divide_mix__warm_up=2)
+    params = head_params(Path(finished.params.model.weights or ""), divide_mix__warm_up=1)
     run_stage(stage, params)
     file = models.weights_file(stage, "student", "last")
     first, second = (load_file(file)[f"networks.{k}.fc.weight"] for k in (0, 1))
@@ -621,7 +621,11 @@ def test_what_fine_tuning_cannot_begin_from_is_named(
     ("key", "value", "expected"),
     [
         ("model.train", "all", "found model.train: all; expected a run of"),
-        ("data.root", "exports/from_list/csv/labels.csv", "found data.root: exports/from_list/csv/labels.csv, of an earlier list"),
+        (
+            "data.root",
+            "exports/from_list/csv/labels.csv",
+            "found data.root: exports/from_list/csv/labels.csv, of an earlier list",
+        ),
     ],
 )
 def test_a_run_that_has_no_list_to_begin_with_is_named(key: str, value: str, expected: str, fine_tuning: Path) -> None:

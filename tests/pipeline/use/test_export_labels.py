@@ -209,6 +209,7 @@ def test_hf_has_each_image_beside_the_table_of_its_split(copy: Run) -> None:
     assert not any(word in row["file_name"] for rows in splits.values() for row in rows for word in splits)
     for row in splits["train"]:
         assert Path("out/train", row["file_name"]).read_bytes() == Path("own", row["name"]).read_bytes()
+        assert not Path("out/train", row["file_name"]).samefile(Path("own", row["name"]))  # to be edited in place
 
 
 def test_a_list_may_name_a_file_twice_and_files_anywhere(copy: Run) -> None:

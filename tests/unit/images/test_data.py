@@ -11,7 +11,6 @@ from mlnt.images.batches import (
     MemoryImages,
     augment,
     draw_augmentation,
-    index_batches,
 )
 from mlnt.images.statistics import InputStatistics, Normalize, input_statistics
 
@@ -169,7 +168,3 @@ def test_augmentation_follows_its_generator_alone() -> None:
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_index_batches_are_consecutive_with_a_shorter_last_one() -> None:
-    assert [b.tolist() for b in index_batches(torch.tensor([4, 1, 3, 0, 2]), 2)] == [[4, 1], [3, 0], [2]]
