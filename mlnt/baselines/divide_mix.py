@@ -19,8 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlnt.baselines.joint_optimization import entropy
-from mlnt.baselines.loss_step import LossStep
+from mlnt.baselines.loss_step import LossStep, entropy
 from mlnt.baselines.pair import pair_of
 from mlnt.training.state import Batch, EpochContext, Metrics, Rates, TrainState
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlnt.baselines.loss_step import LossStep
+from mlnt.baselines.loss_step import LossStep, entropy
 from mlnt.training.state import Batch, EpochContext, TrainState
 
 
@@ -101,9 +101,3 @@ def prior_loss(logits_BC: Tensor, prior_C: Tensor) -> Tensor:
     mean_C = logits_BC.softmax(dim=1).mean(dim=0)
     # The smallest normal number instead of 0, whose logarithm has no gradient.
     return -(prior_C * mean_C.clamp_min(torch.finfo(mean_C.dtype).tiny).log()).sum()
-
-
-def entropy(logits_BC: Tensor) -> Tensor:
-    """L_e = −1/k Σᵢ Σ_c f(xᵢ)[c] log f(xᵢ)[c], in nats: pulls each prediction towards one class."""
-    log_probs_BC = F.log_softmax(logits_BC, dim=1)
-    return -(log_probs_BC.exp() * log_probs_BC).sum(dim=1).mean()

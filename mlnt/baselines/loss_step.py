@@ -1,4 +1,4 @@
-"""A step that follows the gradient of one loss: what the baselines are made of."""
+"""A step that follows the gradient of one loss, what the baselines are made of; and what losses of several share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mlnt.method import teacher
@@ -53,3 +54,9 @@ class LossStep(StepFunction):
         if not own:
             teacher.update_buffers_(state.teacher.module, state.student.module, rates.ema_decay)
         return metrics | {"class_loss": loss.detach(), "student_correct": correct(logits, batch.labels)}
+
+
+def entropy(logits_BC: Tensor) -> Tensor:
+    """H = −1/k Σᵢ Σ_c f(xᵢ)[c] log f(xᵢ)[c], in nats; low where each prediction is of one class."""
+    log_probs_BC = F.log_softmax(logits_BC, dim=1)
+    return -(log_probs_BC.exp() * log_probs_BC).sum(dim=1).mean()

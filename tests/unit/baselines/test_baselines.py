@@ -35,8 +35,8 @@ from mlnt.baselines.cnn_crf import (
     crf_loss,
 )
 from mlnt.baselines.forward import ForwardStep, estimate_transition_matrix, forward_loss
-from mlnt.baselines.joint_optimization import SoftLabelStep, entropy, prior_loss, soft_label_loss
-from mlnt.baselines.loss_step import LossStep
+from mlnt.baselines.joint_optimization import SoftLabelStep, prior_loss, soft_label_loss
+from mlnt.baselines.loss_step import LossStep, entropy
 from mlnt.method.step import MLNTStep
 from mlnt.training.loop import Training
 from mlnt.training.state import Batch, EpochContext, TrainState
