@@ -117,10 +117,17 @@ def _read_these(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     )
 
 
-def contents(flat: Mapping[str, Any]) -> dict[str, str]:
-    """Parameter → the digest of what lies at the place that it names."""
-    found = {key: _content(key, flat[key]) for key in places() if flat.get(key) is not None}
-    return {key: digest for key, digest in found.items() if digest is not None}
+def contents(params: Values) -> dict[str, str | None]:
+    """Parameter → the digest of what lies at the place that it names; none of CIFAR, which is the same anywhere.
+
+    Raises:
+        UserError: parameters that do not fit the schema.
+    """
+    flat = plain(params)
+    named = {key for key, name in places().items() if name is not None and flat[key] is not None}
+    if not check(params, PARAMS).data.has_image_files:
+        named.discard("data.root")
+    return {key: _content(key, flat[key]) for key in sorted(named)}
 
 
 def identity_of(flat: Mapping[str, Any], stages: Sequence[str]) -> str:

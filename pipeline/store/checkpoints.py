@@ -147,7 +147,12 @@ def abandoned(code_now: Callable[[str], str]) -> list[Path]:
 @contextmanager
 def unused(folder: Path) -> Iterator[bool]:
     """Whether no process trains with this checkpoint; until the block ends none begins to, if so."""
-    with (folder / "lock").open("a") as lock:
+    try:
+        lock = (folder / "lock").open()
+    except FileNotFoundError:  # training makes it first
+        yield True
+        return
+    with lock:
         try:
             locks.lock(lock, wait=False)
         except BlockingIOError:

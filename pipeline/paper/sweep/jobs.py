@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from pipeline.paper.grid import Cell, Values
 from pipeline.paper.history import contents, identity_of, plain
@@ -35,7 +35,7 @@ def jobs(sweep: str, missing: Sequence[tuple[Cell, Sequence[Values]]], stages: S
             if len(members) > 1:
                 groups.setdefault(frozenset(members), []).append(stage)
     names = {
-        group: f"{sweep}-shared-{of_group[-1]}-{_digest(flat[min(group)], of_group)}"
+        group: f"{sweep}-shared-{of_group[-1]}-{_digest(values[min(group)], of_group)}"
         for group, of_group in groups.items()
     }
     found = [
@@ -51,7 +51,7 @@ def jobs(sweep: str, missing: Sequence[tuple[Cell, Sequence[Values]]], stages: S
     ]
     labels = [cell.label for cell, of_cell in missing for _ in of_cell]
     for number, (label, each) in enumerate(zip(labels, values, strict=True)):
-        name = f"{sweep}-{_slug(label)}-seed{each['seed']}-{_digest(flat[number], stages)}"
+        name = f"{sweep}-{_slug(label)}-seed{each['seed']}-{_digest(each, stages)}"
         after = frozenset(names[group] for group in groups if number in group)
         found.append(Job(name, each, tuple(stages), targets(stages), after=after))
     return found
@@ -68,10 +68,10 @@ def _target(stage: str) -> str:
     return f"{GROUP_TARGETS[stage]}@{stage}" if stage in GROUP_TARGETS else stage
 
 
-def _digest(flat: Mapping[str, Any], stages: Sequence[str]) -> str:
+def _digest(params: Values, stages: Sequence[str]) -> str:
     """Of the parameters and of the files that they name: other files at the same places are another experiment, whose
     result must not be taken for one that is there."""
-    text = identity_of(flat, stages) + "".join(f"{key}: {digest}" for key, digest in contents(flat).items())
+    text = f"{identity_of(plain(params), stages)} {json.dumps(contents(params))}"
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

@@ -66,7 +66,7 @@ def test_without_an_estimate_a_sweep_still_begins(capsys: pytest.CaptureFixture[
     if torch.cuda.is_available():
         pytest.skip("the machine has a GPU")
     assert plan.seconds([values], FIRST_ITERATION) is None
-    assert "no estimate of the time: compute.device: found cuda" in capsys.readouterr().out
+    assert "no estimate of the time: compute.device: found cuda" in capsys.readouterr().err
 
 
 def test_git_speaks_english_whatever_the_users_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
