@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.base import files
 from pipeline.base.errors import UserError, unknown
@@ -29,6 +29,8 @@ class ModelCard:
         kept_purity: share of correct labels among them; None where the true labels are unknown.
         folds: how many networks beside it were trained without a part of the samples, to judge that part's labels.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     network: str
     system: str
@@ -61,10 +63,9 @@ def card_at(path: Path) -> ModelCard:
     """
     values = files.read_json(path)
     try:
-        TypeAdapter(ModelCard).validate_python(values)
+        return TypeAdapter(ModelCard).validate_python(values)
     except ValidationError as error:
         raise unknown(path, error) from error
-    return ModelCard(**values)
 
 
 def read_card(stage: str, network: str, labels_digest: str) -> ModelCard:

@@ -51,6 +51,12 @@ def label_issues(dataset: Dataset, labels: Labels) -> Iterator[dict[str, str]]:
     for row in table(path, ISSUES, ISSUE_NUMBERS):
         if not (row["index"].isdecimal() and int(row["index"]) < len(left)) or row["split"] not in SPLITS:
             raise damaged(path, f"found sample {row['index']!r} of the split {row['split']!r}")
+        if (listed := row["is_label_issue"].capitalize()) not in (
+            "True",
+            "False",
+        ):  # spreadsheets: TRUE, VRAI
+            raise damaged(path, f"{row['name']} has is_label_issue {row['is_label_issue']!r}, expected True or False")
+        row["is_label_issue"] = listed
         at = int(row["index"])
         expected = dataset.names[at], dataset.class_names[labels.labels[at]]
         if (row["name"], row["given_label"]) != expected or row["predicted_label"] not in classes:

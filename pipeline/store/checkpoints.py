@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from pipeline.base.errors import RunError, UserError
 from pipeline.store.models import load_with_metadata, save_tensors
 from pipeline.store.record import Record
 
+OWN = re.compile(r"lock|(record|diverged)\.json|state\.safetensors|piece-\d+\.safetensors|\..*\.tmp")
+"""Names of the files in a checkpoint's folder."""
 ATTEMPTS = 100
 """To find the folder there, where other processes remove it."""
 NO_LOCKS = "its file system has no locks, by which a second process would be kept from training the same"
@@ -127,7 +130,8 @@ def opened(record: Record) -> Iterator[Checkpoint]:
 
 
 def abandoned(code_now: Callable[[str], str]) -> list[Path]:
-    """The folders of checkpoints that nothing will continue: those of other code, and those without a record.
+    """The folders of checkpoints that nothing will continue: those of other code, and those without a record. Of
+    folders in which another program has something, none.
 
     Args:
         code_now: digest of the code that a stage would run today.
@@ -139,7 +143,7 @@ def abandoned(code_now: Callable[[str], str]) -> list[Path]:
             current = made_by == code_now(folder.parent.name)
         except (OSError, ValueError, KeyError):
             current = False
-        if not current:
+        if not current and all(OWN.fullmatch(path.name) for path in folder.iterdir()):
             found.append(folder)
     return found
 

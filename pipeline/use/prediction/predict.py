@@ -20,6 +20,7 @@ from pipeline.use.prediction.classifier import Classifier
 from pipeline.use.prediction.inputs import image_files
 
 BATCH = 64
+FIRST_COLUMN = "filename"
 SHOWN = 10
 """Predictions of so few images are printed as well."""
 
@@ -108,7 +109,8 @@ def _target(out: Path, named: Iterable[str | Path]) -> Path:
     """The file that `out` leads to: the table goes there, and a link stays one.
 
     Raises:
-        UserError: it is a folder, a device or a pipe, or one of the files to predict.
+        UserError: it is a folder, a device or a pipe, one of the files to predict, or another file than a table of
+            predictions, which alone is replaced.
     """
     if os.path.isdir(out):  # noqa: PTH112 (pathlib raises for a long path)
         raise UserError(f"--out: {out} is a folder; expected the name of a file, such as {out / 'predictions.csv'}")
@@ -117,7 +119,18 @@ def _target(out: Path, named: Iterable[str | Path]) -> Path:
             raise UserError(f"--out: {out} is a device or a pipe; expected the name of a file, such as predictions.csv")
         if any(out.samefile(each) for each in named):
             raise UserError(f"--out: {out} is one of the files to predict, and would be replaced; give it another name")
+        if not _is_table(out):
+            raise UserError(f"--out: {out} is there, and no table of predictions; give it another name, or remove it")
     return Path(os.path.realpath(out))
+
+
+def _is_table(path: Path) -> bool:
+    """Whether it is what this command writes, or empty."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(FIRST_COLUMN) + 1) in (b"", f"{FIRST_COLUMN},".encode())
+    except OSError:
+        return False
 
 
 def _skipped(predictions: Predictions) -> str:
@@ -128,9 +141,9 @@ def _row(prediction: Prediction) -> dict[str, Any]:
     """As timm's script has it with --fullname and --results-separate-col."""
     if len(prediction.labels) == 1:
         label, probability = *prediction.labels, *prediction.probabilities
-        return {"filename": prediction.path, "label": label, "prob": probability}
+        return {FIRST_COLUMN: prediction.path, "label": label, "prob": probability}
     labels = {f"label_{i}": label for i, label in enumerate(prediction.labels)}
-    return {"filename": prediction.path} | labels | {f"prob_{i}": p for i, p in enumerate(prediction.probabilities)}
+    return {FIRST_COLUMN: prediction.path} | labels | {f"prob_{i}": p for i, p in enumerate(prediction.probabilities)}
 
 
 def _decoded(classifier: Classifier, paths: Iterable[str], skipped: dict[str, str]) -> Iterator[tuple[str, Decoded]]:

@@ -128,10 +128,12 @@ def test_what_nothing_will_continue_is_pruned_and_the_rest_stays(
         with checkpoints.opened(each) as saved:
             saved.note_divergence({"seed": 0}, "nan")
     (tmp_path / "meta2/old").mkdir(parents=True)
+    (tmp_path / "resnet/best").mkdir(parents=True)
+    (tmp_path / "resnet/best/weights.pt").write_text("another program's")
     assert "2 checkpoints" in prune.run(dry_run=True)
-    assert len(list(tmp_path.glob("*/*/"))) == 3
+    assert len(list(tmp_path.glob("*/*/"))) == 4
     prune.run(dry_run=False)
-    assert [path.parent.name for path in tmp_path.glob("*/*/")] == ["pretrain"]
+    assert {path.parent.name for path in tmp_path.glob("*/*/")} == {"pretrain", "resnet"}
 
 
 def test_what_another_process_trains_with_is_not_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

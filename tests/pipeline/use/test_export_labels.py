@@ -381,6 +381,7 @@ def test_a_missing_stale_or_damaged_table_is_named_and_nothing_is_written(copy: 
         (good.replace(first, "999" + first), "damaged"),
         (good.replace("label_score", "score", 1), "damaged"),
         (good.replace(first + "\n", ""), f"lacks 1 of 60 samples, {first.split(',')[1]} first"),
+        (good.replace(",True,", ",VRAI,", 1), "has is_label_issue 'VRAI', expected True or False"),
     ):
         if text is None:
             files.LABEL_ISSUES.unlink()
@@ -391,6 +392,14 @@ def test_a_missing_stale_or_damaged_table_is_named_and_nothing_is_written(copy: 
         assert expected in str(error.value)
         assert not Path("out").exists()
         assert not [name for name in names() if name.startswith(".out")]
+
+
+def test_a_table_that_a_spreadsheet_has_saved_says_the_same(copy: Run) -> None:
+    export(copy.params, "csv", "drop", out="before")
+    text = files.LABEL_ISSUES.read_text(encoding="utf-8")
+    files.LABEL_ISSUES.write_text(text.replace(",True,", ",TRUE,").replace(",False,", ",FALSE,"), encoding="utf-8")
+    export(copy.params, "csv", "drop", out="after")
+    assert table("after/labels.csv") == table("before/labels.csv")
 
 
 def test_pictures_that_are_gone_are_named(copy: Run) -> None:

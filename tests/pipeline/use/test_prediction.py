@@ -186,6 +186,8 @@ def test_more_images_than_a_batch(model: Path) -> None:
         (["list.csv", "--model", "model", "--out", "a.png"], "--out: a.png is one of the files to predict"),
         (["g", "--model", "model", "--out", "link"], "--out: link is one of the files to predict"),
         (["list.csv", "--model", "model", "--out", "pipe"], "--out: pipe is a device or a pipe"),
+        (["list.csv", "--model", "model", "--out", "decisions.csv"], "--out: decisions.csv is there, and no table of"),
+        (["list.csv", "--model", "newer"], "newer/model.json: damaged, or of another version"),
         (["none.csv", "--model", "model"], "none.csv: lists no images"),
         (["n" * 300, "--model", "model"], "n" * 300 + ": no such file or folder"),
     ],
@@ -205,6 +207,10 @@ def test_mistakes_are_named_and_nothing_is_written(
         archive.add("a.png")
     write_picture(Path("g/b.png"), 1)
     Path("link").symlink_to("g/b.png")
+    Path("decisions.csv").write_text("path,given_label,decision,label\n", encoding="utf-8")
+    shutil.copytree("model", "newer")
+    card = json.loads(Path("newer/model.json").read_text())
+    Path("newer/model.json").write_text(json.dumps(card | {"of_tomorrow": 1}))
     os.mkfifo("pipe")
     before = digests(Path())
     result = invoke("predict", *arguments)
