@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,3 +81,22 @@ def run_training(stage: str, params: Path, debug: bool) -> None:
         from pipeline.stages import train
 
         launch.run(train.processes(checked, stage), lambda: train.run(checked, stage))
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            _require_unchanged(stage, checked, params)
+
+
+def _require_unchanged(stage: str, trained: Params, path: Path) -> None:
+    """DVC notes the parameters that the file has when a stage ends: those must be the ones that it began with.
+
+    Raises:
+        UserError: the file was edited meanwhile, where the stage reads it.
+    """
+    from pipeline.params.load import load, values_of
+    from pipeline.systems.registry import sections
+
+    then, now = (values_of(each, sections(stage)) for each in (trained, load(path)))
+    if changes := [f"{key} was {then[key]}, is {now[key]}" for key in then if then[key] != now.get(key)]:
+        raise UserError(
+            f"{path}: changed while {stage} was training: {'; '.join(changes)}; what it has trained is of the former "
+            "values; run it again"
+        )

@@ -217,6 +217,22 @@ def test_the_exit_status_tells_whose_fault_it_is(
     assert invoke("download", "--params", str(folder / "params.yaml"), "--debug").exception is error
 
 
+@pytest.mark.parametrize(("key", "status"), [("train.lr", 2), ("report.gallery", 0)])
+def test_what_was_edited_while_a_stage_trained_is_not_taken_for_what_it_trained_with(
+    key: str, status: int, said: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC notes the parameters that it finds at the end."""
+    path = folder / "params.yaml"
+
+    def edits(_: Any, stage: str) -> str:
+        edit_params(path, {key: 7})
+        return f"{stage}: trained"
+
+    monkeypatch.setattr("pipeline.stages.train.run", edits)
+    assert invoke("pretrain", "--params", str(path)).exit_code == status
+    assert any("changed while pretrain was training: train.lr was" in line for line in said) == (status == 2)
+
+
 # Around the pipeline
 
 
